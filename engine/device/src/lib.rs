@@ -1,0 +1,1 @@
+//! Superblock, layout and anchors of a device.

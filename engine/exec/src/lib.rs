@@ -1,0 +1,1 @@
+//! The task scheduler of one core: classes with shares, timers, gates; no I/O.

@@ -1,0 +1,1 @@
+//! Ordered store of one shard: memtable, sorted tables, compaction.

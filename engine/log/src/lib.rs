@@ -1,0 +1,1 @@
+//! The core log: group commit, recovery, reclaim.

@@ -1,0 +1,72 @@
+//! Page-aligned buffers for direct I/O.
+
+use std::ops::{Deref, DerefMut};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Alignment and granularity of direct I/O, bytes.
+pub const BLOCK_BYTES: usize = 4096;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C, align(4096))]
+struct Block([u8; BLOCK_BYTES]);
+
+/// An owned buffer aligned to 4 KiB whose capacity is a multiple of 4 KiB.
+///
+/// `len` may be any number of bytes up to the capacity; direct I/O needs it to be a multiple of
+/// the device's block. Bytes beyond `len` are unspecified but initialised.
+pub struct IoBuf {
+    blocks: Vec<Block>,
+    len: usize,
+}
+
+impl IoBuf {
+    /// `len` zero bytes; the capacity is rounded up to whole blocks.
+    pub fn zeroed(len: usize) -> Self {
+        IoBuf { blocks: vec![Block([0; BLOCK_BYTES]); len.div_ceil(BLOCK_BYTES)], len }
+    }
+    /// A copy of `bytes`.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buf = Self::zeroed(bytes.len());
+        buf.copy_from_slice(bytes);
+        buf
+    }
+    /// Bytes it can hold.
+    pub fn capacity(&self) -> usize {
+        self.blocks.len() * BLOCK_BYTES
+    }
+    /// Sets the length; bytes that come into view are whatever they were.
+    /// Panics where `len` exceeds the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "length beyond the buffer's capacity");
+        self.len = len;
+    }
+}
+
+impl Deref for IoBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.blocks.as_bytes()[..self.len]
+    }
+}
+impl DerefMut for IoBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.blocks.as_mut_bytes()[..self.len]
+    }
+}
+impl std::fmt::Debug for IoBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IoBuf({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_rounded_up() {
+        let buf = IoBuf::zeroed(4097);
+        assert_eq!(buf.as_ptr().addr() % BLOCK_BYTES, 0);
+        assert_eq!((buf.len(), buf.capacity()), (4097, 8192));
+    }
+}

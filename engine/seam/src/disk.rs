@@ -1,0 +1,64 @@
+//! One open device.
+
+use crate::{Io, IoBuf};
+
+/// When a write is on stable media.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// After the next flush that begins once this write has completed.
+    Flush,
+    /// On completion (FUA, RWF_DSYNC).
+    Through,
+}
+
+/// What the device is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Smallest write, bytes; offsets and lengths are multiples of it.
+    pub block_bytes: u32,
+    /// False where completed writes are already durable: flushes are then skipped.
+    pub volatile_cache: bool,
+    /// Whether `Durability::Through` costs less than a write and a flush.
+    pub fua: bool,
+}
+
+/// Why an operation failed. A failed read can be retried; a failed write or flush leaves the
+/// device's contents unknown and must not be retried (Rebello et al., ATC 2020).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The device answered with an error (errno).
+    #[error("device answered errno {0}")]
+    Device(i32),
+    /// Fewer bytes than asked for: the range lies beyond the end.
+    #[error("range lies beyond the end of the device")]
+    OutOfRange,
+    /// No space under a file that should have been preallocated, or discard is not supported.
+    #[error("not supported by the device")]
+    NotSupported,
+}
+
+/// Completion of a read or write: the buffer comes back either way.
+#[derive(Debug)]
+pub struct IoDone {
+    /// Whole length done, or why not.
+    pub result: Result<(), DiskError>,
+    /// The buffer that was handed in.
+    pub buf: IoBuf,
+}
+
+/// A device opened for direct I/O by this core. Operations complete in any order; a write is
+/// durable as [`Durability`] says. Offsets and lengths are multiples of the block size.
+pub trait Disk {
+    /// What the device is.
+    fn geometry(&self) -> Geometry;
+    /// Fills the whole of `buf` from `offset`.
+    fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone>;
+    /// Writes the whole of `buf` at `offset`.
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone>;
+    /// Makes every completed write durable.
+    fn flush(&self) -> Io<Result<(), DiskError>>;
+    /// Tells the device that the range is unused; its contents become unspecified.
+    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>>;
+}

@@ -1,0 +1,1 @@
+//! Regions, segments, cells and space.

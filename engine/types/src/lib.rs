@@ -1,0 +1,32 @@
+//! Identifiers, epochs, timestamps and errors shared by every layer.
+//!
+//! Purpose: one meaning, one type. Every id is a newtype with checked construction, so that
+//! an inode number cannot be passed where a chunk id is wanted.
+//!
+//! Invariants: no I/O, no clock, no randomness, no allocation beyond names.
+
+mod error;
+mod ids;
+mod name;
+mod time;
+
+pub use error::FsError;
+pub use ids::{
+    ChunkId, CoreId, GroupId, InodeId, LogIndex, MapEpoch, MoveEpoch, RangeIndex, RequestNumber,
+    SessionId, ShardId, Term, VolumeId,
+};
+pub use name::{NAME_BYTES_MAX, Name};
+pub use time::{Nanos, Timestamp};
+
+/// Virtual shards of a cluster; an inode's shard is the low 8 bits of its number.
+pub const SHARDS: usize = 256;
+/// Bytes of one range of a large file: range 0 lives in the inode's shard, others are hashed.
+pub const RANGE_BYTES: u64 = 64 << 20;
+/// Longest contiguous immutable piece of file data, bytes.
+pub const CHUNK_BYTES_MAX: u32 = 2 << 20;
+/// Writes up to this many bytes ride in the log entry; longer ones become chunks first.
+pub const INLINE_WRITE_BYTES_MAX: u32 = 64 << 10;
+/// Largest file: 2^63 - 1 would overflow `loff_t` arithmetic in callers, so one range less.
+pub const FILE_BYTES_MAX: u64 = (1 << 62) - RANGE_BYTES;
+/// Unit of allocation and of checksums on a device, bytes.
+pub const UNIT_BYTES: u32 = 4096;

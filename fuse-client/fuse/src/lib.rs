@@ -1,0 +1,1 @@
+//! The kernel's FUSE protocol, raw: /dev/fuse, mount, errno.

@@ -1,0 +1,1 @@
+//! The client library: sessions, routing, caches, leases, write-behind.

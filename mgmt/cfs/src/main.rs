@@ -1,0 +1,3 @@
+//! CoreFS: a distributed POSIX file system for NVMe servers.
+
+fn main() {}

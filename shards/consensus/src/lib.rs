@@ -1,0 +1,1 @@
+//! The driver around the Raft library: many groups on one log.

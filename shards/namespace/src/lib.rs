@@ -1,0 +1,1 @@
+//! The POSIX state machine: pure and deterministic.

@@ -1,0 +1,1 @@
+//! One core put together: connections, mesh, shards, batches.

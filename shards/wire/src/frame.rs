@@ -1,0 +1,1 @@
+//! The 24-byte frame header and its checks.

@@ -1,0 +1,1 @@
+//! A reference file system in memory.

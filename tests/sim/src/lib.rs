@@ -1,0 +1,1 @@
+//! The simulator: one thread, virtual time, seeded faults.

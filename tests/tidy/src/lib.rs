@@ -1,0 +1,1 @@
+//! Checks of the tree: imports, sizes, names, unsafe.
