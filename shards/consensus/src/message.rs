@@ -1,0 +1,76 @@
+//! Messages between the replicas of a group.
+
+use protobuf::Message as _;
+use raft::prelude::{Message, MessageType};
+
+/// Why a peer's bytes were refused. The connection may go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MessageError {
+    /// Not a Raft message.
+    #[error("not a Raft message")]
+    Malformed,
+    /// A message that the library takes only from itself, or that names no known peer.
+    #[error("a message that no peer may send")]
+    Forbidden,
+}
+
+/// A validated message to or from a peer of the same group.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerMessage(pub(crate) Message);
+
+impl PeerMessage {
+    /// Checks a peer's bytes. Entries must be consecutive and their terms must not fall; the
+    /// library panics on what is refused here.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        let message = Message::parse_from_bytes(bytes).map_err(|_| MessageError::Malformed)?;
+        let local = matches!(
+            message.get_msg_type(),
+            MessageType::MsgHup
+                | MessageType::MsgBeat
+                | MessageType::MsgUnreachable
+                | MessageType::MsgSnapStatus
+                | MessageType::MsgCheckQuorum
+                | MessageType::MsgPropose
+                | MessageType::MsgTransferLeader
+                | MessageType::MsgReadIndex
+                | MessageType::MsgReadIndexResp
+        );
+        let mut before = (message.index, message.log_term);
+        for entry in message.get_entries() {
+            if entry.index != before.0.wrapping_add(1) || entry.term < before.1 || entry.term > message.term {
+                return Err(MessageError::Malformed);
+            }
+            before = (entry.index, entry.term);
+        }
+        if local || message.from == 0 || message.to == 0 {
+            return Err(MessageError::Forbidden);
+        }
+        Ok(PeerMessage(message))
+    }
+
+    /// The bytes a peer decodes.
+    pub fn encode(&self) -> Vec<u8> {
+        self.0.write_to_bytes().expect("a message in memory always encodes")
+    }
+
+    /// The replica it is for.
+    pub fn to(&self) -> u64 {
+        self.0.to
+    }
+
+    /// The replica it is from.
+    pub fn from(&self) -> u64 {
+        self.0.from
+    }
+
+    /// True where the state itself must travel beside the message.
+    pub fn is_snapshot(&self) -> bool {
+        self.0.get_msg_type() == MessageType::MsgSnapshot
+    }
+
+    /// Index and term that a snapshot message covers.
+    pub fn snapshot_point(&self) -> Option<(u64, u64)> {
+        let meta = self.0.get_snapshot().get_metadata();
+        self.is_snapshot().then_some((meta.index, meta.term))
+    }
+}
