@@ -7,11 +7,18 @@
 //!
 //! Invariants: decoding never panics and never allocates on a stranger's word.
 
+pub mod auth;
+pub mod codec;
 pub mod frame;
 pub mod message;
+mod opcode;
 
+pub use auth::Secret;
+pub use codec::{FrameReader, Head};
+pub use frame::{Encoded, Flags, FrameError, Header, encode};
 pub use message::{
     Attr, AttrChange, Callback, CallbackReply, DirEntry, EntryReply, FallocateMode, FileKind, Hello,
-    HelloReply, Identity, Lease, LeaseKind, OpenMode, Op, Reply, Request, RequestContext,
-    Response, SeekWhence, TimeChange, Volume, XattrMode,
+    HelloReply, Identity, Lease, LeaseKind, OpenMode, Op, Proof, Reply, Request, RequestContext,
+    Response, SeekWhence, TimeChange, Volume, Welcome, XattrMode,
 };
+pub use opcode::Opcode;

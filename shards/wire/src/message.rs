@@ -14,6 +14,9 @@ pub struct Hello {
     pub nonce: [u8; 32],
     /// Session to resume, or 0 to be issued a new one.
     pub session: SessionId,
+    /// Random, the same for the life of a client process: a session that comes with another one
+    /// was taken over after a crash, and pins and leases of the old one are void.
+    pub instance: u64,
     /// True on connections that carry bulk payload.
     pub bulk: bool,
 }
@@ -32,24 +35,36 @@ pub enum HelloReply {
         proof: [u8; 32],
     },
     /// The client is in.
-    Welcome {
-        /// The session of this connection.
-        session: SessionId,
-        /// Identity of the cluster, checked on reconnect.
-        cluster: [u8; 16],
-        /// Version of `cores`.
-        map_epoch: MapEpoch,
-        /// Owning core of each of the 256 shards.
-        shard_core: Vec<u16>,
-        /// Address of each core (`127.0.0.1:7400`, `unix:/path`).
-        cores: Vec<String>,
-        /// Lease term, milliseconds.
-        lease_ms: u32,
-        /// Changes with every start of the server: leases of an earlier one are void.
-        incarnation: u64,
-    },
+    Welcome(Welcome),
     /// Final.
     Refused(FsError),
+}
+
+/// What a client needs to know of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The session of this connection.
+    pub session: SessionId,
+    /// Identity of the cluster, checked on reconnect.
+    pub cluster: [u8; 16],
+    /// Version of `shard_core` and `cores`.
+    pub map_epoch: MapEpoch,
+    /// Owning core of each of the 256 shards.
+    pub shard_core: Vec<u16>,
+    /// Address of each core (`127.0.0.1:7400`, `unix:/path`).
+    pub cores: Vec<String>,
+    /// Lease term, milliseconds.
+    pub lease_ms: u32,
+    /// Changes with every start of the server: leases of an earlier one are void.
+    pub incarnation: u64,
+}
+
+/// The client's answer to a challenge (`auth`): HMAC-SHA256, or zeros from a client that relies on
+/// its Unix socket's credentials.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Proof {
+    /// The bytes.
+    pub proof: [u8; 32],
 }
 
 /// Who asks, as the client's kernel says.

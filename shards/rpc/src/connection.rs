@@ -1,0 +1,200 @@
+//! One connection: frames in, frames out.
+
+use crate::RpcError;
+use crate::queue::{Outgoing, Queue};
+use cfs_seam::{Class, Clock, IoBuf, NetError, Peer, Stream, TaskHandle, World, spawn, timeout};
+use cfs_wire::frame::PAYLOAD_BYTES_MAX;
+use cfs_wire::{Flags, FrameError, FrameReader, Head, Header, Opcode, encode};
+use serde::{Serialize, de::DeserializeOwned};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A frame whose first byte has arrived must be complete after this time.
+pub const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// A verified frame.
+#[derive(Debug)]
+pub struct Frame {
+    /// The header.
+    pub header: Header,
+    /// The message, unless the header says it is the payload.
+    pub extension: Vec<u8>,
+    /// Bulk bytes (or the message), 4 KiB aligned; None where the length is 0.
+    pub payload: Option<IoBuf>,
+}
+
+impl Frame {
+    /// Decodes the message.
+    pub fn message<M: DeserializeOwned>(&self) -> Result<M, FrameError> {
+        self.header.message(&self.extension, self.payload.as_deref().unwrap_or(&[]))
+    }
+    /// The bulk bytes: none where the payload is the message itself.
+    pub fn into_bulk(self) -> Option<IoBuf> {
+        self.payload.filter(|_| !self.header.flags.has(Flags::MESSAGE_IN_PAYLOAD))
+    }
+}
+
+/// A framed stream. One task receives, any number send. Dropping it closes the stream.
+pub struct Connection {
+    stream: Rc<dyn Stream>,
+    clock: Rc<dyn Clock>,
+    queue: Rc<Queue>,
+    reader: RefCell<FrameReader>,
+    payload_max: Cell<usize>,
+    next_request: Cell<u32>,
+    _sender: TaskHandle,
+}
+
+impl Connection {
+    /// Takes over a stream. Until the handshake has succeeded payloads are refused.
+    pub fn new(world: &World, stream: Rc<dyn Stream>) -> Rc<Connection> {
+        let queue = Rc::new(Queue::default());
+        let sender = spawn(&world.tasks, Class::Foreground, send_all(stream.clone(), queue.clone()));
+        Rc::new(Connection {
+            stream,
+            clock: world.clock.clone(),
+            queue,
+            reader: RefCell::new(FrameReader::new()),
+            payload_max: Cell::new(0),
+            next_request: Cell::new(1),
+            _sender: sender,
+        })
+    }
+
+    /// The next frame, verified. Not cancel-safe: a dropped call may lose bytes, so close then.
+    /// After an error the connection is closed.
+    pub async fn recv(&self) -> Result<Frame, RpcError> {
+        let result = self.recv_frame().await;
+        if result.is_err() {
+            self.close();
+        }
+        result
+    }
+
+    async fn recv_frame(&self) -> Result<Frame, RpcError> {
+        let head = self.recv_head().await?;
+        let payload = match head.header.payload_bytes() {
+            0 => None,
+            len if len > self.payload_max.get() => {
+                return Err(FrameError::TooLong(head.header.payload_len).into());
+            }
+            len => Some(self.recv_payload(len).await?),
+        };
+        head.header.verify(&head.extension, payload.as_deref().unwrap_or(&[]))?;
+        Ok(Frame { header: head.header, extension: head.extension, payload })
+    }
+
+    async fn recv_head(&self) -> Result<Head, RpcError> {
+        loop {
+            let (head, idle) = {
+                let mut reader = self.reader.borrow_mut();
+                (reader.poll_head()?, reader.is_idle())
+            };
+            if let Some(head) = head {
+                return Ok(head);
+            }
+            let piece = if idle {
+                self.stream.recv().await?
+            } else {
+                let end = self.clock.now().after(FRAME_TIME_MAX);
+                timeout(&self.clock, end, self.stream.recv()).await.ok_or(RpcError::Stalled)??
+            };
+            self.reader.borrow_mut().feed(piece);
+        }
+    }
+
+    async fn recv_payload(&self, len: usize) -> Result<IoBuf, RpcError> {
+        let mut payload = IoBuf::zeroed(len);
+        let ahead = self.reader.borrow_mut().take_ahead(&mut payload);
+        if ahead == len {
+            return Ok(payload);
+        }
+        let end = self.clock.now().after(FRAME_TIME_MAX);
+        let rest = self.stream.recv_exact(payload, ahead);
+        let (result, payload) = timeout(&self.clock, end, rest).await.ok_or(RpcError::Stalled)?;
+        result?;
+        Ok(payload)
+    }
+
+    /// Queues a frame; waits while [`crate::QUEUE_BYTES_MAX`] bytes are queued. Returns before it
+    /// is sent. Cancel-safe: a dropped call has queued the whole frame or nothing.
+    pub async fn send<M: Serialize>(
+        &self,
+        opcode: Opcode,
+        flags: Flags,
+        request: u32,
+        message: &M,
+        payload: Option<IoBuf>,
+    ) -> Result<(), RpcError> {
+        let encoded = encode(opcode, flags, request, message, payload.as_deref().unwrap_or(&[]))?;
+        let payload = match encoded.payload {
+            Some(message) => Some(IoBuf::copy_of(&message)),
+            None => payload.filter(|p| !p.is_empty()),
+        };
+        let queued = self.queue.push(Outgoing { head: encoded.head, payload }).await;
+        if queued { Ok(()) } else { Err(NetError::Closed.into()) }
+    }
+
+    /// Answers `request`: a frame with the flag RESPONSE and its number.
+    pub async fn respond<M: Serialize>(
+        &self,
+        request: &Header,
+        message: &M,
+        payload: Option<IoBuf>,
+    ) -> Result<(), RpcError> {
+        self.send(request.opcode, Flags::RESPONSE, request.request, message, payload).await
+    }
+
+    /// A number for the next request of this side; wraps, 0 is never given.
+    pub fn next_request(&self) -> u32 {
+        let number = self.next_request.get();
+        self.next_request.set(number.checked_add(1).unwrap_or(1));
+        number
+    }
+
+    /// Resolves once everything queued has been handed to the kernel, or the connection closed.
+    pub async fn drained(&self) {
+        self.queue.drained().await;
+    }
+
+    /// Accept payloads from here on: the peer has proven itself.
+    pub(crate) fn admit_payloads(&self) {
+        self.payload_max.set(PAYLOAD_BYTES_MAX);
+    }
+
+    /// Closes both directions; what is queued is dropped, a pending `recv` fails.
+    pub fn close(&self) {
+        self.queue.close();
+        self.stream.close();
+    }
+
+    /// Whether it was closed from this side or by an error.
+    pub fn is_closed(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.stream.peer()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+async fn send_all(stream: Rc<dyn Stream>, queue: Rc<Queue>) {
+    while let Some(batch) = queue.take_batch().await {
+        let bytes = Queue::size(&batch);
+        let done = stream.send(batch.head, batch.payload).await;
+        queue.sent(bytes);
+        if done.result.is_err() {
+            queue.close();
+            stream.close();
+        }
+    }
+}
+

@@ -1,0 +1,127 @@
+//! What waits to be sent on one connection, bounded in bytes.
+
+use cfs_seam::{Io, IoBuf, Promise, io};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+/// Bytes that may wait or be in flight before `send` waits.
+pub const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// Small frames are joined into one send up to this many bytes.
+const BATCH_BYTES_MAX: usize = 64 << 10;
+
+pub(crate) struct Outgoing {
+    pub head: Vec<u8>,
+    pub payload: Option<IoBuf>,
+}
+
+impl Outgoing {
+    fn bytes(&self) -> usize {
+        self.head.len() + self.payload.as_ref().map_or(0, |p| p.len())
+    }
+}
+
+/// One sender task takes batches, any task pushes.
+#[derive(Default)]
+pub(crate) struct Queue {
+    frames: RefCell<VecDeque<Outgoing>>,
+    /// Bytes in `frames` and in flight.
+    bytes: Cell<usize>,
+    closed: Cell<bool>,
+    sender: RefCell<Option<Promise<()>>>,
+    waiters: RefCell<Vec<Promise<()>>>,
+}
+
+impl Queue {
+    /// Waits for room, then queues. False where the queue is closed.
+    pub async fn push(&self, frame: Outgoing) -> bool {
+        while !self.closed.get() && self.bytes.get() >= QUEUE_BYTES_MAX {
+            self.changed().await;
+        }
+        if self.closed.get() {
+            return false;
+        }
+        self.bytes.set(self.bytes.get() + frame.bytes());
+        self.frames.borrow_mut().push_back(frame);
+        let sender = self.sender.borrow_mut().take();
+        if let Some(sender) = sender {
+            sender.complete(());
+        }
+        true
+    }
+
+    /// The next bytes to send, or None once closed. Frames without payload are joined, the last
+    /// of a batch may have one.
+    pub async fn take_batch(&self) -> Option<Outgoing> {
+        loop {
+            if self.closed.get() {
+                return None;
+            }
+            if let Some(batch) = self.join() {
+                return Some(batch);
+            }
+            let (promise, wake) = io();
+            *self.sender.borrow_mut() = Some(promise);
+            wake.await;
+        }
+    }
+
+    fn join(&self) -> Option<Outgoing> {
+        let mut frames = self.frames.borrow_mut();
+        let mut batch = frames.pop_front()?;
+        while batch.payload.is_none() {
+            let fits = |next: &mut Outgoing| batch.head.len() + next.head.len() <= BATCH_BYTES_MAX;
+            let Some(next) = frames.pop_front_if(fits) else { break };
+            batch.head.extend_from_slice(&next.head);
+            batch.payload = next.payload;
+        }
+        Some(batch)
+    }
+
+    /// `bytes` have left: room for others.
+    pub fn sent(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() - bytes);
+        self.wake_all();
+    }
+
+    /// Bytes of a batch, to be given to `sent`.
+    pub fn size(batch: &Outgoing) -> usize {
+        batch.bytes()
+    }
+
+    /// Resolves when everything queued has been sent or the queue is closed.
+    pub async fn drained(&self) {
+        while !self.closed.get() && self.bytes.get() > 0 {
+            self.changed().await;
+        }
+    }
+
+    /// Drops what waits and wakes everybody.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.frames.borrow_mut().clear();
+        let sender = self.sender.borrow_mut().take();
+        if let Some(sender) = sender {
+            sender.complete(());
+        }
+        self.wake_all();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    fn changed(&self) -> Io<()> {
+        let (promise, wake) = io();
+        let mut waiters = self.waiters.borrow_mut();
+        waiters.retain(|w| !w.is_abandoned());
+        waiters.push(promise);
+        wake
+    }
+
+    fn wake_all(&self) {
+        let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
+        for waiter in waiters {
+            waiter.complete(());
+        }
+    }
+}
