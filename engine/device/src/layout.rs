@@ -1,0 +1,152 @@
+//! Where the areas of a device lie: derived once at format, kept in the superblock, checked on
+//! every open.
+
+use crate::DeviceError;
+use cfs_types::GroupId;
+
+const MIB: u64 = 1 << 20;
+/// First byte of the anchors.
+pub const ANCHORS_AT: u64 = MIB;
+/// Anchor entries of a device.
+pub const ANCHOR_ENTRIES: u16 = 512;
+/// One of the two copies of an entry.
+pub const ANCHOR_COPY_BYTES: u64 = 16 << 10;
+/// First anchor entry of log streams; those below belong to groups.
+pub(crate) const STREAM_ENTRIES_FROM: u16 = 384;
+/// Log streams that a device can hold at a time.
+pub const STREAMS_MAX: u16 = ANCHOR_ENTRIES - STREAM_ENTRIES_FROM;
+/// First byte of the log area.
+pub const LOG_AT: u64 = ANCHORS_AT + ANCHOR_ENTRIES as u64 * 2 * ANCHOR_COPY_BYTES;
+/// Default size of a log slot.
+pub const LOG_SLOT_BYTES: u64 = 4 * MIB;
+/// Smallest log slot: 16 blocks.
+pub const LOG_SLOT_BYTES_MIN: u64 = 64 << 10;
+/// Region size and alignment.
+pub const REGION_BYTES: u64 = 64 * MIB;
+/// Smallest device: anchors, the smallest log area and a few regions.
+pub const DEVICE_BYTES_MIN: u64 = 256 * MIB;
+const LOG_BYTES_MIN: u64 = 32 * MIB;
+const LOG_BYTES_MAX: u64 = 1024 * MIB;
+/// The log area's share of the device.
+const LOG_SHARE: u64 = 16;
+
+const _: () = assert!(LOG_AT == 17 * MIB);
+const _: () = assert!(GroupId::COUNT <= STREAM_ENTRIES_FROM as usize);
+
+/// Offsets and sizes in bytes. A value of this type has passed [`Layout::check`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Bytes of the device that are laid out.
+    pub device_bytes: u64,
+    /// First byte of the anchors.
+    pub anchors_at: u64,
+    /// First byte of the log area.
+    pub log_at: u64,
+    /// Bytes of a log slot.
+    pub log_slot_bytes: u64,
+    /// Slots of the log area.
+    pub log_slots: u64,
+    /// First byte of the regions.
+    pub regions_at: u64,
+    /// Bytes of a region.
+    pub region_bytes: u64,
+    /// Regions of the device.
+    pub regions: u64,
+}
+
+impl Layout {
+    /// The layout of a device of `device_bytes`: the log area gets a sixteenth, 32 MiB to 1 GiB,
+    /// and what the alignment of the regions leaves over.
+    pub fn derive(device_bytes: u64, log_slot_bytes: u64) -> Result<Self, DeviceError> {
+        if device_bytes < DEVICE_BYTES_MIN {
+            return Err(DeviceError::TooSmall { actual: device_bytes, needed: DEVICE_BYTES_MIN });
+        }
+        let share = (device_bytes / LOG_SHARE).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX);
+        let regions_at = (LOG_AT + share).next_multiple_of(REGION_BYTES);
+        let layout = Layout {
+            device_bytes,
+            anchors_at: ANCHORS_AT,
+            log_at: LOG_AT,
+            log_slot_bytes,
+            log_slots: (regions_at - LOG_AT) / log_slot_bytes.max(1),
+            regions_at,
+            region_bytes: REGION_BYTES,
+            regions: (device_bytes - regions_at) / REGION_BYTES,
+        };
+        layout.check()?;
+        Ok(layout)
+    }
+
+    /// Whether the parts fit each other and what this version of the program expects.
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
+        let bad = |reason| Err(DeviceError::BadLayout { reason });
+        if self.anchors_at != ANCHORS_AT || self.log_at != LOG_AT {
+            return bad("anchors or log area lie elsewhere");
+        }
+        let slot = self.log_slot_bytes;
+        if !slot.is_power_of_two() || !(LOG_SLOT_BYTES_MIN..=16 * LOG_SLOT_BYTES).contains(&slot) {
+            return bad("size of a log slot");
+        }
+        if self.region_bytes != REGION_BYTES || !self.regions_at.is_multiple_of(REGION_BYTES) {
+            return bad("size or alignment of the regions");
+        }
+        let log_end = self.log_slots.checked_mul(slot).and_then(|n| n.checked_add(LOG_AT));
+        if self.log_slots == 0 || log_end.is_none_or(|end| end > self.regions_at) {
+            return bad("the log area overlaps the regions");
+        }
+        if self.log_slots > u64::from(u32::MAX) {
+            return bad("too many log slots");
+        }
+        let end = self.regions.checked_mul(REGION_BYTES).and_then(|n| n.checked_add(self.regions_at));
+        if self.regions == 0 || end.is_none_or(|end| end > self.device_bytes) {
+            return bad("the regions end beyond the device");
+        }
+        Ok(())
+    }
+
+    /// First byte of a log slot. Panics where there is no such slot.
+    pub fn slot_at(&self, slot: u32) -> u64 {
+        assert!(u64::from(slot) < self.log_slots, "log slot {slot} of {}", self.log_slots);
+        self.log_at + u64::from(slot) * self.log_slot_bytes
+    }
+
+    /// First byte of a region. Panics where there is no such region.
+    pub fn region_at(&self, region: u64) -> u64 {
+        assert!(region < self.regions, "region {region} of {}", self.regions);
+        self.regions_at + region * self.region_bytes
+    }
+
+    /// Bytes after the superblocks that format fills with zeros: anchors and log area.
+    pub(crate) fn zeroed_end(&self) -> u64 {
+        self.log_at + self.log_slots * self.log_slot_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_area_is_a_sixteenth_within_its_limits() {
+        for (device, log_at_least, log_at_most) in
+            [(256 * MIB, 32, 96), (8192 * MIB, 512, 576), (4 << 40, 1024, 1088)]
+        {
+            let layout = Layout::derive(device, LOG_SLOT_BYTES).expect("large enough");
+            let log = layout.log_slots * layout.log_slot_bytes / MIB;
+            assert!((log_at_least..=log_at_most).contains(&log), "{device}: {log} MiB");
+            assert!(layout.region_at(layout.regions - 1) + REGION_BYTES <= device);
+            assert!(device - (layout.region_at(layout.regions - 1) + REGION_BYTES) < REGION_BYTES);
+        }
+    }
+
+    #[test]
+    fn small_devices_and_odd_slots_are_refused() {
+        assert!(matches!(
+            Layout::derive(DEVICE_BYTES_MIN - 1, LOG_SLOT_BYTES),
+            Err(DeviceError::TooSmall { .. })
+        ));
+        for slot in [0, 4096, 3 << 20, 1 << 40] {
+            assert!(matches!(Layout::derive(1 << 30, slot), Err(DeviceError::BadLayout { .. })), "{slot}");
+        }
+    }
+}

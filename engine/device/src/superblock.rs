@@ -1,0 +1,334 @@
+//! The superblock: whose device this is and how it is laid out.
+//!
+//! Two copies, each a block of its own, so that neither a torn write nor a damaged block loses
+//! both. The copy with the higher generation wins.
+
+use crate::transfer::{crc32c, flush, read_at, write_at};
+use crate::{DeviceError, Layout};
+use cfs_seam::{Disk, IoBuf};
+use std::fmt;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes of one copy.
+pub const SUPERBLOCK_BYTES: usize = 4096;
+/// Offsets of the two copies.
+pub const SUPERBLOCK_COPIES_AT: [u64; 2] = [0, 64 << 10];
+/// The format that this program writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// "CoreFS" and bytes that a text tool would mangle.
+const MAGIC: [u8; 8] = *b"CoreFS\r\n";
+const FLAG_FAILED: u32 = 1;
+const FLAGS_KNOWN: u32 = FLAG_FAILED;
+
+/// Names a cluster, a node or a device.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uuid([u8; 16]);
+
+impl Uuid {
+    /// Wraps 16 bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Uuid(bytes)
+    }
+    /// A random one (RFC 9562, version 4).
+    pub fn random(rng: &dyn cfs_seam::Rng) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
+        bytes[8..].copy_from_slice(&rng.next_u64().to_le_bytes());
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Uuid(bytes)
+    }
+    /// The 16 bytes.
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            let dash = if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{dash}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+impl fmt::Debug for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// What the superblock says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Superblock {
+    /// The cluster that the device belongs to.
+    pub cluster: Uuid,
+    /// The node that the device belongs to.
+    pub node: Uuid,
+    /// The device itself.
+    pub device: Uuid,
+    /// Rises with each change of the superblock.
+    pub generation: u64,
+    /// Set after a failed write or flush: the device is never used again.
+    pub failed: bool,
+    /// Where the areas lie.
+    pub layout: Layout,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Raw {
+    magic: [u8; 8],
+    version: U32,
+    flags: U32,
+    cluster: [u8; 16],
+    node: [u8; 16],
+    device: [u8; 16],
+    generation: U64,
+    device_bytes: U64,
+    anchors_at: U64,
+    log_at: U64,
+    log_slot_bytes: U64,
+    log_slots: U64,
+    regions_at: U64,
+    region_bytes: U64,
+    regions: U64,
+    reserved: [u8; RESERVED],
+    crc: U32,
+}
+const RESERVED: usize = SUPERBLOCK_BYTES - 8 - 8 - 48 - 72 - 4;
+const _: () = assert!(size_of::<Raw>() == SUPERBLOCK_BYTES);
+const CRC_AT: usize = SUPERBLOCK_BYTES - 4;
+
+/// What one copy turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SuperblockCopy {
+    /// Intact.
+    Valid(Superblock),
+    /// All zero.
+    Blank,
+    /// Another program's.
+    Foreign,
+    /// Intact, of a later CoreFS with this version.
+    Newer(u32),
+    /// Ours, but not intact, and why.
+    Damaged(&'static str),
+}
+
+impl Superblock {
+    /// The block as it lies on the device.
+    pub(crate) fn encode(&self) -> IoBuf {
+        let mut raw = Raw::new_zeroed();
+        raw.magic = MAGIC;
+        raw.version = U32::new(FORMAT_VERSION);
+        raw.flags = U32::new(if self.failed { FLAG_FAILED } else { 0 });
+        raw.cluster = self.cluster.0;
+        raw.node = self.node.0;
+        raw.device = self.device.0;
+        raw.generation = U64::new(self.generation);
+        raw.device_bytes = U64::new(self.layout.device_bytes);
+        raw.anchors_at = U64::new(self.layout.anchors_at);
+        raw.log_at = U64::new(self.layout.log_at);
+        raw.log_slot_bytes = U64::new(self.layout.log_slot_bytes);
+        raw.log_slots = U64::new(self.layout.log_slots);
+        raw.regions_at = U64::new(self.layout.regions_at);
+        raw.region_bytes = U64::new(self.layout.region_bytes);
+        raw.regions = U64::new(self.layout.regions);
+        raw.crc = U32::new(crc32c(&raw.as_bytes()[..CRC_AT]));
+        IoBuf::copy_of(raw.as_bytes())
+    }
+
+    fn decode(bytes: &[u8]) -> SuperblockCopy {
+        let Ok(raw) = Raw::ref_from_bytes(bytes) else {
+            return SuperblockCopy::Damaged("length");
+        };
+        let intact = raw.crc.get() == crc32c(&bytes[..CRC_AT]);
+        if raw.magic != MAGIC {
+            return match (intact, bytes.iter().all(|b| *b == 0)) {
+                (_, true) => SuperblockCopy::Blank,
+                (true, false) => SuperblockCopy::Damaged("magic"),
+                (false, false) => SuperblockCopy::Foreign,
+            };
+        }
+        if !intact {
+            return SuperblockCopy::Damaged("checksum");
+        }
+        if raw.version.get() > FORMAT_VERSION {
+            return SuperblockCopy::Newer(raw.version.get());
+        }
+        if raw.version.get() != FORMAT_VERSION || raw.flags.get() & !FLAGS_KNOWN != 0 {
+            return SuperblockCopy::Damaged("version or flags");
+        }
+        if raw.reserved.iter().any(|b| *b != 0) {
+            return SuperblockCopy::Damaged("reserved bytes");
+        }
+        let layout = Layout {
+            device_bytes: raw.device_bytes.get(),
+            anchors_at: raw.anchors_at.get(),
+            log_at: raw.log_at.get(),
+            log_slot_bytes: raw.log_slot_bytes.get(),
+            log_slots: raw.log_slots.get(),
+            regions_at: raw.regions_at.get(),
+            region_bytes: raw.region_bytes.get(),
+            regions: raw.regions.get(),
+        };
+        if layout.check().is_err() {
+            return SuperblockCopy::Damaged("layout");
+        }
+        SuperblockCopy::Valid(Superblock {
+            cluster: Uuid(raw.cluster),
+            node: Uuid(raw.node),
+            device: Uuid(raw.device),
+            generation: raw.generation.get(),
+            failed: raw.flags.get() & FLAG_FAILED != 0,
+            layout,
+        })
+    }
+}
+
+/// Both copies as they are, for checkers. Reads only.
+pub async fn inspect(disk: &dyn Disk) -> Result<[SuperblockCopy; 2], DeviceError> {
+    let mut copies = [SuperblockCopy::Blank; 2];
+    for (copy, offset) in copies.iter_mut().zip(SUPERBLOCK_COPIES_AT) {
+        *copy = Superblock::decode(&read_at(disk, offset, SUPERBLOCK_BYTES).await?);
+    }
+    Ok(copies)
+}
+
+/// Reads the superblock; never writes. One damaged copy is survived.
+///
+/// Refuses with the variant that says why: blank, foreign, of a newer version, damaged, shrunk,
+/// or taken out of service.
+pub async fn open(disk: &dyn Disk) -> Result<Superblock, DeviceError> {
+    let copies = inspect(disk).await?;
+    let superblock = choose(&copies)?;
+    let actual = disk.geometry().bytes;
+    if actual < superblock.layout.device_bytes {
+        return Err(DeviceError::Shrunk { actual, expected: superblock.layout.device_bytes });
+    }
+    if superblock.failed {
+        return Err(DeviceError::FailedForGood);
+    }
+    Ok(superblock)
+}
+
+fn choose(copies: &[SuperblockCopy; 2]) -> Result<Superblock, DeviceError> {
+    let newer = copies.iter().find_map(|copy| match copy {
+        SuperblockCopy::Newer(found) => Some(*found),
+        _ => None,
+    });
+    if let Some(found) = newer {
+        return Err(DeviceError::NewerVersion { found, known: FORMAT_VERSION });
+    }
+    let valid = copies.iter().filter_map(|copy| match copy {
+        SuperblockCopy::Valid(superblock) => Some(*superblock),
+        _ => None,
+    });
+    if let Some(best) = valid.max_by_key(|superblock| superblock.generation) {
+        return Ok(best);
+    }
+    let damaged = copies.iter().find_map(|copy| match copy {
+        SuperblockCopy::Damaged(reason) => Some(*reason),
+        _ => None,
+    });
+    match damaged {
+        Some(reason) => Err(DeviceError::SuperblockDamaged { reason }),
+        None if copies.iter().all(|copy| *copy == SuperblockCopy::Blank) => Err(DeviceError::Blank),
+        None => Err(DeviceError::Foreign),
+    }
+}
+
+/// Writes both copies, one after the other, each flushed.
+pub(crate) async fn store(disk: &dyn Disk, superblock: &Superblock) -> Result<(), DeviceError> {
+    for offset in SUPERBLOCK_COPIES_AT {
+        write_at(disk, offset, superblock.encode()).await?;
+        flush(disk).await?;
+    }
+    Ok(())
+}
+
+/// Records durably that the device is out of service. Tried once: the device has just failed, so
+/// this may fail too.
+pub async fn mark_failed(disk: &dyn Disk, superblock: &Superblock) -> Result<(), DeviceError> {
+    let failed = Superblock { failed: true, generation: superblock.generation + 1, ..*superblock };
+    store(disk, &failed).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LOG_SLOT_BYTES;
+
+    fn sample() -> Superblock {
+        Superblock {
+            cluster: Uuid([1; 16]),
+            node: Uuid([2; 16]),
+            device: Uuid([3; 16]),
+            generation: 5,
+            failed: false,
+            layout: Layout::derive(1 << 30, LOG_SLOT_BYTES).expect("large enough"),
+        }
+    }
+
+    #[test]
+    fn a_copy_has_these_bytes() {
+        let mut expected = Vec::new();
+        expected.extend(b"CoreFS\r\n\x01\x00\x00\x00\x00\x00\x00\x00");
+        expected.extend([[1; 16], [2; 16], [3; 16]].concat());
+        let layout = sample().layout;
+        for number in [5, 1 << 30, 1 << 20, 17 << 20, 4 << 20, 27, 128 << 20, 64 << 20, 14] {
+            expected.extend(u64::to_le_bytes(number));
+        }
+        assert_eq!(layout.log_slots, 27);
+        expected.resize(CRC_AT, 0);
+        let crc = crc32c(&expected);
+        expected.extend(crc.to_le_bytes());
+        assert_eq!(&sample().encode()[..], &expected[..]);
+        assert_eq!(Superblock::decode(&expected), SuperblockCopy::Valid(sample()));
+    }
+
+    #[test]
+    fn no_flipped_byte_is_believed() {
+        let good = sample().encode();
+        for at in 0..SUPERBLOCK_BYTES {
+            let mut bytes = good.to_vec();
+            bytes[at] ^= 0x10;
+            assert!(!matches!(Superblock::decode(&bytes), SuperblockCopy::Valid(_)), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_named_and_reserved_bytes_are_refused() {
+        let sealed = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = sample().encode().to_vec();
+            change(&mut bytes);
+            let crc = crc32c(&bytes[..CRC_AT]);
+            bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+            Superblock::decode(&bytes)
+        };
+        assert_eq!(sealed(&|b| b[8] = 9), SuperblockCopy::Newer(9));
+        assert_eq!(sealed(&|b| b[4000] = 1), SuperblockCopy::Damaged("reserved bytes"));
+        assert_eq!(sealed(&|b| b[12] = 2), SuperblockCopy::Damaged("version or flags"));
+    }
+
+    #[test]
+    fn the_reason_of_a_refusal_is_told_apart() {
+        let good = SuperblockCopy::Valid(sample());
+        let newer = SuperblockCopy::Valid(Superblock { generation: 6, ..sample() });
+        assert_eq!(choose(&[good, newer]).map(|s| s.generation), Ok(6));
+        assert_eq!(choose(&[SuperblockCopy::Damaged("x"), good]), Ok(sample()));
+        assert_eq!(choose(&[SuperblockCopy::Blank; 2]), Err(DeviceError::Blank));
+        assert_eq!(choose(&[SuperblockCopy::Foreign, SuperblockCopy::Blank]), Err(DeviceError::Foreign));
+        let damaged = choose(&[SuperblockCopy::Damaged("checksum"), SuperblockCopy::Foreign]);
+        assert_eq!(damaged, Err(DeviceError::SuperblockDamaged { reason: "checksum" }));
+        let newer = choose(&[SuperblockCopy::Newer(2), good]);
+        assert_eq!(newer, Err(DeviceError::NewerVersion { found: 2, known: 1 }));
+    }
+
+    #[test]
+    fn uuids_print_in_groups() {
+        assert_eq!(Uuid([0xab; 16]).to_string(), "abababab-abab-abab-abab-abababababab");
+    }
+}
