@@ -1,1 +1,26 @@
-//! The POSIX state machine: pure and deterministic.
+//! The POSIX state machine of one shard: pure and deterministic.
+//!
+//! Purpose: `execute` turns a committed command and a view of the shard's state into an answer,
+//! writes and effects; `query` answers reads. Neither waits, reads a clock nor draws randomness:
+//! what the view does not hold in memory is asked for with `NeedMore`, and the driver calls again.
+//!
+//! Invariants: execution is total (it never fails for want of space); a failed command writes
+//! nothing but its recorded result; a retried request gets its first answer; link counts and
+//! entry counts are exact; what a prepared transaction holds is neither read nor changed.
+
+pub mod command;
+pub mod data;
+mod execute;
+pub mod keys;
+pub mod memory;
+pub mod outcome;
+pub mod record;
+pub mod state;
+pub mod txn;
+pub mod view;
+
+pub use command::{Command, CommandBody, EntryContext, Message};
+pub use execute::{execute, query, read_set};
+pub use outcome::{Answer, Effect, Outcome, Step, Stop};
+pub use txn::TxId;
+pub use view::{Key, NeedMore, Overlay, Rows, Value, View, Writes};
