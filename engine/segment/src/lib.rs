@@ -1,1 +1,34 @@
-//! Regions, segments, cells and space.
+//! One core's space: regions, segments, cells.
+//!
+//! Purpose: hand out contiguous pieces of the device (*cells*) to owners, read them back with
+//! proof that they are what was written, take them back, and name segments worth cleaning.
+//!
+//! Invariants
+//! - A unit belongs to at most one live cell. A segment is handed out again only when no cell in
+//!   it is live and no operation of this core is in flight on it.
+//! - Nothing is durable before [`Space::sync`] has returned.
+//! - The owner's record says where a cell lies; segment tables are a second witness for fsck and
+//!   rebuild, never consulted on the request path.
+//! - After a failed write or flush this space accepts no more writes until restart.
+
+mod book;
+mod cell;
+mod grants;
+mod layout;
+mod pending;
+mod space;
+mod table;
+
+pub use book::{Floors, Purpose, Usage};
+pub use cell::{CellOwner, CellRef, Lifetime, checksum};
+pub use grants::{LocalRegions, RegionGrants};
+pub use layout::{
+    CELL_UNITS_MAX, REGION_BYTES, REGION_UNITS, RegionLayout, SEGMENTS_PER_REGION, SEGMENT_UNITS, SegmentId,
+};
+pub use space::{Reservation, Space, SpaceConfig, SpaceError, Victim, Written};
+pub use table::{RegionHeader, SegmentTable, TableEntry, TableError};
+
+/// Bytes of one unit of allocation, reading and checksums.
+pub const UNIT_BYTES: usize = 4096;
+const _: () = assert!(UNIT_BYTES == cfs_seam::BLOCK_BYTES);
+const _: () = assert!(UNIT_BYTES as u64 == cfs_types::UNIT_BYTES as u64);

@@ -1,0 +1,467 @@
+//! The books: which unit is free, open, live or garbage. No I/O.
+
+use crate::table::{SegmentTable, TableEntry};
+use crate::{CellOwner, CellRef, Lifetime, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, SegmentId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Open segments of one class: a long cell that does not fit in one may fit in the other.
+const OPEN_PER_CLASS: usize = 2;
+/// A victim frees at least this many units.
+const VICTIM_GAIN_UNITS: u32 = 32;
+/// Free segments kept when a free region is given back: one region's worth.
+const KEEP_FREE: usize = SEGMENTS_PER_REGION as usize;
+
+/// What space is wanted for; each leaves more of the end of the device alone than the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// New file data.
+    Data,
+    /// Tables of the ordered stores.
+    Metadata,
+    /// Cleaning, deletes and what else gives space back.
+    Reclaim,
+}
+
+impl From<Lifetime> for Purpose {
+    fn from(class: Lifetime) -> Self {
+        match class {
+            Lifetime::Hot | Lifetime::Cold | Lifetime::Parity => Purpose::Data,
+            Lifetime::Metadata => Purpose::Metadata,
+            Lifetime::Relocated => Purpose::Reclaim,
+        }
+    }
+}
+
+/// Free segments that a purpose may not touch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Floors {
+    /// Left alone by file data.
+    pub data_segments: u32,
+    /// Left alone by tables.
+    pub metadata_segments: u32,
+}
+
+impl Floors {
+    /// The usual floors of a core whose share of the devices is `segments`.
+    pub fn of_share(segments: u32) -> Self {
+        Floors { data_segments: (segments / 24).clamp(12, 256), metadata_segments: (segments / 64).clamp(4, 96) }
+    }
+    fn of(self, purpose: Purpose) -> u64 {
+        u64::from(match purpose {
+            Purpose::Data => self.data_segments,
+            Purpose::Metadata => self.metadata_segments,
+            Purpose::Reclaim => 0,
+        })
+    }
+}
+
+/// Where the space went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Units of data in held and grantable regions.
+    pub total_units: u64,
+    /// Units of live cells.
+    pub live_units: u64,
+    /// Units that cleaning would give back.
+    pub garbage_units: u64,
+    /// Units that can be written.
+    pub free_units: u64,
+    /// Units set aside by reservations.
+    pub reserved_units: u64,
+    /// Segments being filled.
+    pub open_segments: u64,
+    /// Segments that only lose cells.
+    pub sealed_segments: u64,
+    /// Segments without cells, grantable ones included.
+    pub free_segments: u64,
+    /// Live units of each class, in the order of [`Lifetime::ALL`].
+    pub live_units_by_class: [u64; 5],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Cell {
+    at: u32,
+    units: u32,
+    owner: CellOwner,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Sealed,
+}
+
+struct Used {
+    phase: Phase,
+    class: Lifetime,
+    generation: u64,
+    /// Next unit to hand out while open.
+    next: u32,
+    live_units: u32,
+    /// Live cells in order of place.
+    cells: Vec<Cell>,
+    /// Everything written since it was opened, for the table.
+    written: Vec<TableEntry>,
+    /// Operations in flight on it.
+    pins: u32,
+    sealed_at: u64,
+    cleaning: bool,
+    /// Written to since the last call of `seal_idle`.
+    busy: bool,
+}
+
+enum Slot {
+    Free,
+    Discarding,
+    Used(Box<Used>),
+}
+
+struct Region {
+    slots: Vec<Slot>,
+    /// Its header has been written or did exist.
+    headed: bool,
+}
+
+/// What became of an attempt to place a cell.
+pub(crate) enum Place {
+    /// Here; `sealed` wants its table written, `headless` its region's header.
+    Done { cell: CellRef, segment: SegmentId, sealed: Option<SegmentTable>, headless: Option<u64> },
+    /// A segment has to be obtained first.
+    NeedSegment,
+    /// What is left is kept for other purposes.
+    Refused,
+}
+
+/// Why a cell cannot be claimed or retired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum BookError {
+    OutOfBounds,
+    Overlap(CellOwner),
+    NotLive,
+}
+
+pub(crate) struct Book {
+    layout: RegionLayout,
+    floors: Floors,
+    discard: bool,
+    regions: BTreeMap<u32, Region>,
+    free: BTreeSet<SegmentId>,
+    discarding: u64,
+    open: [Vec<SegmentId>; 5],
+    reserved_units: u64,
+    generation: u64,
+    /// Segments sealed so far: the clock of ages.
+    sealed: u64,
+}
+
+impl Book {
+    pub fn new(layout: RegionLayout, floors: Floors, discard: bool, generation: u64) -> Self {
+        Book {
+            layout,
+            floors,
+            discard,
+            regions: BTreeMap::new(),
+            free: BTreeSet::new(),
+            discarding: 0,
+            open: Default::default(),
+            reserved_units: 0,
+            generation,
+            sealed: 0,
+        }
+    }
+
+    pub fn holds(&self, region: u32) -> bool {
+        self.regions.contains_key(&region)
+    }
+    pub fn held(&self) -> BTreeSet<u32> {
+        self.regions.keys().copied().collect()
+    }
+    /// Takes over a region whose segments are all free.
+    pub fn adopt(&mut self, region: u32, headed: bool) {
+        assert!(region < self.layout.regions(), "granted region {region} does not exist");
+        let slots = (0..SEGMENTS_PER_REGION).map(|_| Slot::Free).collect();
+        let fresh = self.regions.insert(region, Region { slots, headed }).is_none();
+        assert!(fresh, "region {region} was granted twice");
+        self.free.extend((0..SEGMENTS_PER_REGION).map(|slot| SegmentId::new(region, slot)));
+    }
+
+    /// Whether a segment could be opened at once.
+    pub fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    fn slot(&mut self, segment: SegmentId) -> &mut Slot {
+        let slot = usize::try_from(segment.slot()).expect("below 31");
+        &mut self.regions.get_mut(&segment.region()).expect("a held region").slots[slot]
+    }
+    fn used(&mut self, segment: SegmentId) -> Option<&mut Used> {
+        let slot = usize::try_from(segment.slot()).expect("below 31");
+        match &mut self.regions.get_mut(&segment.region())?.slots[slot] {
+            Slot::Used(used) => Some(used),
+            Slot::Free | Slot::Discarding => None,
+        }
+    }
+    fn all_used(&self) -> impl Iterator<Item = (SegmentId, &Used)> {
+        self.regions.iter().flat_map(|(region, r)| {
+            (0..SEGMENTS_PER_REGION).zip(&r.slots).filter_map(|(slot, state)| match state {
+                Slot::Used(used) => Some((SegmentId::new(*region, slot), &**used)),
+                Slot::Free | Slot::Discarding => None,
+            })
+        })
+    }
+
+    /// Records a cell that a durable record names. Only before the first write.
+    pub fn claim(&mut self, owner: CellOwner, cell: CellRef) -> Result<(), BookError> {
+        let (segment, at) = self.layout.locate(cell).ok_or(BookError::OutOfBounds)?;
+        if !self.holds(segment.region()) {
+            self.adopt(segment.region(), true);
+        }
+        let generation = self.generation;
+        if self.free.remove(&segment) {
+            let class = if matches!(owner, CellOwner::Table { .. }) { Lifetime::Metadata } else { Lifetime::Hot };
+            let mut used = Used::new(class, generation);
+            used.phase = Phase::Sealed;
+            *self.slot(segment) = Slot::Used(Box::new(used));
+        }
+        let used = self.used(segment).ok_or(BookError::OutOfBounds)?;
+        let index = used.cells.partition_point(|c| c.at < at);
+        let before = index.checked_sub(1).map(|i| used.cells[i]).filter(|c| c.at + c.units > at);
+        let after = used.cells.get(index).copied().filter(|c| at + cell.units() > c.at);
+        if let Some(other) = before.or(after) {
+            return Err(BookError::Overlap(other.owner));
+        }
+        used.cells.insert(index, Cell { at, units: cell.units(), owner });
+        used.live_units += cell.units();
+        Ok(())
+    }
+
+    /// Segments that could still be opened, grantable ones included.
+    fn openable(&self, ungranted: u32) -> u64 {
+        let held = u64::try_from(self.free.len()).expect("counts fit");
+        held + self.discarding + u64::from(ungranted) * u64::from(SEGMENTS_PER_REGION)
+    }
+
+    /// Finds a place for `checksums.len()` units; it is pinned until [`Book::unpin`].
+    pub fn place(&mut self, owner: CellOwner, class: Lifetime, checksums: &[u32], ungranted: u32) -> Place {
+        let units = u32::try_from(checksums.len()).expect("checked by the caller");
+        assert!((1..=SEGMENT_UNITS).contains(&units), "a cell has 1 to 512 units");
+        let mut fitting: Option<(u32, SegmentId)> = None;
+        for segment in self.open[class.index()].clone() {
+            let left = SEGMENT_UNITS - self.used(segment).expect("open segments are used").next;
+            if left >= units && fitting.is_none_or(|(best, _)| left < best) {
+                fitting = Some((left, segment));
+            }
+        }
+        let (mut sealed, mut headless) = (None, None);
+        let segment = match fitting {
+            Some((_, segment)) => segment,
+            None if self.openable(ungranted) <= self.floors.of(class.into()) => return Place::Refused,
+            None => {
+                let Some(segment) = self.free.pop_first() else { return Place::NeedSegment };
+                sealed = self.crowded(class).and_then(|full| self.seal(full));
+                headless = self.open_segment(segment, class);
+                segment
+            }
+        };
+        let used = self.used(segment).expect("open segments are used");
+        let at = used.next;
+        used.next += units;
+        used.live_units += units;
+        used.pins += 1;
+        used.busy = true;
+        used.cells.push(Cell { at, units, owner });
+        used.written.push(TableEntry { owner, at, checksums: checksums.to_vec() });
+        let unit = self.layout.data_unit(segment) + u64::from(at);
+        let cell = CellRef::new(unit, units).expect("inside the device");
+        Place::Done { cell, segment, sealed, headless }
+    }
+
+    /// The open segment to seal before another one of its class is opened.
+    fn crowded(&mut self, class: Lifetime) -> Option<SegmentId> {
+        let open = self.open[class.index()].clone();
+        if open.len() < OPEN_PER_CLASS {
+            return None;
+        }
+        open.into_iter().max_by_key(|s| self.used(*s).expect("open segments are used").next)
+    }
+
+    fn open_segment(&mut self, segment: SegmentId, class: Lifetime) -> Option<u64> {
+        self.generation += 1;
+        let generation = self.generation;
+        *self.slot(segment) = Slot::Used(Box::new(Used::new(class, generation)));
+        self.open[class.index()].push(segment);
+        let region = self.regions.get_mut(&segment.region()).expect("a held region");
+        (!std::mem::replace(&mut region.headed, true)).then_some(generation)
+    }
+
+    /// Closes an open segment; its table is to be written, it is pinned until then.
+    /// None where it held nothing and is free again.
+    pub fn seal(&mut self, segment: SegmentId) -> Option<SegmentTable> {
+        self.sealed += 1;
+        let now = self.sealed;
+        let used = self.used(segment)?;
+        used.phase = Phase::Sealed;
+        used.sealed_at = now;
+        used.pins += 1;
+        let (class, generation) = (used.class, used.generation);
+        let entries = std::mem::take(&mut used.written);
+        self.open[class.index()].retain(|s| *s != segment);
+        Some(SegmentTable { segment, generation, class, entries })
+    }
+
+    /// Open segments, all of them or those not written to since this was last asked.
+    pub fn sealable(&mut self, only_idle: bool) -> Vec<SegmentId> {
+        let mut wanted = Vec::new();
+        for segment in self.open.concat() {
+            let used = self.used(segment).expect("open segments are used");
+            let busy = std::mem::take(&mut used.busy);
+            if used.next > 0 && !(only_idle && busy) {
+                wanted.push(segment);
+            }
+        }
+        wanted
+    }
+
+    /// An operation begins on a held segment. False where it is not in use.
+    pub fn pin(&mut self, segment: SegmentId) -> bool {
+        self.used(segment).map(|used| used.pins += 1).is_some()
+    }
+    /// An operation on `segment` is over. The segment is returned if it is to be discarded.
+    pub fn unpin(&mut self, segment: SegmentId) -> Option<SegmentId> {
+        let used = self.used(segment).expect("pinned segments are not freed");
+        used.pins = used.pins.checked_sub(1).expect("pins are balanced");
+        self.settle(segment)
+    }
+    /// A cell became garbage. The segment is returned if it is to be discarded.
+    pub fn retire(&mut self, owner: CellOwner, cell: CellRef) -> Result<Option<SegmentId>, BookError> {
+        let (segment, at) = self.layout.locate(cell).ok_or(BookError::OutOfBounds)?;
+        let used = self.used(segment).ok_or(BookError::NotLive)?;
+        let index = used.cells.binary_search_by_key(&at, |c| c.at).map_err(|_| BookError::NotLive)?;
+        if used.cells[index] != (Cell { at, units: cell.units(), owner }) {
+            return Err(BookError::NotLive);
+        }
+        used.cells.remove(index);
+        used.live_units -= cell.units();
+        Ok(self.settle(segment))
+    }
+    /// Frees a segment that nothing uses any more.
+    fn settle(&mut self, segment: SegmentId) -> Option<SegmentId> {
+        let used = self.used(segment).expect("called for used segments");
+        if used.phase == Phase::Open || used.live_units > 0 || used.pins > 0 {
+            return None;
+        }
+        if self.discard {
+            *self.slot(segment) = Slot::Discarding;
+            self.discarding += 1;
+            return Some(segment);
+        }
+        *self.slot(segment) = Slot::Free;
+        self.free.insert(segment);
+        None
+    }
+    /// The device has been told; `supported` false stops further discards.
+    pub fn discarded(&mut self, segment: SegmentId, supported: bool) {
+        self.discard &= supported;
+        self.discarding -= 1;
+        *self.slot(segment) = Slot::Free;
+        self.free.insert(segment);
+    }
+    /// A wholly free region that is not needed; the caller gives it back.
+    pub fn surplus(&mut self) -> Option<u32> {
+        if self.free.len() < 2 * KEEP_FREE {
+            return None;
+        }
+        let is_free = |r: &Region| r.slots.iter().all(|s| matches!(s, Slot::Free));
+        let region = *self.regions.iter().rev().find(|(_, r)| is_free(r))?.0;
+        self.regions.remove(&region);
+        self.free.retain(|s| s.region() != region);
+        Some(region)
+    }
+
+    pub fn reserve(&mut self, purpose: Purpose, units: u64, ungranted: u32) -> bool {
+        let free = self.openable(ungranted) * u64::from(SEGMENT_UNITS);
+        let kept = self.floors.of(purpose) * u64::from(SEGMENT_UNITS) + self.reserved_units;
+        let granted = free.checked_sub(kept).is_some_and(|left| units <= left);
+        if granted {
+            self.reserved_units += units;
+        }
+        granted
+    }
+    pub fn release(&mut self, units: u64) {
+        self.reserved_units = self.reserved_units.checked_sub(units).expect("releases match reservations");
+    }
+
+    /// The best sealed segment to clean, marked so that it is not chosen twice.
+    ///
+    /// Cost-benefit of Rosenblum and Ousterhout (1992): free share times age over the cost of
+    /// reading the segment and writing what lives.
+    pub fn victim(&mut self) -> Option<(SegmentId, Vec<(CellOwner, CellRef)>)> {
+        let now = self.sealed;
+        let score = |used: &Used| {
+            let gain = u64::from(SEGMENT_UNITS - used.live_units);
+            let age = now.saturating_sub(used.sealed_at) + 1;
+            u128::from(gain) * u128::from(age) * 1024 / u128::from(SEGMENT_UNITS + used.live_units)
+        };
+        let (segment, _) = self
+            .all_used()
+            .filter(|(_, u)| u.phase == Phase::Sealed && !u.cleaning && u.live_units > 0)
+            .filter(|(_, u)| u.live_units + VICTIM_GAIN_UNITS <= SEGMENT_UNITS)
+            .map(|(segment, used)| (segment, score(used)))
+            .max_by_key(|(segment, score)| (*score, std::cmp::Reverse(*segment)))?;
+        let first = self.layout.data_unit(segment);
+        let used = self.used(segment)?;
+        used.cleaning = true;
+        let place = |c: &Cell| CellRef::new(first + u64::from(c.at), c.units).expect("inside the device");
+        Some((segment, used.cells.iter().map(|c| (c.owner, place(c))).collect()))
+    }
+    /// The cleaner is through with a segment, whatever became of it.
+    pub fn cleaned(&mut self, segment: SegmentId) {
+        if let Some(used) = self.used(segment) {
+            used.cleaning = false;
+        }
+    }
+
+    pub fn usage(&self, ungranted: u32) -> Usage {
+        let segment_units = u64::from(SEGMENT_UNITS);
+        let free_segments = self.openable(ungranted);
+        let mut usage = Usage { free_segments, free_units: free_segments * segment_units, ..Usage::default() };
+        usage.reserved_units = self.reserved_units;
+        usage.total_units = usage.free_units;
+        for (_, used) in self.all_used() {
+            let live = u64::from(used.live_units);
+            usage.total_units += segment_units;
+            usage.live_units += live;
+            usage.live_units_by_class[used.class.index()] += live;
+            match used.phase {
+                Phase::Open => {
+                    usage.open_segments += 1;
+                    usage.free_units += u64::from(SEGMENT_UNITS - used.next);
+                    usage.garbage_units += u64::from(used.next) - live;
+                }
+                Phase::Sealed => {
+                    usage.sealed_segments += 1;
+                    usage.garbage_units += segment_units - live;
+                }
+            }
+        }
+        usage
+    }
+}
+
+impl Used {
+    fn new(class: Lifetime, generation: u64) -> Self {
+        Used {
+            phase: Phase::Open,
+            class,
+            generation,
+            next: 0,
+            live_units: 0,
+            cells: Vec::new(),
+            written: Vec::new(),
+            pins: 0,
+            sealed_at: 0,
+            cleaning: false,
+            busy: false,
+        }
+    }
+}
