@@ -1,1 +1,25 @@
 //! The kernel's FUSE protocol, raw: /dev/fuse, mount, errno.
+//!
+//! Purpose: CoreFS's own front to Linux. [`mount()`] attaches a file system, a [`Session`] serves it on
+//! one executor, [`FileSystem`] is what it serves. Invariants: only this crate knows the FUSE ABI and
+//! errno; bytes from the kernel are checked like any others; nothing here blocks an executor.
+
+pub mod abi;
+mod caller;
+pub mod capability;
+mod device;
+mod dispatch;
+mod errno;
+mod file_system;
+mod listing;
+mod payload;
+mod reply;
+mod request;
+mod session;
+
+pub use capability::{Capabilities, Negotiated};
+pub use device::Device;
+pub use errno::Errno;
+pub use file_system::{Caching, Entry, FileSystem, Listing, Lookup, Opened};
+pub use request::{OpenFlags, RenameMode};
+pub use session::{Host, Readable, Session, SessionError};
