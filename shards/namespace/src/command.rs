@@ -1,6 +1,6 @@
 //! What a log entry carries: batches of commands, executed in order.
 
-use crate::data::{DataCommand, DataMessage};
+use crate::data::{DataCommand, DataMessage, Layout};
 use crate::txn::{TxId, TxnCommand};
 use cfs_types::{
     FsError, InodeId, LogIndex, Nanos, RequestNumber, SessionId, ShardId, Term, Timestamp, VolumeId,
@@ -25,6 +25,8 @@ pub struct EntryContext {
     pub name_key: [u8; 32],
     /// The volume.
     pub volume: VolumeId,
+    /// How files are cut into ranges.
+    pub layout: Layout,
 }
 
 /// One deterministic change.

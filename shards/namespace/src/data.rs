@@ -1,63 +1,203 @@
-//! File data: extents, chunks, ranges.
+//! File data: extents, chunks, ranges (docs/decisions/0004-file-data.md, docs/formats/file-data.md).
+//!
+//! Purpose: what of a file is where, and the accounting that frees what nothing names. The inode's
+//! shard executes every change; what concerns ranges 1 and up goes on to their shards by outbox.
+//!
+//! Invariants: extents of a file do not overlap and lie within one range; a chunk's live bytes are
+//! the bytes of the extents that name it and a chunk without any is gone; every extent with bytes
+//! has one back reference; nothing at or beyond the end of a file is ever read back.
 
-use crate::command::Command;
-use crate::command::EntryContext;
+mod codec;
+mod editor;
+mod extent;
+mod file;
+mod keys;
+mod layout;
+mod message;
+mod pack;
+mod place;
+mod range;
+mod read;
+mod record;
+mod resize;
+mod write;
+
+pub use extent::Extent;
+pub use layout::{Layout, range_shard};
+pub use message::{Change, DataMessage};
+pub use pack::{Move, NewChunk};
+pub use place::{LogRef, Place, Source};
+pub use range::acknowledged;
+pub use read::{
+    Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunks, log_extents,
+    oldest_log_ref, plan_read, range_sequence, seek,
+};
+pub use record::ChunkRecord;
+pub use resize::{fallocate_slice, reap_step, truncate};
+pub use write::{ChunkSlice, WriteAt, WriteData};
+
+use crate::command::{Command, EntryContext};
 use crate::outcome::{Step, Stop};
-use crate::record::Inode;
-use crate::state::State;
+use crate::record as records;
+use crate::state::{State, find, find_inode};
 use crate::view::{Key, View};
-use cfs_types::{FsError, InodeId, Nanos, ShardId};
-use cfs_wire::{Op, Reply};
+use cfs_types::{ChunkId, FsError, InodeId, RangeIndex, ShardId};
+use cfs_wire::{FallocateMode, Op, Reply};
+use file::File;
 use serde::{Deserialize, Serialize};
+
+/// Extents that one step of trimming deletes: about a millisecond.
+pub const EXTENTS_MAX: usize = 512;
+/// Ranges that one command of fallocate or one step of reaping tells.
+pub const RANGES_MAX: u32 = 64;
 
 /// Commands on file data. Part of the log's format: append only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum DataCommand {}
+pub enum DataCommand {
+    /// Inode's shard. Reply: Written. `Conflict`: see [`write::execute`].
+    Write {
+        /// The file.
+        ino: InodeId,
+        /// Where.
+        at: WriteAt,
+        /// What.
+        data: WriteData,
+        /// Clear setuid and setgid.
+        kill_privileges: bool,
+    },
+    /// Inode's shard. Reply: Attr. At most what [`fallocate_slice`] allows.
+    Fallocate {
+        /// The file.
+        ino: InodeId,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// What.
+        mode: FallocateMode,
+        /// Leave the size alone.
+        keep_size: bool,
+        /// Clear setuid and setgid.
+        kill_privileges: bool,
+    },
+    /// Any range's shard: bytes were copied to new chunks. Reply: Offset, the bytes replaced.
+    Pack {
+        /// The chunks, at most 2^32.
+        chunks: Vec<NewChunk>,
+        /// What was copied.
+        moves: Vec<Move>,
+    },
+    /// A range's shard: delete some more of what lies beyond a cut. Reply: Done; more is left
+    /// where [`DataEffect::TrimPending`] follows.
+    Trim {
+        /// The file.
+        ino: InodeId,
+        /// The range.
+        range: RangeIndex,
+    },
+    /// Grants chunk sequences to the term of the entry, never to be granted again. Reply: Offset,
+    /// the first of them.
+    GrantChunks {
+        /// How many.
+        count: u32,
+    },
+}
 
-/// Messages about file data between shards. Part of the log's format: append only.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum DataMessage {}
-
-/// Work on data for the driver.
+/// Work on data for the driver, to be done once the writes are applied and durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum DataEffect {}
+pub enum DataEffect {
+    /// Nothing names the chunk any more: retire its cell. May be lost: [`chunk_exists`] tells.
+    FreeChunk(ChunkId),
+    /// Propose [`DataCommand::Trim`]. May be lost: the next cut or the reaping of the file goes on.
+    TrimPending {
+        /// The file.
+        ino: InodeId,
+        /// The range.
+        range: RangeIndex,
+    },
+}
 
 /// Executes a command on data.
-pub fn execute(_state: &mut State<'_>, _command: &Command, body: &DataCommand) -> Step<Reply> {
-    match *body {}
+pub fn execute(state: &mut State<'_>, _command: &Command, body: &DataCommand) -> Step<Reply> {
+    match *body {
+        DataCommand::Write { ino, at, ref data, kill_privileges } => {
+            write::execute(state, write::Write { ino, at, data, kill_privileges })
+        }
+        DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges } => {
+            let asked = resize::Fallocate { ino, offset, len, mode, keep_size, kill_privileges };
+            resize::fallocate(state, asked)
+        }
+        DataCommand::Pack { ref chunks, ref moves } => pack::execute(state, chunks, moves),
+        DataCommand::Trim { ino, range } => trim(state, ino, range),
+        DataCommand::GrantChunks { count } => grant(state, count),
+    }
+}
+
+fn trim(state: &mut State<'_>, ino: InodeId, range: RangeIndex) -> Step<Reply> {
+    if range.get() > 0 {
+        range::trim_range(state, ino, range)?;
+    } else if let Some(mut inode) = find_inode(state, ino)? {
+        File { state, ino, inode: &mut inode }.trim_first()?;
+        state.put_inode(ino, &inode);
+    }
+    Ok(Reply::Done)
+}
+
+fn grant(state: &mut State<'_>, count: u32) -> Step<Reply> {
+    let first = next_chunk_sequence(state)?;
+    let next = first + u64::from(count);
+    if next > ChunkId::SEQUENCE_MAX {
+        return Err(Stop::Fail(FsError::NoSpace));
+    }
+    state.put(keys::grant(), records::encode(&next));
+    Ok(Reply::Offset(first))
+}
+
+/// The first chunk sequence that no term was ever granted.
+pub fn next_chunk_sequence(view: &dyn View) -> Step<u64> {
+    Ok(find(view, &keys::grant())?.unwrap_or(1))
 }
 
 /// Executes a message of another shard.
-pub fn deliver(_state: &mut State<'_>, _from: ShardId, message: &DataMessage) -> Step<()> {
-    match *message {}
+pub fn deliver(state: &mut State<'_>, _from: ShardId, message: &DataMessage) -> Step<()> {
+    range::deliver(state, message)
 }
 
-/// Answers a read-only operation on data.
-pub fn query(_view: &dyn View, _ctx: &EntryContext, _op: &Op) -> Step<Reply> {
-    Err(Stop::Fail(FsError::NotSupported))
+/// Answers a read-only operation on data. `Read` is not among them: the driver plans it with
+/// [`plan_read`].
+pub fn query(view: &dyn View, ctx: &EntryContext, op: &Op) -> Step<Reply> {
+    match *op {
+        Op::Seek { ino, offset, whence } => {
+            seek(view, ctx.layout, ino, offset, whence).map(Reply::Offset)
+        }
+        _ => Err(Stop::Fail(FsError::NotSupported)),
+    }
 }
 
 /// Keys the command will read.
 pub fn read_set(body: &DataCommand) -> Vec<Key> {
-    match *body {}
-}
-
-/// Sets a file's size; the caller writes the inode.
-pub fn truncate(
-    _state: &mut State<'_>,
-    _ino: InodeId,
-    inode: &mut Inode,
-    size: u64,
-    now: Nanos,
-) -> Step<()> {
-    if inode.size != size {
-        inode.size = size;
+    match body {
+        DataCommand::Write { ino, data, .. } => {
+            let mut read = vec![crate::keys::inode(*ino)];
+            if let WriteData::Chunks(slices) = data {
+                read.push(keys::grant());
+                read.extend(slices.iter().map(|slice| keys::chunk(slice.id)));
+            }
+            read
+        }
+        DataCommand::Fallocate { ino, .. } => vec![crate::keys::inode(*ino)],
+        DataCommand::Trim { ino, range } if range.get() == 0 => vec![crate::keys::inode(*ino)],
+        DataCommand::Trim { ino, range } => vec![keys::range(*ino, *range)],
+        DataCommand::Pack { chunks, moves } => {
+            let fresh = chunks.iter().map(|chunk| keys::chunk(chunk.id));
+            let sources = moves.iter().map(|part| keys::back_ref(part.from));
+            std::iter::once(keys::grant()).chain(fresh).chain(sources).collect()
+        }
+        DataCommand::GrantChunks { .. } => vec![keys::grant()],
     }
-    inode.modify(now);
-    Ok(())
 }
 
-/// Frees a bounded part of an unlinked file's content; true when nothing is left.
-pub fn reap_step(_state: &mut State<'_>, _ino: InodeId, _inode: &mut Inode) -> Step<bool> {
-    Ok(true)
+/// What a decoder gave; `Corrupt` where the record is damaged or contradicts others.
+fn record_of<T>(decoded: Option<T>) -> Step<T> {
+    decoded.ok_or(Stop::Fail(FsError::Corrupt))
 }

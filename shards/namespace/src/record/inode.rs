@@ -31,8 +31,10 @@ pub struct Inode {
     pub dying: bool,
     /// Bytes; of a directory the number of its entries.
     pub size: u64,
-    /// Units of 512 bytes stored.
-    pub blocks: u64,
+    /// Bytes stored (docs/decisions/0004-file-data.md): never too low.
+    pub allocated: u64,
+    /// Extents of range 0 from this offset on are dead and being deleted.
+    pub trim_from: Option<u64>,
     /// Last access.
     pub atime: Nanos,
     /// Last change of data.
@@ -79,7 +81,8 @@ impl Inode {
             rdev: 0,
             dying: false,
             size: 0,
-            blocks: 0,
+            allocated: 0,
+            trim_from: None,
             atime: now,
             mtime: now,
             ctime: now,
@@ -147,7 +150,7 @@ impl Inode {
             } else {
                 self.size
             },
-            blocks: self.blocks,
+            blocks: self.allocated.div_ceil(512),
             atime: self.atime,
             mtime: self.mtime,
             ctime: self.ctime,
@@ -168,7 +171,7 @@ impl Inode {
         }
         out.extend(if self.dying { FLAG_DYING } else { 0 }.to_le_bytes());
         out.extend(self.size.to_le_bytes());
-        out.extend(self.blocks.to_le_bytes());
+        out.extend(self.allocated.to_le_bytes());
         for time in [self.atime, self.mtime, self.ctime, self.btime] {
             out.extend(time.get().to_le_bytes());
         }
@@ -188,7 +191,7 @@ impl Inode {
             out.extend(field.to_le_bytes());
         }
         out.extend(self.retention.get().to_le_bytes());
-        out.extend([0; 8]);
+        out.extend(self.trim_from.map_or(0, |from| from + 1).to_le_bytes());
         out.extend_from_slice(&self.target);
         out.into()
     }
@@ -213,7 +216,7 @@ impl Inode {
             fields.u32()?,
         );
         let flags = fields.u32()?;
-        let (size, blocks) = (fields.u64()?, fields.u64()?);
+        let (size, allocated) = (fields.u64()?, fields.u64()?);
         let (atime, mtime) = (fields.time()?, fields.time()?);
         let (ctime, btime) = (fields.time()?, fields.time()?);
         let (change, epoch, sequence) = (fields.u64()?, fields.u64()?, fields.u64()?);
@@ -222,8 +225,8 @@ impl Inode {
         let reserved = fields.u16()?;
         let (project, tenant, policy) = (fields.u32()?, fields.u32()?, fields.u32()?);
         let (xattr_name_bytes, retention) = (fields.u32()?, fields.time()?);
+        let trim_from = fields.u64()?.checked_sub(1);
         let sound = reserved == 0
-            && fields.u64()? == 0
             && flags & !FLAG_DYING == 0
             && mode & !0o7777 == 0
             && target.len() <= SYMLINK_BYTES_MAX
@@ -238,7 +241,8 @@ impl Inode {
             rdev,
             dying: flags & FLAG_DYING != 0,
             size,
-            blocks,
+            allocated,
+            trim_from,
             atime,
             mtime,
             ctime,
