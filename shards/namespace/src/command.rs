@@ -60,7 +60,8 @@ impl Command {
 /// Kinds of commands. Part of the log's format: append only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CommandBody {
-    /// A client's metadata operation that this shard executes alone (`txn::route` tells which).
+    /// A client's metadata operation that the directory's or inode's shard executes alone: all
+    /// but those that `txn::Coordinator::handles`.
     Op {
         /// The operation.
         op: Op,

@@ -1,21 +1,55 @@
 //! Dispatch of commands and queries.
 
-use crate::command::{Command, CommandBody, EntryContext};
-use crate::data;
+use crate::command::{Command, CommandBody, EntryContext, Message};
+use crate::entry::{self, Birth};
 use crate::keys;
 use crate::outcome::{Answer, Outcome, Step, Stop};
-use crate::state::{State, read_inode};
+use crate::record::Inode;
+use crate::state::{State, find_dentry, find_inode};
 use crate::view::{Key, NeedMore, View};
-use cfs_types::FsError;
-use cfs_wire::{Op, Reply};
+use crate::{attributes, data, outbox, query as reads, reap, session, txn, xattr};
+use cfs_types::{FsError, InodeId, Nanos, SessionId};
+use cfs_wire::{FileKind, Op, Reply};
 
 /// Keys a command will surely read, to be prefetched together.
-pub fn read_set(command: &Command, _ctx: &EntryContext) -> Vec<Key> {
-    let mut keys = vec![keys::session(command.session), keys::counters()];
-    if let CommandBody::Data(body) = &command.body {
-        keys.extend(data::read_set(body));
+pub fn read_set(command: &Command, ctx: &EntryContext) -> Vec<Key> {
+    let mut keys = vec![keys::counters()];
+    if command.number.get() > 0 {
+        keys.push(keys::session(command.session));
+    }
+    match &command.body {
+        CommandBody::Op { op, .. } => {
+            if let Some((dir, name)) = named(op) {
+                let cookie = keys::cookie(&ctx.name_key, name);
+                keys.push(keys::dentry(ctx.volume, dir, cookie, name.as_bytes()));
+                keys.push(keys::inode(dir));
+            }
+            if let Op::Setattr { ino, .. } | Op::SetXattr { ino, .. } = op {
+                keys.push(keys::inode(*ino));
+            }
+        }
+        CommandBody::Data(body) => keys.extend(data::read_set(body)),
+        CommandBody::Deliver { from, message, .. } => {
+            keys.push(keys::inbox_cursor(*from));
+            if let Message::Unlink { ino, .. } | Message::Touch { ino, .. } = message {
+                keys.push(keys::inode(*ino));
+            }
+        }
+        _ => {}
     }
     keys
+}
+
+/// The directory and name of an operation on an entry.
+fn named(op: &Op) -> Option<(InodeId, &cfs_types::Name)> {
+    match op {
+        Op::Create { dir, name, .. }
+        | Op::Mknod { dir, name, .. }
+        | Op::Symlink { dir, name, .. }
+        | Op::Unlink { dir, name }
+        | Op::Lookup { dir, name } => Some((*dir, name)),
+        _ => None,
+    }
 }
 
 /// Executes one command.
@@ -31,8 +65,16 @@ pub fn execute(
         Err(Stop::Fail(error)) => (Err(error), None),
         Err(Stop::Blocked(tx)) => (Err(FsError::Blocked), Some(tx)),
     };
-    if result.is_err() {
+    if let Err(error) = &result {
         state.clear();
+        if session::is_final(*error) {
+            match keep_failure(&mut state, command, *error) {
+                Ok(()) => {}
+                Err(Stop::Need(need)) => return Err(need),
+                // A damaged session record: the failure is answered, and not kept.
+                Err(Stop::Fail(_) | Stop::Blocked(_)) => state.clear(),
+            }
+        }
     }
     let (writes, effects) = state.finish();
     Ok(Outcome {
@@ -43,10 +85,151 @@ pub fn execute(
     })
 }
 
+/// Keeps a failure as the request's result, unless there is one or the session may not ask.
+fn keep_failure(state: &mut State<'_>, command: &Command, error: FsError) -> Step<()> {
+    match session::recall(state, command) {
+        Ok(None) => session::keep(state, command, &Err(error)),
+        Ok(Some(_)) | Err(Stop::Fail(_)) => Ok(()),
+        Err(stop) => Err(stop),
+    }
+}
+
 fn run(state: &mut State<'_>, command: &Command) -> Step<Answer> {
+    if let CommandBody::Txn(body) = &command.body {
+        return txn::execute(state, command, body).map(Answer::Txn);
+    }
+    if let Some(result) = session::recall(state, command)? {
+        return Ok(Answer::Wire(result?));
+    }
+    let reply = run_body(state, command)?;
+    session::keep(state, command, &Ok(reply.clone()))?;
+    Ok(Answer::Wire(reply))
+}
+
+fn run_body(state: &mut State<'_>, command: &Command) -> Step<Reply> {
     match &command.body {
-        CommandBody::Data(body) => data::execute(state, command, body).map(Answer::Wire),
+        CommandBody::Op { op, pinned_by } => return run_op(state, command, op, pinned_by),
+        CommandBody::Data(body) => return data::execute(state, command, body),
+        CommandBody::Txn(_) => return Err(Stop::Fail(FsError::Invalid)),
+        CommandBody::Deliver {
+            from,
+            sequence,
+            message,
+            pinned_by,
+        } => {
+            outbox::deliver(state, *from, *sequence, message, pinned_by)?;
+        }
+        CommandBody::Acknowledge { to, through } => outbox::acknowledge(state, *to, *through)?,
+        CommandBody::MakeRoot { mode, uid, gid } => make_root(state, *mode, *uid, *gid)?,
+        CommandBody::ReleaseOrphan { ino, session } => reap::release(state, *ino, *session)?,
+        CommandBody::Reap { ino } => reap::proceed(state, *ino)?,
+        CommandBody::ExpireSession { session } => session::expire(state, *session)?,
+        CommandBody::Conclude { error } => return Err(Stop::Fail(*error)),
+    }
+    Ok(Reply::Done)
+}
+
+fn run_op(
+    state: &mut State<'_>,
+    command: &Command,
+    op: &Op,
+    pinned_by: &[SessionId],
+) -> Step<Reply> {
+    match op {
+        Op::Create {
+            dir,
+            name,
+            mode,
+            exclusive,
+            truncate,
+        } => entry::create(state, command, (*dir, name), *mode, (*exclusive, *truncate)),
+        Op::Mknod {
+            dir,
+            name,
+            kind,
+            mode,
+            rdev,
+        } => {
+            let birth = Birth {
+                kind: *kind,
+                mode: *mode,
+                rdev: *rdev,
+                target: &[],
+            };
+            entry::make(state, command, (*dir, name), &birth)
+        }
+        Op::Symlink { dir, name, target } => {
+            let birth = Birth {
+                kind: FileKind::Symlink,
+                mode: 0o777,
+                rdev: 0,
+                target,
+            };
+            entry::make(state, command, (*dir, name), &birth)
+        }
+        Op::Unlink { dir, name } => entry::unlink(state, *dir, name, pinned_by),
+        Op::Setattr { ino, change } => attributes::set(state, *ino, change),
+        Op::SetXattr {
+            ino,
+            name,
+            value,
+            mode,
+        } => xattr::set(state, *ino, name, value, *mode),
+        Op::RemoveXattr { ino, name } => xattr::remove(state, *ino, name),
         _ => Err(Stop::Fail(FsError::NotSupported)),
+    }
+}
+
+fn make_root(state: &mut State<'_>, mode: u16, uid: u32, gid: u32) -> Step<()> {
+    let ino = InodeId::ROOT;
+    if ino.shard() != state.ctx.shard {
+        return Err(Stop::Fail(FsError::WrongShard));
+    }
+    if find_inode(state, ino)?.is_some() {
+        return Ok(());
+    }
+    let now: Nanos = state.ctx.now;
+    let mut root = Inode::new(FileKind::Directory, mode, uid, gid, now);
+    root.parent = Some(ino);
+    state.count(FileKind::Directory)?;
+    state.put_inode(ino, &root);
+    Ok(())
+}
+
+/// The inode of this shard whose last link the command may remove: the driver asks the sessions
+/// that hold it open and fills in `pinned_by` before it proposes.
+pub fn last_link(
+    view: &dyn View,
+    ctx: &EntryContext,
+    command: &Command,
+) -> Result<Option<InodeId>, NeedMore> {
+    let candidate = match &command.body {
+        CommandBody::Op {
+            op: Op::Unlink { dir, name },
+            ..
+        } => find_dentry(view, ctx, *dir, name).map(|found| found.map(|found| found.dentry.ino)),
+        CommandBody::Txn(body) => Ok(txn::unlinks(ctx, body)),
+        CommandBody::Deliver {
+            message: Message::Unlink { ino, .. },
+            ..
+        } => Ok(Some(*ino)),
+        CommandBody::Deliver {
+            message: Message::Commit { tx, .. },
+            ..
+        } => txn::participant::removes(view, *tx),
+        _ => Ok(None),
+    };
+    let last = candidate.and_then(|candidate| match candidate {
+        Some(ino) if ino.shard() == ctx.shard => Ok(find_inode(view, ino)?
+            .filter(|inode| inode.is_dir() || inode.nlink <= 1)
+            .map(|_| ino)),
+        _ => Ok(None),
+    });
+    match last {
+        Ok(ino) => Ok(ino),
+        Err(Stop::Need(need)) => Err(need),
+        // Damage: executing the command will say so.
+        Err(Stop::Fail(_) | Stop::Blocked(_)) => Ok(None),
     }
 }
 
@@ -56,12 +239,7 @@ pub fn query(
     ctx: &EntryContext,
     op: &Op,
 ) -> Result<Result<Reply, FsError>, NeedMore> {
-    let answer = match op {
-        Op::Getattr { ino } => read_inode(view, *ino).map(|inode| Reply::Attr(inode.attr(*ino))),
-        Op::Seek { .. } | Op::Read { .. } => data::query(view, ctx, op),
-        _ => Err(Stop::Fail(FsError::NotSupported)),
-    };
-    match answer {
+    match reads::answer(view, ctx, op) {
         Ok(reply) => Ok(Ok(reply)),
         Err(Stop::Need(need)) => Err(need),
         Err(Stop::Fail(error)) => Ok(Err(error)),

@@ -3,7 +3,7 @@
 
 use crate::txn::TxId;
 use crate::view::Key;
-use cfs_types::{InodeId, Name, RequestNumber, SessionId, ShardId, VolumeId};
+use cfs_types::{InodeId, Name, RequestNumber, SessionId, ShardId, Term, VolumeId};
 
 /// Key spaces: the first byte of a key. 0x20 to 0x3f belong to `data`.
 pub mod space {
@@ -136,6 +136,12 @@ pub fn result(session: SessionId, number: RequestNumber) -> Key {
         .build()
 }
 
+/// The request number of a result's key; None where it is not one.
+pub fn parse_result(key: &[u8]) -> Option<RequestNumber> {
+    let number: [u8; 8] = key.get(9..)?.try_into().ok()?;
+    Some(RequestNumber::new(u64::from_be_bytes(number)))
+}
+
 /// A message to a peer.
 pub fn outbox(to: ShardId, sequence: u64) -> Key {
     KeyBuilder::new(space::OUTBOX)
@@ -171,7 +177,21 @@ fn tx_key(space: u8, tx: TxId) -> Key {
         .bytes(&[tx.shard.get()])
         .number(tx.term.get())
         .number(tx.sequence)
+        .bytes(&tx.attempt.to_be_bytes())
         .build()
+}
+
+/// The transaction of a key of `PREPARED` or `DECISION`; None where it is not one.
+pub fn parse_tx(key: &[u8]) -> Option<TxId> {
+    let (shard, rest) = key.get(1..)?.split_first()?;
+    let (term, rest) = rest.split_first_chunk::<8>()?;
+    let (sequence, rest) = rest.split_first_chunk::<8>()?;
+    Some(TxId {
+        shard: ShardId::new(*shard),
+        term: Term::new(u64::from_be_bytes(*term)),
+        sequence: u64::from_be_bytes(*sequence),
+        attempt: u16::from_be_bytes(rest.try_into().ok()?),
+    })
 }
 
 /// The parts of a transaction prepared here.
@@ -208,6 +228,15 @@ pub fn orphan(ino: InodeId, session: SessionId) -> Key {
         .number(ino.get())
         .number(session.get())
         .build()
+}
+
+/// The inode and session of an orphan's key; None where it is not one.
+pub fn parse_orphan(key: &[u8]) -> Option<(InodeId, SessionId)> {
+    let session: [u8; 8] = key.get(9..)?.try_into().ok()?;
+    Some((
+        parse_inode(key)?,
+        SessionId::new(u64::from_be_bytes(session)),
+    ))
 }
 
 /// An inode whose content is still being freed.

@@ -8,19 +8,29 @@
 //! nothing but its recorded result; a retried request gets its first answer; link counts and
 //! entry counts are exact; what a prepared transaction holds is neither read nor changed.
 
+mod attributes;
 pub mod command;
 pub mod data;
+mod entry;
 mod execute;
 pub mod keys;
+mod lock;
 pub mod memory;
+mod outbox;
 pub mod outcome;
+pub mod pending;
+mod query;
+mod reap;
 pub mod record;
+mod session;
 pub mod state;
 pub mod txn;
 pub mod view;
+mod xattr;
 
 pub use command::{Command, CommandBody, EntryContext, Message};
-pub use execute::{execute, query, read_set};
+pub use entry::LINKS_MAX;
+pub use execute::{execute, last_link, query, read_set};
 pub use outcome::{Answer, Effect, Outcome, Step, Stop};
 pub use txn::TxId;
 pub use view::{Key, NeedMore, Overlay, Rows, Value, View, Writes};

@@ -3,7 +3,7 @@
 use crate::data::DataEffect;
 use crate::txn::{TxId, TxnReply};
 use crate::view::{NeedMore, Writes};
-use cfs_types::{FsError, InodeId, ShardId};
+use cfs_types::{FsError, InodeId, SessionId, ShardId};
 use cfs_wire::Reply;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,8 @@ pub enum Effect {
     Unlocked,
     /// An unlinked inode is left with content: propose `Reap` until it answers without this.
     ReapPending(InodeId),
+    /// Results of an expired session are left: propose `ExpireSession` again.
+    ExpirePending(SessionId),
     /// The inode is gone: leases and caches of it may be dropped.
     Gone(InodeId),
     /// For the driver of data.

@@ -190,10 +190,19 @@ impl<'a> State<'a> {
     pub fn allocate(&mut self, kind: FileKind) -> Step<InodeId> {
         let mut counters: Counters = find(self, &keys::counters())?.unwrap_or_default();
         counters.last_sequence += 1;
+        let ino = InodeId::new(counters.last_sequence, self.ctx.shard);
+        self.put(keys::counters(), record::encode(&counters));
+        self.count(kind)?;
+        ino.ok_or(Stop::Fail(FsError::NoSpace))
+    }
+
+    /// Counts an inode record in.
+    pub fn count(&mut self, kind: FileKind) -> Step<()> {
+        let mut counters: Counters = find(self, &keys::counters())?.unwrap_or_default();
         counters.inodes += 1;
         counters.directories += u64::from(kind == FileKind::Directory);
         self.put(keys::counters(), record::encode(&counters));
-        InodeId::new(counters.last_sequence, self.ctx.shard).ok_or(Stop::Fail(FsError::NoSpace))
+        Ok(())
     }
 
     /// An inode record is gone: counts it out.

@@ -1,8 +1,14 @@
-//! Transactions between shards: prepared parts, decisions, exactly-once messages, and the
-//! coordinator as a state machine (docs/decisions/0003-cross-shard.md).
+//! Transactions between shards: prepared parts, decisions, the rename lock, and the coordinator
+//! as a state machine without I/O (docs/decisions/0003-cross-shard.md).
 
 mod command;
+pub(crate) mod decision;
+mod execute;
 mod id;
+mod part;
+pub(crate) mod participant;
+mod rename_lock;
 
 pub use command::{DecideReply, Part, TxnCommand, TxnReply, Verdict};
+pub(crate) use execute::{execute, unlinks};
 pub use id::TxId;

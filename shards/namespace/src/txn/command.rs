@@ -3,7 +3,7 @@
 use super::TxId;
 use crate::command::Message;
 use crate::record::Dentry;
-use cfs_types::{FsError, InodeId, Name, ShardId, Term};
+use cfs_types::{FsError, InodeId, Name, SessionId, ShardId};
 use cfs_wire::{Attr, Reply};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,19 @@ pub enum Part {
     },
 }
 
+impl Part {
+    /// The shard it executes in; None for a directory to be made, which may be born anywhere.
+    pub fn shard(&self) -> Option<ShardId> {
+        match self {
+            Part::MakeDir { .. } => None,
+            Part::AddLink { ino } => Some(ino.shard()),
+            Part::RemoveDir { dir } | Part::Rebind { dir, .. } | Part::Reparent { dir, .. } => {
+                Some(dir.shard())
+            }
+        }
+    }
+}
+
 /// Steps of a transaction. All are idempotent. Part of the log's format: append only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TxnCommand {
@@ -74,8 +87,10 @@ pub enum TxnCommand {
         parts: Vec<Part>,
         /// What follows from the commit, here or elsewhere, by shard.
         after: Vec<Message>,
-        /// The client's reply.
+        /// The client's reply; an entry of an inode of this shard gets its attributes here.
         reply: Reply,
+        /// Sessions that hold the inode open which this may unlink here (`last_link`).
+        pinned_by: Vec<SessionId>,
     },
     /// In the coordinator's shard: what was decided? `force` aborts the undecided.
     Resolve {
@@ -121,7 +136,7 @@ pub enum Verdict {
 /// Answers to transaction commands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TxnReply {
-    /// Prepared; attributes of the inode that was made or linked.
+    /// Prepared; attributes of the directory that was made.
     Prepared(Option<Attr>),
     /// What `Decide` came to.
     Decided(DecideReply),
@@ -134,17 +149,17 @@ pub enum TxnReply {
 /// What `Decide` came to.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DecideReply {
-    /// Committed: the reply, and the last sequence sent to each shard; the client is answered when
-    /// they are acknowledged.
+    /// Committed: the reply, and the messages sent; most requests are answered when these are
+    /// acknowledged.
     Committed {
         /// For the client.
         reply: Reply,
-        /// Last message sent to each shard.
+        /// Messages sent.
         sent: Vec<(ShardId, u64)>,
     },
     /// The request was executed before, in another attempt: its first result. This transaction is
     /// aborted.
     Duplicate(Result<Reply, FsError>),
-    /// Aborted: decided by a resolver, or the id is of another term than the entry.
-    Aborted(Term),
+    /// A resolver aborted it, or the id is of another term than the entry.
+    Aborted,
 }

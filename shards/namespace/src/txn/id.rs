@@ -17,11 +17,25 @@ pub struct TxId {
     pub term: Term,
     /// The coordinator's clock when it began.
     pub sequence: u64,
+    /// Counts the attempts of one operation, which keep its age.
+    pub attempt: u16,
+}
+
+impl TxId {
+    /// The id of the next attempt.
+    #[must_use]
+    pub fn retry(self) -> Self {
+        TxId {
+            attempt: self.attempt.saturating_add(1),
+            ..self
+        }
+    }
 }
 
 impl Ord for TxId {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.sequence, self.shard, self.term).cmp(&(other.sequence, other.shard, other.term))
+        let key = |tx: &TxId| (tx.sequence, tx.shard, tx.term, tx.attempt);
+        key(self).cmp(&key(other))
     }
 }
 
