@@ -120,42 +120,14 @@ pub enum DataEffect {
 /// Executes a command on data.
 pub fn execute(state: &mut State<'_>, _command: &Command, body: &DataCommand) -> Step<Reply> {
     match *body {
-        DataCommand::Write {
-            ino,
-            at,
-            ref data,
-            kill_privileges,
-        } => write::execute(
-            state,
-            write::Write {
-                ino,
-                at,
-                data,
-                kill_privileges,
-            },
-        ),
-        DataCommand::Fallocate {
-            ino,
-            offset,
-            len,
-            mode,
-            keep_size,
-            kill_privileges,
-        } => {
-            let asked = resize::Fallocate {
-                ino,
-                offset,
-                len,
-                mode,
-                keep_size,
-                kill_privileges,
-            };
+        DataCommand::Write { ino, at, ref data, kill_privileges } => {
+            write::execute(state, write::Write { ino, at, data, kill_privileges })
+        }
+        DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges } => {
+            let asked = resize::Fallocate { ino, offset, len, mode, keep_size, kill_privileges };
             resize::fallocate(state, asked)
         }
-        DataCommand::Pack {
-            ref chunks,
-            ref moves,
-        } => pack::execute(state, chunks, moves),
+        DataCommand::Pack { ref chunks, ref moves } => pack::execute(state, chunks, moves),
         DataCommand::Trim { ino, range } => trim(state, ino, range),
         DataCommand::GrantChunks { count } => grant(state, count),
     }
@@ -165,12 +137,7 @@ fn trim(state: &mut State<'_>, ino: InodeId, range: RangeIndex) -> Step<Reply> {
     if range.get() > 0 {
         range::trim_range(state, ino, range)?;
     } else if let Some(mut inode) = find_inode(state, ino)? {
-        File {
-            state,
-            ino,
-            inode: &mut inode,
-        }
-        .trim_first()?;
+        File { state, ino, inode: &mut inode }.trim_first()?;
         state.put_inode(ino, &inode);
     }
     Ok(Reply::Done)
@@ -200,11 +167,9 @@ pub fn deliver(state: &mut State<'_>, _from: ShardId, message: &DataMessage) -> 
 /// [`plan_read`].
 pub fn query(view: &dyn View, ctx: &EntryContext, op: &Op) -> Step<Reply> {
     match *op {
-        Op::Seek {
-            ino,
-            offset,
-            whence,
-        } => seek(view, ctx.layout, ino, offset, whence).map(Reply::Offset),
+        Op::Seek { ino, offset, whence } => {
+            seek(view, ctx.layout, ino, offset, whence).map(Reply::Offset)
+        }
         _ => Err(Stop::Fail(FsError::NotSupported)),
     }
 }
@@ -226,10 +191,7 @@ pub fn read_set(body: &DataCommand) -> Vec<Key> {
         DataCommand::Pack { chunks, moves } => {
             let fresh = chunks.iter().map(|chunk| keys::chunk(chunk.id));
             let sources = moves.iter().map(|part| keys::back_ref(part.from));
-            std::iter::once(keys::grant())
-                .chain(fresh)
-                .chain(sources)
-                .collect()
+            std::iter::once(keys::grant()).chain(fresh).chain(sources).collect()
         }
         DataCommand::GrantChunks { .. } => vec![keys::grant()],
     }

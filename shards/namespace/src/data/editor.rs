@@ -79,17 +79,17 @@ impl<'t, 'v> Editor<'t, 'v> {
     /// Begins an edit.
     pub fn new(state: &'t mut State<'v>) -> Self {
         let layout = state.ctx.layout;
-        Editor {
-            state,
-            layout,
-            live: BTreeMap::new(),
-            declared: BTreeMap::new(),
-            allocated: 0,
-        }
+        Editor { state, layout, live: BTreeMap::new(), declared: BTreeMap::new(), allocated: 0 }
     }
 
     /// Extents that overlap `from..to`, within one range.
-    pub fn overlapping(&self, ino: InodeId, from: u64, to: u64, limit: usize) -> Step<Vec<Extent>> {
+    pub fn overlapping(
+        &self,
+        ino: InodeId,
+        from: u64,
+        to: u64,
+        limit: usize,
+    ) -> Step<Vec<Extent>> {
         overlapping(self.state, self.layout, ino, (from, to), limit)
     }
 
@@ -129,23 +129,12 @@ impl<'t, 'v> Editor<'t, 'v> {
     /// As [`Editor::insert`]; joins the extent with the one before it where one continues the other.
     pub fn insert_joined(&mut self, ino: InodeId, extent: Extent) -> Step<()> {
         let same_range = self.layout.start_of(self.layout.range_of(extent.start)) < extent.start;
-        let before = if same_range {
-            self.ending_at(ino, extent.start)?
-        } else {
-            None
-        };
+        let before = if same_range { self.ending_at(ino, extent.start)? } else { None };
         match before {
             Some(before) if before.place.continues(before.len, &extent.place) => {
                 self.remove(ino, &before);
                 let len = before.len + extent.len;
-                self.insert(
-                    ino,
-                    &Extent {
-                        start: before.start,
-                        len,
-                        place: before.place,
-                    },
-                );
+                self.insert(ino, &Extent { start: before.start, len, place: before.place });
             }
             _ => self.insert(ino, &extent),
         }
@@ -162,10 +151,7 @@ impl<'t, 'v> Editor<'t, 'v> {
     /// Takes `extent` out but for what lies outside `from..to`.
     pub fn cut(&mut self, ino: InodeId, extent: &Extent, from: u64, to: u64) {
         self.remove(ino, extent);
-        for rest in [extent.clipped(0, from), extent.clipped(to, u64::MAX)]
-            .into_iter()
-            .flatten()
-        {
+        for rest in [extent.clipped(0, from), extent.clipped(to, u64::MAX)].into_iter().flatten() {
             self.insert(ino, &rest);
         }
     }
@@ -190,18 +176,9 @@ impl<'t, 'v> Editor<'t, 'v> {
         }
         gaps.push((at, to));
         for (start, end) in gaps {
-            let Some(gap) = end.checked_sub(start).filter(|gap| *gap > 0) else {
-                continue;
-            };
+            let Some(gap) = end.checked_sub(start).filter(|gap| *gap > 0) else { continue };
             let len = u32::try_from(gap).expect("a range is shorter than 4 GiB");
-            self.insert_joined(
-                ino,
-                Extent {
-                    start,
-                    len,
-                    place: Place::Unwritten,
-                },
-            )?;
+            self.insert_joined(ino, Extent { start, len, place: Place::Unwritten })?;
         }
         Ok(())
     }
@@ -218,18 +195,13 @@ impl<'t, 'v> Editor<'t, 'v> {
         let to = from + u64::from(len);
         let mut replaced = 0;
         for extent in self.overlapping(ino, from, to, usize::MAX)? {
-            let Some(part) = extent.clipped(from, to) else {
-                continue;
-            };
+            let Some(part) = extent.clipped(from, to) else { continue };
             let distance = u32::try_from(part.start - from).expect("within the move");
             if part.place.source() != old.advanced(distance) {
                 continue;
             }
             self.cut(ino, &extent, from, to);
-            let place = Place::Chunk {
-                id: new,
-                offset: new_offset + distance,
-            };
+            let place = Place::Chunk { id: new, offset: new_offset + distance };
             replaced += u64::from(part.len);
             self.insert_joined(ino, Extent { place, ..part })?;
         }
@@ -244,10 +216,7 @@ impl<'t, 'v> Editor<'t, 'v> {
                 Some(value) => Some(record_of(ChunkRecord::decode(&value))?),
                 None => None,
             };
-            let declared = self
-                .declared
-                .get(&id)
-                .map(|len| ChunkRecord { len: *len, live: 0 });
+            let declared = self.declared.get(&id).map(|len| ChunkRecord { len: *len, live: 0 });
             let record = record_of(stored.or(declared))?;
             let live = record_of(u32::try_from(i64::from(record.live) + change).ok())?;
             record_of((live <= record.len).then_some(()))?;
@@ -259,9 +228,6 @@ impl<'t, 'v> Editor<'t, 'v> {
                 self.state.put(keys::chunk(id), record.encode());
             }
         }
-        Ok(Settled {
-            allocated: self.allocated,
-            freed,
-        })
+        Ok(Settled { allocated: self.allocated, freed })
     }
 }

@@ -35,11 +35,7 @@ impl Extent {
         let end = self.end().min(to);
         let len = u32::try_from(end.checked_sub(start)?).expect("no longer than the extent");
         let distance = u32::try_from(start - self.start).expect("within the extent");
-        (len > 0).then(|| Extent {
-            start,
-            len,
-            place: self.place.narrowed(distance, len),
-        })
+        (len > 0).then(|| Extent { start, len, place: self.place.narrowed(distance, len) })
     }
 
     /// The value stored under the key that carries [`Extent::end`].
@@ -52,10 +48,7 @@ impl Extent {
                     .u32(log.data_offset)
                     .u32(log.data_len)
                     .u32(log.skip);
-                log.checksums
-                    .iter()
-                    .fold(fixed, |w, crc| w.u32(*crc))
-                    .done()
+                log.checksums.iter().fold(fixed, |w, crc| w.u32(*crc)).done()
             }
             Place::Chunk { id, offset } => header(KIND_CHUNK).u64(id.get()).u32(*offset).done(),
             Place::Unwritten => header(KIND_UNWRITTEN).done(),
@@ -70,10 +63,9 @@ impl Extent {
         let len = fields.u32()?;
         let place = match kind {
             KIND_LOG => Place::Log(decode_log(&mut fields)?),
-            KIND_CHUNK => Place::Chunk {
-                id: ChunkId::from_raw(fields.u64()?),
-                offset: fields.u32()?,
-            },
+            KIND_CHUNK => {
+                Place::Chunk { id: ChunkId::from_raw(fields.u64()?), offset: fields.u32()? }
+            }
             KIND_UNWRITTEN => Place::Unwritten,
             _ => return None,
         };
@@ -91,13 +83,7 @@ fn decode_log(fields: &mut Fields) -> Option<LogRef> {
     }
     let checksums = (0..data_len.div_ceil(UNIT_BYTES)).map(|_| fields.u32());
     let checksums = checksums.collect::<Option<Vec<u32>>>()?;
-    Some(LogRef {
-        index,
-        data_offset,
-        data_len,
-        skip,
-        checksums,
-    })
+    Some(LogRef { index, data_offset, data_len, skip, checksums })
 }
 
 #[cfg(test)]
@@ -112,37 +98,17 @@ mod tests {
             skip: 3,
             checksums: vec![0xAABB_CCDD, 0x1122_3344],
         };
-        let chunk = Place::Chunk {
-            id: ChunkId::from_raw(0x0507),
-            offset: 4096,
-        };
+        let chunk = Place::Chunk { id: ChunkId::from_raw(0x0507), offset: 4096 };
         vec![
-            Extent {
-                start: 1000,
-                len: 4997,
-                place: Place::Log(log),
-            },
-            Extent {
-                start: 0,
-                len: 8192,
-                place: chunk,
-            },
-            Extent {
-                start: 4096,
-                len: 1,
-                place: Place::Unwritten,
-            },
+            Extent { start: 1000, len: 4997, place: Place::Log(log) },
+            Extent { start: 0, len: 8192, place: chunk },
+            Extent { start: 4096, len: 1, place: Place::Unwritten },
         ]
     }
 
     #[test]
     fn golden_extents() {
-        let hex = |e: &Extent| {
-            e.encode()
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect::<String>()
-        };
+        let hex = |e: &Extent| e.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
         let got: Vec<String> = samples().iter().map(hex).collect();
         assert_eq!(
             got,
@@ -163,10 +129,7 @@ mod tests {
             for cut in 0..bytes.len() {
                 assert_eq!(Extent::decode(extent.end(), &bytes[..cut]), None);
             }
-            assert_eq!(
-                Extent::decode(extent.end(), &[&bytes[..], &[0]].concat()),
-                None
-            );
+            assert_eq!(Extent::decode(extent.end(), &[&bytes[..], &[0]].concat()), None);
             assert_eq!(Extent::decode(u64::from(extent.len) - 1, &bytes), None);
         }
     }
@@ -185,10 +148,7 @@ mod tests {
         assert_eq!(extent.clipped(8192, 9000), None);
         let inner = extent.clipped(100, 200).expect("inside");
         assert_eq!((inner.start, inner.len), (100, 100));
-        let chunk = Place::Chunk {
-            id: ChunkId::from_raw(0x0507),
-            offset: 4196,
-        };
+        let chunk = Place::Chunk { id: ChunkId::from_raw(0x0507), offset: 4196 };
         assert_eq!(inner.place, chunk);
     }
 }

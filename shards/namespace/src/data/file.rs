@@ -32,10 +32,7 @@ pub fn summaries(
 ) -> Step<Vec<(RangeIndex, Summary)>> {
     let rows = view.scan(&keys::summary(ino, first), &keys::summaries_end(ino), limit)?;
     let decoded = rows.iter().map(|(key, value)| {
-        Ok((
-            record_of(keys::summary_range(key))?,
-            record_of(Summary::decode(value))?,
-        ))
+        Ok((record_of(keys::summary_range(key))?, record_of(Summary::decode(value))?))
     });
     decoded.collect()
 }
@@ -104,8 +101,7 @@ impl File<'_, '_> {
         if change == Change::Forget {
             self.state.delete(keys::summary(self.ino, range));
         } else {
-            self.state
-                .put(keys::summary(self.ino, range), summary.encode());
+            self.state.put(keys::summary(self.ino, range), summary.encode());
         }
         let message = DataMessage {
             ino: self.ino,

@@ -24,10 +24,7 @@ const IN_CHUNK: u8 = 1;
 
 /// The extent of `ino` that ends at `end`.
 pub fn extent(ino: InodeId, end: u64) -> Key {
-    KeyBuilder::new(EXTENT)
-        .number(ino.get())
-        .number(end)
-        .build()
+    KeyBuilder::new(EXTENT).number(ino.get()).number(end).build()
 }
 
 /// The end that an extent's key carries.
@@ -69,11 +66,7 @@ pub fn back_ref(source: Source) -> Key {
         Source::Log { index, offset } => (IN_LOG, index.get(), offset),
         Source::Chunk { id, offset } => (IN_CHUNK, id.get(), offset),
     };
-    KeyBuilder::new(BACK_REF)
-        .bytes(&[kind])
-        .number(holder)
-        .bytes(&offset.to_be_bytes())
-        .build()
+    KeyBuilder::new(BACK_REF).bytes(&[kind]).number(holder).bytes(&offset.to_be_bytes()).build()
 }
 
 /// The source a back reference's key carries.
@@ -83,14 +76,8 @@ pub fn back_ref_source(key: &[u8]) -> Option<Source> {
     let offset = u32::from_be_bytes(*<&[u8; 4]>::try_from(rest).ok()?);
     let holder = u64::from_be_bytes(*holder);
     match prefix {
-        [BACK_REF, IN_LOG] => Some(Source::Log {
-            index: LogIndex::new(holder),
-            offset,
-        }),
-        [BACK_REF, IN_CHUNK] => Some(Source::Chunk {
-            id: ChunkId::from_raw(holder),
-            offset,
-        }),
+        [BACK_REF, IN_LOG] => Some(Source::Log { index: LogIndex::new(holder), offset }),
+        [BACK_REF, IN_CHUNK] => Some(Source::Chunk { id: ChunkId::from_raw(holder), offset }),
         _ => None,
     }
 }
@@ -107,26 +94,17 @@ pub fn log_refs_end() -> Key {
 
 /// First key after the back references into `id`.
 pub fn back_refs_end(id: ChunkId) -> Key {
-    after(&back_ref(Source::Chunk {
-        id,
-        offset: u32::MAX,
-    }))
+    after(&back_ref(Source::Chunk { id, offset: u32::MAX }))
 }
 
 /// A range's record in the range's shard.
 pub fn range(ino: InodeId, range: RangeIndex) -> Key {
-    KeyBuilder::new(RANGE)
-        .number(ino.get())
-        .bytes(&range.get().to_be_bytes())
-        .build()
+    KeyBuilder::new(RANGE).number(ino.get()).bytes(&range.get().to_be_bytes()).build()
 }
 
 /// What the inode's shard knows of a range.
 pub fn summary(ino: InodeId, range: RangeIndex) -> Key {
-    KeyBuilder::new(SUMMARY)
-        .number(ino.get())
-        .bytes(&range.get().to_be_bytes())
-        .build()
+    KeyBuilder::new(SUMMARY).number(ino.get()).bytes(&range.get().to_be_bytes()).build()
 }
 
 /// The range that a summary's key carries.
@@ -162,14 +140,8 @@ mod tests {
         let range = RangeIndex::new(9);
         assert_eq!(summary_range(&summary(ino, range)), Some(range));
         for source in [
-            Source::Log {
-                index: LogIndex::new(5),
-                offset: 6,
-            },
-            Source::Chunk {
-                id: ChunkId::from_raw(5),
-                offset: 6,
-            },
+            Source::Log { index: LogIndex::new(5), offset: 6 },
+            Source::Chunk { id: ChunkId::from_raw(5), offset: 6 },
         ] {
             assert_eq!(back_ref_source(&back_ref(source)), Some(source));
         }
@@ -180,12 +152,7 @@ mod tests {
     fn key_order_is_file_order_and_log_order() {
         let ino = InodeId::from_raw(77).expect("valid");
         assert!(extent(ino, 255) < extent(ino, 256));
-        let log = |i, offset| {
-            back_ref(Source::Log {
-                index: LogIndex::new(i),
-                offset,
-            })
-        };
+        let log = |i, offset| back_ref(Source::Log { index: LogIndex::new(i), offset });
         assert!(log(255, 9) < log(256, 0));
         assert!(log(u64::MAX, u32::MAX) < log_refs_end());
     }

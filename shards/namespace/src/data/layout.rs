@@ -10,18 +10,14 @@ pub struct Layout {
 
 impl Default for Layout {
     fn default() -> Self {
-        Layout {
-            range_bytes: RANGE_BYTES,
-        }
+        Layout { range_bytes: RANGE_BYTES }
     }
 }
 
 impl Layout {
     /// Ranges of `range_bytes`; None for 0 and for more than 64 MiB.
     pub fn with_range_bytes(range_bytes: u64) -> Option<Self> {
-        (1..=RANGE_BYTES)
-            .contains(&range_bytes)
-            .then_some(Layout { range_bytes })
+        (1..=RANGE_BYTES).contains(&range_bytes).then_some(Layout { range_bytes })
     }
 
     /// Longest file: its last range still has a 32-bit index.
@@ -68,11 +64,7 @@ pub fn range_shard(ino: InodeId, range: RangeIndex) -> ShardId {
     if range.get() == 0 {
         return ino.shard();
     }
-    let bytes = ino
-        .get()
-        .to_le_bytes()
-        .into_iter()
-        .chain(range.get().to_le_bytes());
+    let bytes = ino.get().to_le_bytes().into_iter().chain(range.get().to_le_bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -98,9 +90,8 @@ mod tests {
     #[test]
     fn golden_range_shards() {
         let ino = InodeId::from_raw(0x0102_0304).expect("valid");
-        let shards: Vec<u8> = (1..6)
-            .map(|r| range_shard(ino, RangeIndex::new(r)).get())
-            .collect();
+        let shards: Vec<u8> =
+            (1..6).map(|r| range_shard(ino, RangeIndex::new(r)).get()).collect();
         assert_eq!(shards, [177, 186, 46, 232, 80]);
     }
 

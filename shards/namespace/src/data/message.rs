@@ -73,21 +73,14 @@ impl DataMessage {
     /// shard's log.
     pub fn carries(&self) -> Option<&LogRef> {
         match &self.change {
-            Change::Write {
-                place: Place::Log(slice),
-                ..
-            } => Some(slice),
+            Change::Write { place: Place::Log(slice), .. } => Some(slice),
             _ => None,
         }
     }
 
     /// Records where in the delivering entry's data area the driver has put these bytes.
     pub fn carried_at(&mut self, data_offset: u32) {
-        if let Change::Write {
-            place: Place::Log(slice),
-            ..
-        } = &mut self.change
-        {
+        if let Change::Write { place: Place::Log(slice), .. } = &mut self.change {
             slice.data_offset = data_offset;
         }
     }
@@ -97,11 +90,7 @@ impl Change {
     /// The same change with its inline bytes in entry `index`.
     pub(super) fn delivered_in(&self, index: LogIndex) -> Change {
         let mut change = self.clone();
-        if let Change::Write {
-            place: Place::Log(slice),
-            ..
-        } = &mut change
-        {
+        if let Change::Write { place: Place::Log(slice), .. } = &mut change {
             slice.index = index;
         }
         change

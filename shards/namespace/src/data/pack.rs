@@ -54,18 +54,11 @@ pub fn execute(state: &mut State<'_>, chunks: &[NewChunk], moves: &[Move]) -> St
     }
     let mut replaced = 0;
     for part in moves {
-        let target = (
-            chunk_of(chunks, part).ok_or(FsError::Invalid)?.id,
-            part.chunk_offset,
-        );
+        let target = (chunk_of(chunks, part).ok_or(FsError::Invalid)?.id, part.chunk_offset);
         replaced += editor.relocate(part.ino, (part.offset, part.len), part.from, target)?;
     }
     let freed = editor.settle()?.freed;
-    state.effects.extend(
-        freed
-            .into_iter()
-            .map(|id| Effect::Data(DataEffect::FreeChunk(id))),
-    );
+    state.effects.extend(freed.into_iter().map(|id| Effect::Data(DataEffect::FreeChunk(id))));
     Ok(Reply::Offset(replaced))
 }
 
@@ -81,12 +74,8 @@ fn are_sound(state: &State<'_>, chunks: &[NewChunk], moves: &[Move]) -> bool {
     for part in moves {
         let range = layout.range_of(part.offset);
         let end = part.offset.checked_add(u64::from(part.len));
-        let Some(chunk) = chunk_of(chunks, part) else {
-            return false;
-        };
-        let Some(chunk_end) = part.chunk_offset.checked_add(part.len) else {
-            return false;
-        };
+        let Some(chunk) = chunk_of(chunks, part) else { return false };
+        let Some(chunk_end) = part.chunk_offset.checked_add(part.len) else { return false };
         let from_new = matches!(part.from, Source::Chunk { id, .. }
             if chunks.iter().any(|c| c.id == id));
         let sound = part.len > 0
@@ -103,8 +92,6 @@ fn are_sound(state: &State<'_>, chunks: &[NewChunk], moves: &[Move]) -> bool {
     targets.sort_unstable();
     let mut ids: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
     ids.sort_unstable();
-    targets
-        .windows(2)
-        .all(|w| w[0].0 != w[1].0 || w[0].2 <= w[1].1)
+    targets.windows(2).all(|w| w[0].0 != w[1].0 || w[0].2 <= w[1].1)
         && ids.windows(2).all(|w| w[0] != w[1])
 }

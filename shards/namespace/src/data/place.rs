@@ -64,14 +64,12 @@ impl Source {
     /// The byte `distance` further on; None where that leaves the 32-bit space.
     pub fn advanced(self, distance: u32) -> Option<Self> {
         Some(match self {
-            Source::Log { index, offset } => Source::Log {
-                index,
-                offset: offset.checked_add(distance)?,
-            },
-            Source::Chunk { id, offset } => Source::Chunk {
-                id,
-                offset: offset.checked_add(distance)?,
-            },
+            Source::Log { index, offset } => {
+                Source::Log { index, offset: offset.checked_add(distance)? }
+            }
+            Source::Chunk { id, offset } => {
+                Source::Chunk { id, offset: offset.checked_add(distance)? }
+            }
         })
     }
 }
@@ -110,10 +108,7 @@ impl Place {
     pub fn narrowed(&self, distance: u32, len: u32) -> Place {
         match self {
             Place::Log(log) => Place::Log(log.narrowed(distance, len)),
-            Place::Chunk { id, offset } => Place::Chunk {
-                id: *id,
-                offset: offset + distance,
-            },
+            Place::Chunk { id, offset } => Place::Chunk { id: *id, offset: offset + distance },
             Place::Unwritten => Place::Unwritten,
         }
     }
@@ -121,14 +116,10 @@ impl Place {
     /// Identity of the first byte; None where no bytes were ever written.
     pub fn source(&self) -> Option<Source> {
         match self {
-            Place::Log(log) => Some(Source::Log {
-                index: log.index,
-                offset: log.data_offset + log.skip,
-            }),
-            Place::Chunk { id, offset } => Some(Source::Chunk {
-                id: *id,
-                offset: *offset,
-            }),
+            Place::Log(log) => {
+                Some(Source::Log { index: log.index, offset: log.data_offset + log.skip })
+            }
+            Place::Chunk { id, offset } => Some(Source::Chunk { id: *id, offset: *offset }),
             Place::Unwritten => None,
         }
     }
@@ -137,9 +128,9 @@ impl Place {
     pub fn holds(&self, len: u32) -> bool {
         match self {
             Place::Log(log) => log.holds(len),
-            Place::Chunk { offset, .. } => offset
-                .checked_add(len)
-                .is_some_and(|end| end <= CHUNK_BYTES_MAX),
+            Place::Chunk { offset, .. } => {
+                offset.checked_add(len).is_some_and(|end| end <= CHUNK_BYTES_MAX)
+            }
             Place::Unwritten => true,
         }
     }
@@ -147,13 +138,9 @@ impl Place {
     /// Whether an extent at `next` continues one at `self` of `len` bytes without a seam.
     pub fn continues(&self, len: u32, next: &Place) -> bool {
         match (self, next) {
-            (
-                Place::Chunk { id: a, offset },
-                Place::Chunk {
-                    id: b,
-                    offset: then,
-                },
-            ) => a == b && offset + len == *then,
+            (Place::Chunk { id: a, offset }, Place::Chunk { id: b, offset: then }) => {
+                a == b && offset + len == *then
+            }
             (Place::Unwritten, Place::Unwritten) => true,
             _ => false,
         }
@@ -182,17 +169,10 @@ mod tests {
     #[test]
     fn a_narrowed_log_slice_keeps_the_blocks_it_touches_and_no_more() {
         let whole = Place::Log(log(10_000, 0));
-        let Place::Log(part) = whole.narrowed(5000, 10) else {
-            panic!("a log slice")
-        };
+        let Place::Log(part) = whole.narrowed(5000, 10) else { panic!("a log slice") };
         assert_eq!(part.checksums, vec![1]);
-        assert_eq!(
-            (part.data_offset, part.data_len, part.skip),
-            (100 + 4096, 4096, 904)
-        );
-        let Place::Log(tail) = whole.narrowed(4095, 5905) else {
-            panic!("a log slice")
-        };
+        assert_eq!((part.data_offset, part.data_len, part.skip), (100 + 4096, 4096, 904));
+        let Place::Log(tail) = whole.narrowed(4095, 5905) else { panic!("a log slice") };
         assert_eq!(tail.checksums, vec![0, 1, 2]);
         assert_eq!((tail.data_len, tail.skip), (10_000, 4095));
     }
@@ -208,25 +188,10 @@ mod tests {
     fn slices_that_do_not_hold_their_bytes_are_refused() {
         assert!(log(4096, 0).holds(4096));
         assert!(!log(4096, 1).holds(4096));
-        assert!(
-            !LogRef {
-                checksums: vec![],
-                ..log(4096, 0)
-            }
-            .holds(1)
-        );
-        assert!(
-            !LogRef {
-                skip: 4096,
-                ..log(8192, 0)
-            }
-            .holds(1)
-        );
+        assert!(!LogRef { checksums: vec![], ..log(4096, 0) }.holds(1));
+        assert!(!LogRef { skip: 4096, ..log(8192, 0) }.holds(1));
         assert!(!log(INLINE_WRITE_BYTES_MAX + 1, 0).holds(1));
-        let chunk = Place::Chunk {
-            id: ChunkId::from_raw(1),
-            offset: CHUNK_BYTES_MAX,
-        };
+        let chunk = Place::Chunk { id: ChunkId::from_raw(1), offset: CHUNK_BYTES_MAX };
         assert!(!chunk.holds(1));
     }
 }

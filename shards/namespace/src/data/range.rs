@@ -34,17 +34,8 @@ pub fn change(
     let end = layout.end_of(range);
     let mut editor = Editor::new(state);
     match change {
-        Change::Write {
-            offset,
-            len,
-            place,
-            chunk_len,
-        } => {
-            let extent = Extent {
-                start: *offset,
-                len: *len,
-                place: place.clone(),
-            };
+        Change::Write { offset, len, place, chunk_len } => {
+            let extent = Extent { start: *offset, len: *len, place: place.clone() };
             trim_below(&mut editor, ino, end, trim_from, extent.end())?;
             if let Place::Chunk { id, .. } = place {
                 editor.declare(*id, *chunk_len);
@@ -70,9 +61,7 @@ pub fn change(
     }
     let settled = editor.settle()?;
     if trim_from.is_some() {
-        state
-            .effects
-            .push(Effect::Data(DataEffect::TrimPending { ino, range }));
+        state.effects.push(Effect::Data(DataEffect::TrimPending { ino, range }));
     }
     Ok(report(state, settled))
 }
@@ -92,9 +81,7 @@ pub fn trim(
 
 fn report(state: &mut State<'_>, settled: Settled) -> i64 {
     let freed = settled.freed.into_iter();
-    state
-        .effects
-        .extend(freed.map(|id| Effect::Data(DataEffect::FreeChunk(id))));
+    state.effects.extend(freed.map(|id| Effect::Data(DataEffect::FreeChunk(id))));
     settled.allocated
 }
 
@@ -167,11 +154,7 @@ fn write_record(
 pub fn hold_bytes(state: &mut State<'_>, to: ShardId, message: &DataMessage) {
     let held = message.carries().map(|slice| Place::Log(slice.clone()));
     if let Some(source) = held.and_then(|place| place.source()) {
-        let back = BackRef::Message {
-            to,
-            ino: message.ino,
-            sequence: message.sequence,
-        };
+        let back = BackRef::Message { to, ino: message.ino, sequence: message.sequence };
         state.put(keys::back_ref(source), back.encode());
     }
 }

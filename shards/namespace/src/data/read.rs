@@ -78,21 +78,12 @@ pub fn plan_read(
     let mut pieces = Vec::with_capacity(extents.len() + 1);
     let mut at = offset;
     for extent in extents {
-        let Some(part) = extent.clipped(offset, live_to) else {
-            continue;
-        };
+        let Some(part) = extent.clipped(offset, live_to) else { continue };
         push_zeros(&mut pieces, part.start - at);
         at = part.end();
         match part.place {
-            Place::Log(slice) => pieces.push(Piece::Log {
-                slice,
-                len: part.len,
-            }),
-            Place::Chunk { id, offset } => pieces.push(Piece::Chunk {
-                id,
-                offset,
-                len: part.len,
-            }),
+            Place::Log(slice) => pieces.push(Piece::Log { slice, len: part.len }),
+            Place::Chunk { id, offset } => pieces.push(Piece::Chunk { id, offset, len: part.len }),
             Place::Unwritten => push_zeros(&mut pieces, u64::from(part.len)),
         }
     }
@@ -137,9 +128,7 @@ pub fn admit(
     Ok(if epoch < record.epoch {
         Admission::Stale
     } else if sequence > record.sequence {
-        Admission::Behind {
-            sequence: record.sequence,
-        }
+        Admission::Behind { sequence: record.sequence }
     } else {
         Admission::Ready
     })
@@ -166,12 +155,7 @@ pub fn seek(
     if offset >= inode.size {
         return Err(Stop::Fail(FsError::NoExtent));
     }
-    let spans = Spans {
-        view,
-        layout,
-        ino,
-        inode: &inode,
-    };
+    let spans = Spans { view, layout, ino, inode: &inode };
     match whence {
         SeekWhence::Data => match spans.first_after(offset)? {
             Some((from, _)) if from.max(offset) < inode.size => Ok(from.max(offset)),
@@ -213,9 +197,7 @@ impl Spans<'_> {
         let mut next = self.layout.range_of(at).get().max(1);
         loop {
             let told = summaries(self.view, self.ino, RangeIndex::new(next), SUMMARIES)?;
-            let found = told
-                .iter()
-                .find(|(_, s)| s.from < s.through && s.through > at);
+            let found = told.iter().find(|(_, s)| s.from < s.through && s.through > at);
             if let Some((_, summary)) = found {
                 return Ok(Some((summary.from, summary.through)));
             }
@@ -234,10 +216,7 @@ impl Spans<'_> {
             let batch = overlapping(self.view, self.layout, self.ino, (at, end), BATCH)?;
             let mut written = batch.iter().filter(|e| e.place != Place::Unwritten);
             if let Some(first) = written.next() {
-                let joined = written.fold(
-                    first.end(),
-                    |to, e| if e.start == to { e.end() } else { to },
-                );
+                let joined = written.fold(first.end(), |to, e| if e.start == to { e.end() } else { to });
                 return Ok(Some((first.start, joined.min(end))));
             }
             match batch.last() {
@@ -270,20 +249,14 @@ pub fn chunks(
     let from = after.map_or_else(keys::chunks_begin, keys::chunk_after);
     let rows = view.scan(&from, &keys::chunks_end(), limit)?;
     let decoded = rows.iter().map(|(key, value)| {
-        Ok((
-            record_of(keys::chunk_id(key))?,
-            record_of(ChunkRecord::decode(value))?,
-        ))
+        Ok((record_of(keys::chunk_id(key))?, record_of(ChunkRecord::decode(value))?))
     });
     decoded.collect()
 }
 
 /// The oldest log entry whose data area is still needed: by an extent, or by a message on its way.
 pub fn oldest_log_ref(view: &dyn View) -> Step<Option<LogIndex>> {
-    let first = Source::Log {
-        index: LogIndex::new(0),
-        offset: 0,
-    };
+    let first = Source::Log { index: LogIndex::new(0), offset: 0 };
     let rows = view.scan(&keys::back_ref(first), &keys::log_refs_end(), 1)?;
     match rows.first() {
         Some((key, _)) => match record_of(keys::back_ref_source(key))? {
@@ -312,10 +285,7 @@ pub fn log_extents(
     after: Option<Source>,
     limit: usize,
 ) -> Step<(Vec<Found>, Option<Source>)> {
-    let first = Source::Log {
-        index: LogIndex::new(0),
-        offset: 0,
-    };
+    let first = Source::Log { index: LogIndex::new(0), offset: 0 };
     let from = after.map_or_else(|| keys::back_ref(first), keys::back_ref_after);
     referenced(view, &from, &keys::log_refs_end(), limit)
 }
@@ -344,17 +314,11 @@ fn referenced(
     for (key, value) in &rows {
         let source = record_of(keys::back_ref_source(key))?;
         last = Some(source);
-        let BackRef::Extent { ino, end } = record_of(BackRef::decode(value))? else {
-            continue;
-        };
+        let BackRef::Extent { ino, end } = record_of(BackRef::decode(value))? else { continue };
         let stored = record_of(view.get(&keys::extent(ino, end))?)?;
         let extent = record_of(Extent::decode(end, &stored))?;
         record_of((extent.place.source() == Some(source)).then_some(()))?;
-        found.push(Found {
-            ino,
-            extent,
-            source,
-        });
+        found.push(Found { ino, extent, source });
     }
     Ok((found, last.filter(|_| rows.len() == limit)))
 }

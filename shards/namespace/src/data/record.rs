@@ -20,20 +20,13 @@ pub struct ChunkRecord {
 impl ChunkRecord {
     /// The stored value.
     pub fn encode(&self) -> Value {
-        Writer::of(VERSION)
-            .reserved::<3>()
-            .u32(self.len)
-            .u32(self.live)
-            .done()
+        Writer::of(VERSION).reserved::<3>().u32(self.len).u32(self.live).done()
     }
     /// None where the bytes are not a valid record.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields::of(bytes, VERSION)?;
         fields.reserved::<3>()?;
-        let record = ChunkRecord {
-            len: fields.u32()?,
-            live: fields.u32()?,
-        };
+        let record = ChunkRecord { len: fields.u32()?, live: fields.u32()? };
         fields.end()?;
         (record.live > 0 && record.live <= record.len).then_some(record)
     }
@@ -64,12 +57,9 @@ impl BackRef {
     /// The stored value.
     pub fn encode(&self) -> Value {
         match self {
-            BackRef::Extent { ino, end } => Writer::of(VERSION)
-                .u8(1)
-                .reserved::<2>()
-                .u64(ino.get())
-                .u64(*end)
-                .done(),
+            BackRef::Extent { ino, end } => {
+                Writer::of(VERSION).u8(1).reserved::<2>().u64(ino.get()).u64(*end).done()
+            }
             BackRef::Message { to, ino, sequence } => Writer::of(VERSION)
                 .u8(2)
                 .u8(to.get())
@@ -90,11 +80,7 @@ impl BackRef {
         fields.end()?;
         match kind {
             1 if to.get() == 0 => Some(BackRef::Extent { ino, end: number }),
-            2 => Some(BackRef::Message {
-                to,
-                ino,
-                sequence: number,
-            }),
+            2 => Some(BackRef::Message { to, ino, sequence: number }),
             _ => None,
         }
     }
@@ -148,15 +134,7 @@ impl RangeRecord {
         let allocated = fields.u64()?;
         let trim_from = Some(fields.u64()?).filter(|from| *from != NO_TRIM);
         fields.end()?;
-        Some(RangeRecord {
-            epoch,
-            sequence,
-            shape: Shape {
-                allocated,
-                trim_from,
-            },
-            dying,
-        })
+        Some(RangeRecord { epoch, sequence, shape: Shape { allocated, trim_from }, dying })
     }
 }
 
@@ -224,12 +202,7 @@ impl Summary {
         let (from, through, bytes) = (fields.u64()?, fields.u64()?, fields.u64()?);
         fields.end()?;
         let hull = through.checked_sub(from)?;
-        (bytes <= hull).then_some(Summary {
-            sequence,
-            from,
-            through,
-            bytes,
-        })
+        (bytes <= hull).then_some(Summary { sequence, from, through, bytes })
     }
 }
 
@@ -243,39 +216,20 @@ mod tests {
 
     #[test]
     fn golden_chunk_record() {
-        let record = ChunkRecord {
-            len: 0x20_0000,
-            live: 4096,
-        };
+        let record = ChunkRecord { len: 0x20_0000, live: 4096 };
         assert_eq!(hex(&record.encode()), "010000000000200000100000");
         assert_eq!(ChunkRecord::decode(&record.encode()), Some(record));
-        assert_eq!(
-            ChunkRecord::decode(&ChunkRecord { live: 0, ..record }.encode()),
-            None
-        );
-        assert_eq!(
-            ChunkRecord::decode(&ChunkRecord { len: 1, ..record }.encode()),
-            None
-        );
+        assert_eq!(ChunkRecord::decode(&ChunkRecord { live: 0, ..record }.encode()), None);
+        assert_eq!(ChunkRecord::decode(&ChunkRecord { len: 1, ..record }.encode()), None);
     }
 
     #[test]
     fn golden_back_references() {
         let ino = InodeId::from_raw(0x0203).expect("valid");
         let extent = BackRef::Extent { ino, end: 5 };
-        assert_eq!(
-            hex(&extent.encode()),
-            "0101000003020000000000000500000000000000"
-        );
-        let message = BackRef::Message {
-            to: ShardId::new(7),
-            ino,
-            sequence: 6,
-        };
-        assert_eq!(
-            hex(&message.encode()),
-            "0102070003020000000000000600000000000000"
-        );
+        assert_eq!(hex(&extent.encode()), "0101000003020000000000000500000000000000");
+        let message = BackRef::Message { to: ShardId::new(7), ino, sequence: 6 };
+        assert_eq!(hex(&message.encode()), "0102070003020000000000000600000000000000");
         for record in [extent, message] {
             assert_eq!(BackRef::decode(&record.encode()), Some(record));
         }
@@ -284,16 +238,8 @@ mod tests {
 
     #[test]
     fn golden_range_record() {
-        let shape = Shape {
-            allocated: 9,
-            trim_from: None,
-        };
-        let record = RangeRecord {
-            epoch: 1,
-            sequence: 2,
-            shape,
-            dying: true,
-        };
+        let shape = Shape { allocated: 9, trim_from: None };
+        let record = RangeRecord { epoch: 1, sequence: 2, shape, dying: true };
         assert_eq!(
             hex(&record.encode()),
             "0101000000000000010000000000000002000000000000000900000000000000ffffffffffffffff"
@@ -306,37 +252,14 @@ mod tests {
 
     #[test]
     fn golden_summary() {
-        let summary = Summary {
-            sequence: 3,
-            from: 64,
-            through: 128,
-            bytes: 60,
-        };
+        let summary = Summary { sequence: 3, from: 64, through: 128, bytes: 60 };
         assert_eq!(
             hex(&summary.encode()),
             "01000000000000000300000000000000400000000000000080000000000000003c00000000000000"
         );
         assert_eq!(Summary::decode(&summary.encode()), Some(summary));
-        assert_eq!(
-            Summary::decode(
-                &Summary {
-                    bytes: 65,
-                    ..summary
-                }
-                .encode()
-            ),
-            None
-        );
-        assert_eq!(
-            Summary::decode(
-                &Summary {
-                    from: 129,
-                    ..summary
-                }
-                .encode()
-            ),
-            None
-        );
+        assert_eq!(Summary::decode(&Summary { bytes: 65, ..summary }.encode()), None);
+        assert_eq!(Summary::decode(&Summary { from: 129, ..summary }.encode()), None);
     }
 
     #[test]
@@ -347,10 +270,7 @@ mod tests {
         summary.cover(150, 250);
         assert_eq!(summary.bytes, 200);
         summary.cover(400, 500);
-        assert_eq!(
-            (summary.from, summary.through, summary.bytes),
-            (100, 500, 300)
-        );
+        assert_eq!((summary.from, summary.through, summary.bytes), (100, 500, 300));
         summary.uncover(300, 400);
         assert_eq!(summary.bytes, 300);
         summary.uncover(400, 1000);

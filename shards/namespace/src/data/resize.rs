@@ -1,9 +1,9 @@
 //! Truncation, preallocation, holes, and the freeing of files that are gone.
 
-use super::RANGES_MAX;
 use super::file::{File, summaries};
 use super::layout::Layout;
 use super::message::Change;
+use super::RANGES_MAX;
 use crate::outcome::{Step, Stop};
 use crate::record::Inode;
 use crate::state::State;
@@ -78,28 +78,16 @@ pub struct Fallocate {
 
 /// Executes fallocate. `Invalid` where the span is empty or longer than [`fallocate_slice`] says.
 pub fn fallocate(state: &mut State<'_>, asked: Fallocate) -> Step<Reply> {
-    let Fallocate {
-        ino,
-        offset,
-        len,
-        mode,
-        ..
-    } = asked;
+    let Fallocate { ino, offset, len, mode, .. } = asked;
     let mut inode = state.inode(ino)?;
     File::check_kind(&inode)?;
     let layout = state.ctx.layout;
-    let end = offset
-        .checked_add(len)
-        .filter(|end| *end <= layout.file_bytes_max());
+    let end = offset.checked_add(len).filter(|end| *end <= layout.file_bytes_max());
     let end = end.ok_or(Stop::Fail(FsError::FileTooLarge))?;
     if len == 0 || fallocate_slice(layout, offset, len) < len {
         return Err(Stop::Fail(FsError::Invalid));
     }
-    let mut file = File {
-        state,
-        ino,
-        inode: &mut inode,
-    };
+    let mut file = File { state, ino, inode: &mut inode };
     for (range, from, to) in layout.cut(offset, end) {
         match mode {
             FallocateMode::Allocate => file.change(range, Change::Allocate { from, to })?,

@@ -91,33 +91,15 @@ pub fn execute(state: &mut State<'_>, write: Write<'_>) -> Step<Reply> {
     let end = end.ok_or(Stop::Fail(FsError::FileTooLarge))?;
     if start < end {
         let changes = match write.data {
-            WriteData::Inline {
-                data_offset,
-                len,
-                checksums,
-            } => {
+            WriteData::Inline { data_offset, len, checksums } => {
                 let index = state.ctx.index;
                 let (data_offset, data_len, skip) = (*data_offset, *len, 0);
                 let checksums = checksums.clone();
-                inline(
-                    state,
-                    start,
-                    LogRef {
-                        index,
-                        data_offset,
-                        data_len,
-                        skip,
-                        checksums,
-                    },
-                )?
+                inline(state, start, LogRef { index, data_offset, data_len, skip, checksums })?
             }
             WriteData::Chunks(slices) => chunks(state, write.ino, start, slices)?,
         };
-        let mut file = File {
-            state,
-            ino: write.ino,
-            inode: &mut inode,
-        };
+        let mut file = File { state, ino: write.ino, inode: &mut inode };
         for (range, change) in changes {
             file.change(range, change)?;
         }
@@ -129,11 +111,7 @@ pub fn execute(state: &mut State<'_>, write: Write<'_>) -> Step<Reply> {
         state.put_inode(write.ino, &inode);
     }
     let (attr, sequence) = (inode.attr(write.ino), inode.sequence);
-    Ok(Reply::Written {
-        offset: start,
-        attr,
-        sequence,
-    })
+    Ok(Reply::Written { offset: start, attr, sequence })
 }
 
 type Changes = Vec<(cfs_types::RangeIndex, Change)>;
@@ -148,22 +126,9 @@ fn inline(state: &State<'_>, start: u64, slice: LogRef) -> Step<Changes> {
         let within = |n: u64| u32::try_from(n).expect("no longer than the write");
         let (distance, len) = (within(from - start), within(to - from));
         let place = place.narrowed(distance, len);
-        (
-            range,
-            Change::Write {
-                offset: from,
-                len,
-                place,
-                chunk_len: 0,
-            },
-        )
+        (range, Change::Write { offset: from, len, place, chunk_len: 0 })
     };
-    Ok(state
-        .ctx
-        .layout
-        .cut(start, start + u64::from(len))
-        .map(part)
-        .collect())
+    Ok(state.ctx.layout.cut(start, start + u64::from(len)).map(part).collect())
 }
 
 fn chunks(state: &State<'_>, ino: InodeId, start: u64, slices: &[ChunkSlice]) -> Step<Changes> {
@@ -174,10 +139,7 @@ fn chunks(state: &State<'_>, ino: InodeId, start: u64, slices: &[ChunkSlice]) ->
         let end = at + u64::from(slice.len);
         let sound = slice.len > 0
             && slice.chunk_len <= CHUNK_BYTES_MAX
-            && slice
-                .offset
-                .checked_add(slice.len)
-                .is_some_and(|end| end <= slice.chunk_len)
+            && slice.offset.checked_add(slice.len).is_some_and(|end| end <= slice.chunk_len)
             && !slices[..nth].iter().any(|other| other.id == slice.id);
         if !sound {
             return Err(Stop::Fail(FsError::Invalid));
@@ -189,20 +151,9 @@ fn chunks(state: &State<'_>, ino: InodeId, start: u64, slices: &[ChunkSlice]) ->
         if range.get() == 0 {
             check_unnamed(state, slice.id)?;
         }
-        let place = Place::Chunk {
-            id: slice.id,
-            offset: slice.offset,
-        };
+        let place = Place::Chunk { id: slice.id, offset: slice.offset };
         let (len, chunk_len) = (slice.len, slice.chunk_len);
-        changes.push((
-            range,
-            Change::Write {
-                offset: at,
-                len,
-                place,
-                chunk_len,
-            },
-        ));
+        changes.push((range, Change::Write { offset: at, len, place, chunk_len }));
         at = end;
     }
     Ok(changes)
@@ -212,9 +163,5 @@ fn chunks(state: &State<'_>, ino: InodeId, start: u64, slices: &[ChunkSlice]) ->
 pub fn check_unnamed(state: &State<'_>, id: ChunkId) -> Step<()> {
     let granted = id.shard() == state.ctx.shard && id.sequence() < next_chunk_sequence(state)?;
     let named = state.get(&keys::chunk(id))?.is_some();
-    if granted && !named {
-        Ok(())
-    } else {
-        Err(Stop::Fail(FsError::Invalid))
-    }
+    if granted && !named { Ok(()) } else { Err(Stop::Fail(FsError::Invalid)) }
 }
