@@ -20,6 +20,8 @@ mod range;
 mod read;
 mod record;
 mod resize;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use extent::Extent;
@@ -30,7 +32,7 @@ pub use place::{LogRef, Place, Source};
 pub use range::acknowledged;
 pub use read::{
     Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunks, log_extents,
-    oldest_log_ref, plan_read, range_sequence, seek,
+    oldest_log_ref, pending_trims, plan_read, range_sequence, seek,
 };
 pub use record::ChunkRecord;
 pub use resize::{fallocate_slice, reap_step, truncate};
@@ -46,10 +48,11 @@ use cfs_wire::{FallocateMode, Op, Reply};
 use file::File;
 use serde::{Deserialize, Serialize};
 
-/// Extents that one step of trimming deletes: about a millisecond.
-pub const EXTENTS_MAX: usize = 512;
+/// Extents that one step of trimming deletes and one plan of a read lists: about a millisecond.
+/// Few under test, so that short histories need several steps.
+pub const EXTENTS_MAX: usize = if cfg!(test) { 6 } else { 512 };
 /// Ranges that one command of fallocate or one step of reaping tells.
-pub const RANGES_MAX: u32 = 64;
+pub const RANGES_MAX: u32 = if cfg!(test) { 3 } else { 64 };
 
 /// Commands on file data. Part of the log's format: append only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -108,7 +111,7 @@ pub enum DataCommand {
 pub enum DataEffect {
     /// Nothing names the chunk any more: retire its cell. May be lost: [`chunk_exists`] tells.
     FreeChunk(ChunkId),
-    /// Propose [`DataCommand::Trim`]. May be lost: the next cut or the reaping of the file goes on.
+    /// Propose [`DataCommand::Trim`]. May be lost: [`pending_trims`] tells.
     TrimPending {
         /// The file.
         ino: InodeId,

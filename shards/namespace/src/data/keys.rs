@@ -16,6 +16,7 @@ const BACK_REF: u8 = 0x22;
 const RANGE: u8 = 0x23;
 const SUMMARY: u8 = 0x24;
 const GRANT: u8 = 0x25;
+const TRIMMING: u8 = 0x26;
 
 /// After [`BACK_REF`]: sources in log entries, ordered by index.
 const IN_LOG: u8 = 0;
@@ -105,6 +106,22 @@ pub fn range(ino: InodeId, range: RangeIndex) -> Key {
 /// What the inode's shard knows of a range.
 pub fn summary(ino: InodeId, range: RangeIndex) -> Key {
     KeyBuilder::new(SUMMARY).number(ino.get()).bytes(&range.get().to_be_bytes()).build()
+}
+
+/// A range that is being trimmed; no value.
+pub fn trimming(ino: InodeId, range: RangeIndex) -> Key {
+    KeyBuilder::new(TRIMMING).number(ino.get()).bytes(&range.get().to_be_bytes()).build()
+}
+
+/// First key of the ranges that are being trimmed, and the first after them.
+pub fn all_trimming() -> (Key, Key) {
+    ([TRIMMING].into(), [TRIMMING + 1].into())
+}
+
+/// The file and range of a [`trimming`] key.
+pub fn trimming_range(key: &[u8]) -> Option<(InodeId, RangeIndex)> {
+    let (number, _) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some((InodeId::from_raw(u64::from_be_bytes(*number))?, summary_range(key)?))
 }
 
 /// The range that a summary's key carries.

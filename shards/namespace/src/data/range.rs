@@ -13,6 +13,7 @@ use crate::outcome::{Effect, Step};
 use crate::state::State;
 use crate::view::View;
 use cfs_types::{InodeId, RangeIndex, ShardId};
+use std::rc::Rc;
 
 /// Reads a range's record; that of a range nothing was ever sent to is empty.
 pub fn read_record(view: &dyn View, ino: InodeId, range: RangeIndex) -> Step<RangeRecord> {
@@ -32,6 +33,7 @@ pub fn change(
 ) -> Step<i64> {
     let layout = state.ctx.layout;
     let end = layout.end_of(range);
+    let was_trimming = trim_from.is_some();
     let mut editor = Editor::new(state);
     match change {
         Change::Write { offset, len, place, chunk_len } => {
@@ -61,7 +63,10 @@ pub fn change(
     }
     let settled = editor.settle()?;
     if trim_from.is_some() {
+        state.put(keys::trimming(ino, range), Rc::from([]));
         state.effects.push(Effect::Data(DataEffect::TrimPending { ino, range }));
+    } else if was_trimming {
+        state.delete(keys::trimming(ino, range));
     }
     Ok(report(state, settled))
 }

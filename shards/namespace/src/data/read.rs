@@ -254,6 +254,14 @@ pub fn chunks(
     decoded.collect()
 }
 
+/// Ranges of this shard with extents left to delete, at most `limit`: what a driver that starts
+/// anew goes on with.
+pub fn pending_trims(view: &dyn View, limit: usize) -> Step<Vec<(InodeId, RangeIndex)>> {
+    let (from, to) = keys::all_trimming();
+    let rows = view.scan(&from, &to, limit)?;
+    rows.iter().map(|(key, _)| record_of(keys::trimming_range(key))).collect()
+}
+
 /// The oldest log entry whose data area is still needed: by an extent, or by a message on its way.
 pub fn oldest_log_ref(view: &dyn View) -> Step<Option<LogIndex>> {
     let first = Source::Log { index: LogIndex::new(0), offset: 0 };

@@ -1,0 +1,5 @@
+//! Histories of commands against plain bytes, with the accounting checked after every step.
+
+mod history;
+mod rules;
+mod world;
