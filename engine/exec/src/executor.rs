@@ -99,6 +99,12 @@ impl Executor {
         self.0.shared.inbox.set_notify(notify);
     }
 
+    /// Whether a turn would find tasks to poll, timers aside.
+    pub fn has_ready(&self) -> bool {
+        let shared = &self.0.shared;
+        shared.inbox.has_news() || shared.with_ready(|ready| !ready.is_empty())
+    }
+
     /// Fires due timers, then polls ready tasks, sharing between classes, at most as many as the
     /// configuration says.
     pub fn run_turn(&self) -> Turn {
@@ -112,7 +118,7 @@ impl Executor {
             polled += core.run_slot(slot);
         }
         Turn {
-            more_ready: core.shared.inbox.has_news() || core.shared.with_ready(|ready| !ready.is_empty()),
+            more_ready: self.has_ready(),
             next_timer: core.timers.borrow_mut().next(),
             polled,
         }

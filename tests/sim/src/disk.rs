@@ -1,0 +1,345 @@
+//! Devices: `cfs_seam::Disk` over a [`Media`], with faults and with or without delay.
+
+use crate::media::{Media, WriteId};
+use crate::rng::Stream;
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, sleep};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Linux' EIO, which a device answers when it fails.
+const EIO: i32 = 5;
+
+/// What a device is and what goes wrong with it. Probabilities are per million operations.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskFaults {
+    /// Smallest write, bytes: a multiple of 512.
+    pub block_bytes: u32,
+    /// Whether completed writes can be lost before a flush.
+    pub volatile_cache: bool,
+    /// Whether the device says that `Durability::Through` is cheap.
+    pub fua: bool,
+    /// Sectors never written hold garbage instead of zeros.
+    pub litter: bool,
+    /// Reads answered with EIO; the data is untouched.
+    pub read_error_per_million: u32,
+    /// Writes answered with EIO; any part of them is stored.
+    pub write_error_per_million: u32,
+    /// Flushes answered with EIO; any part of the cache is lost.
+    pub flush_error_per_million: u32,
+    /// Reads before which one bit of their range flips for good.
+    pub rot_per_million: u32,
+    /// Writes that land somewhere else and report success.
+    pub misdirect_per_million: u32,
+    /// Shortest and longest time of an operation, nanoseconds.
+    pub latency_ns: (u64, u64),
+}
+
+impl Default for DiskFaults {
+    /// A sound NVMe device with a volatile cache.
+    fn default() -> Self {
+        DiskFaults {
+            block_bytes: 4096,
+            volatile_cache: true,
+            fua: false,
+            litter: false,
+            read_error_per_million: 0,
+            write_error_per_million: 0,
+            flush_error_per_million: 0,
+            rot_per_million: 0,
+            misdirect_per_million: 0,
+            latency_ns: (5_000, 400_000),
+        }
+    }
+}
+
+/// What the handles of one device share.
+struct Device {
+    media: RefCell<Media>,
+    faults: Cell<DiskFaults>,
+    rng: Stream,
+    fail_flushes: Cell<u32>,
+    operations: Cell<u64>,
+}
+
+/// Runs a completion after a delay in nanoseconds, or never, if its machine is gone by then.
+pub(crate) type Defer = Rc<dyn Fn(u64, Box<dyn FnOnce()>)>;
+
+/// A device in memory that outlives whoever uses it. Used as a `Disk` it completes every
+/// operation at once; [`MemoryDisk::attach`] gives operations that take time and overtake each
+/// other. Clones are the same device.
+#[derive(Clone)]
+pub struct MemoryDisk(Rc<Device>);
+
+/// A sound device of `bytes`, zero-filled.
+pub fn disk(bytes: u64) -> MemoryDisk {
+    MemoryDisk::new(bytes, DiskFaults::default(), 0)
+}
+
+impl MemoryDisk {
+    /// A device whose faults are drawn from `seed`.
+    pub fn new(bytes: u64, faults: DiskFaults, seed: u64) -> MemoryDisk {
+        let rng = Stream::new(seed);
+        let litter = faults.litter.then(|| rng.next());
+        Self::from_media(Media::new(bytes, litter), faults, rng)
+    }
+
+    fn from_media(media: Media, faults: DiskFaults, rng: Stream) -> MemoryDisk {
+        MemoryDisk(Rc::new(Device {
+            media: RefCell::new(media),
+            faults: Cell::new(faults),
+            rng,
+            fail_flushes: Cell::new(0),
+            operations: Cell::new(0),
+        }))
+    }
+
+    /// What a power cut now leaves, as a new device; this one goes on as if nothing happened. Of
+    /// what is not flushed, `seed` decides for each sector.
+    pub fn crash(&self, seed: u64) -> MemoryDisk {
+        let rng = Stream::new(seed);
+        let mut media = self.0.media.borrow().clone();
+        media.cut_power(&rng);
+        Self::from_media(media, self.0.faults.get(), rng)
+    }
+
+    /// This device as the core of `world` sees it: operations take a random time of its virtual
+    /// clock and complete in any order. What is in flight when `world` goes stays undecided.
+    pub fn attach(&self, world: &World) -> Rc<dyn Disk> {
+        let world = world.clone();
+        let defer: Defer = Rc::new(move |delay, complete| {
+            let clock = world.clock.clone();
+            let task = async move {
+                sleep(&clock, Duration::from_nanos(delay)).await;
+                complete();
+            };
+            cfs_seam::spawn(&world.tasks, cfs_seam::Class::Foreground, task).detach();
+        });
+        self.deferred(defer)
+    }
+
+    /// A handle whose completions go through `defer`.
+    pub(crate) fn deferred(&self, defer: Defer) -> Rc<dyn Disk> {
+        Rc::new(Handle { disk: self.clone(), defer })
+    }
+
+    /// Replaces the faults from now on.
+    pub fn set_faults(&self, faults: DiskFaults) {
+        self.0.faults.set(faults);
+    }
+
+    /// Lets the next `count` flushes fail.
+    pub fn fail_flushes(&self, count: u32) {
+        self.0.fail_flushes.set(count);
+    }
+
+    /// Inverts one bit of the byte at `offset`.
+    pub fn flip_bit(&self, offset: u64, bit: u8) {
+        self.0.media.borrow_mut().flip_bit(offset, bit);
+    }
+
+    /// `len` bytes at `offset` as a read would answer, without faults.
+    pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.0.media.borrow().read(offset, &mut bytes);
+        bytes
+    }
+
+    /// Overwrites bytes durably, whatever they are; both numbers are multiples of 512.
+    pub fn poke(&self, offset: u64, bytes: &[u8]) {
+        let mut media = self.0.media.borrow_mut();
+        let id = media.begin_write(offset, bytes);
+        media.complete_write(id, true);
+    }
+
+    /// 512-byte sectors that a power cut may still lose: 0 right after a flush.
+    pub fn unflushed_sectors(&self) -> usize {
+        self.0.media.borrow().unflushed_sectors()
+    }
+
+    /// Operations begun so far: lets a test cut the power at each in turn.
+    pub fn operations(&self) -> u64 {
+        self.0.operations.get()
+    }
+
+    /// Cuts the power in place.
+    pub(crate) fn cut_power(&self) {
+        self.0.media.borrow_mut().cut_power(&self.0.rng);
+    }
+
+    fn at_once() -> Defer {
+        Rc::new(|_, complete| complete())
+    }
+}
+
+/// A write that has begun; dropped before it ends, it is left to chance.
+struct InFlight {
+    device: Rc<Device>,
+    id: WriteId,
+}
+
+impl InFlight {
+    fn end(&self, durability: Durability) -> Result<(), DiskError> {
+        let faults = self.device.faults.get();
+        let mut media = self.device.media.borrow_mut();
+        if self.device.rng.chance(faults.write_error_per_million) {
+            media.fail_write(self.id, &self.device.rng);
+            return Err(DiskError::Device(EIO));
+        }
+        media.complete_write(self.id, durability == Durability::Through || !faults.volatile_cache);
+        Ok(())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.device.media.borrow_mut().abandon_write(self.id, &self.device.rng);
+    }
+}
+
+/// The way one core reaches a device.
+struct Handle {
+    disk: MemoryDisk,
+    defer: Defer,
+}
+
+impl Handle {
+    fn later(&self, complete: impl FnOnce() + 'static) {
+        let device = &self.disk.0;
+        device.operations.set(device.operations.get() + 1);
+        let (low, high) = device.faults.get().latency_ns;
+        (self.defer)(device.rng.between(low, high), Box::new(complete));
+    }
+
+    /// Panics on a misaligned request: that is a bug of the caller. False beyond the end.
+    fn check(&self, offset: u64, len: u64) -> bool {
+        let block = u64::from(self.disk.0.faults.get().block_bytes);
+        let aligned = offset.is_multiple_of(block) && len.is_multiple_of(block);
+        assert!(aligned, "{len} bytes at {offset} are not whole blocks of {block}");
+        self.disk.0.media.borrow().contains(offset, len)
+    }
+}
+
+fn length(buf: &IoBuf) -> u64 {
+    u64::try_from(buf.len()).expect("a length fits 64 bits")
+}
+
+impl Device {
+    fn read(&self, offset: u64, buf: &mut IoBuf) -> Result<(), DiskError> {
+        let faults = self.faults.get();
+        if self.rng.chance(faults.read_error_per_million) {
+            return Err(DiskError::Device(EIO));
+        }
+        let mut media = self.media.borrow_mut();
+        if self.rng.chance(faults.rot_per_million) {
+            let at = offset + self.rng.below(length(buf));
+            media.flip_bit(at, u8::try_from(self.rng.below(8)).expect("below 8"));
+        }
+        media.read(offset, buf);
+        Ok(())
+    }
+
+    /// Where a write really goes.
+    fn target(&self, offset: u64, len: u64) -> u64 {
+        let faults = self.faults.get();
+        if !self.rng.chance(faults.misdirect_per_million) {
+            return offset;
+        }
+        let block = u64::from(faults.block_bytes);
+        let places = (self.media.borrow().bytes() - len) / block + 1;
+        self.rng.below(places) * block
+    }
+
+    fn flush_fails(&self) -> bool {
+        let asked = self.fail_flushes.get();
+        self.fail_flushes.set(asked.saturating_sub(1));
+        asked > 0 || self.rng.chance(self.faults.get().flush_error_per_million)
+    }
+}
+
+impl Disk for Handle {
+    fn geometry(&self) -> Geometry {
+        let faults = self.disk.0.faults.get();
+        Geometry {
+            bytes: self.disk.0.media.borrow().bytes(),
+            block_bytes: faults.block_bytes,
+            volatile_cache: faults.volatile_cache,
+            fua: faults.fua,
+        }
+    }
+
+    fn read(&self, offset: u64, mut buf: IoBuf) -> Io<IoDone> {
+        if !self.check(offset, length(&buf)) {
+            return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
+        }
+        let (promise, done) = io();
+        let device = self.disk.0.clone();
+        self.later(move || {
+            let result = device.read(offset, &mut buf);
+            promise.complete(IoDone { result, buf });
+        });
+        done
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+        if !self.check(offset, length(&buf)) {
+            return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
+        }
+        let (promise, done) = io();
+        let device = self.disk.0.clone();
+        let target = device.target(offset, length(&buf));
+        let id = device.media.borrow_mut().begin_write(target, &buf);
+        let write = InFlight { device, id };
+        self.later(move || promise.complete(IoDone { result: write.end(durability), buf }));
+        done
+    }
+
+    fn flush(&self) -> Io<Result<(), DiskError>> {
+        let (promise, done) = io();
+        let device = self.disk.0.clone();
+        let mark = device.media.borrow().begin_flush();
+        self.later(move || {
+            if device.flush_fails() {
+                device.media.borrow_mut().lose_cache(&device.rng);
+                return promise.complete(Err(DiskError::Device(EIO)));
+            }
+            device.media.borrow_mut().complete_flush(mark);
+            promise.complete(Ok(()));
+        });
+        done
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
+        if !self.check(offset, bytes) {
+            return Io::ready(Err(DiskError::OutOfRange));
+        }
+        let (promise, done) = io();
+        let device = self.disk.0.clone();
+        self.later(move || {
+            device.media.borrow_mut().discard(offset, bytes, &device.rng);
+            promise.complete(Ok(()));
+        });
+        done
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn geometry(&self) -> Geometry {
+        Handle { disk: self.clone(), defer: Self::at_once() }.geometry()
+    }
+    fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
+        Handle { disk: self.clone(), defer: Self::at_once() }.read(offset, buf)
+    }
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+        Handle { disk: self.clone(), defer: Self::at_once() }.write(offset, buf, durability)
+    }
+    fn flush(&self) -> Io<Result<(), DiskError>> {
+        Handle { disk: self.clone(), defer: Self::at_once() }.flush()
+    }
+    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
+        Handle { disk: self.clone(), defer: Self::at_once() }.discard(offset, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

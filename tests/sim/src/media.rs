@@ -1,0 +1,275 @@
+//! What is on a simulated device, and what a power cut leaves of it.
+//!
+//! A device is durable sectors under a volatile cache. A completed write sits in the cache until a
+//! flush that began after it completes. A power cut decides for each 512-byte sector by itself
+//! whether it keeps its durable value or one of the newer ones, of unflushed and of in-flight
+//! writes alike: writes are lost, kept, torn and reordered, flushed ones survive.
+
+use crate::rng::{Stream, mix};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Unit that a device writes whole.
+pub const SECTOR_BYTES: usize = 512;
+/// Newer values of one sector that are remembered; forgetting one only makes crashes milder.
+const VERSIONS_MAX: usize = 4;
+
+/// Sectors in 4 KiB.
+const SECTORS_A_BLOCK: u64 = 8;
+
+type Sector = [u8; SECTOR_BYTES];
+
+/// One sector of a write, which is kept once for all its sectors.
+#[derive(Clone)]
+struct Version {
+    write: WriteId,
+    /// Number of its completion.
+    completed: u64,
+    data: Rc<[u8]>,
+    from: usize,
+}
+
+impl Version {
+    fn bytes(&self) -> &[u8] {
+        &self.data[self.from..self.from + SECTOR_BYTES]
+    }
+}
+
+/// A write that has begun.
+#[derive(Clone)]
+struct Write {
+    id: WriteId,
+    first_sector: u64,
+    data: Rc<[u8]>,
+}
+
+impl Write {
+    fn versions(&self, completed: u64) -> impl Iterator<Item = (u64, Version)> + '_ {
+        (self.first_sector..).zip((0..self.data.len()).step_by(SECTOR_BYTES)).map(move |(sector, from)| {
+            (sector, Version { write: self.id, completed, data: self.data.clone(), from })
+        })
+    }
+}
+
+/// Names a write in flight.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct WriteId(u64);
+
+/// How far a flush reaches: everything completed when it began.
+#[derive(Clone, Copy, Debug)]
+pub struct FlushMark(u64);
+
+/// The contents of one device.
+#[derive(Clone)]
+pub struct Media {
+    bytes: u64,
+    durable: BTreeMap<u64, Box<Sector>>,
+    cache: BTreeMap<u64, Vec<Version>>,
+    in_flight: BTreeMap<WriteId, Write>,
+    begun: u64,
+    completed: u64,
+    /// What a sector holds that was never written: zeros, or bytes made from this key.
+    litter: Option<u64>,
+}
+
+fn sector_of(offset: u64) -> u64 {
+    offset / u64::try_from(SECTOR_BYTES).expect("small")
+}
+
+fn arbitrary(key: u64, sector: u64) -> Sector {
+    let stream = Stream::new(key ^ mix(sector));
+    let mut bytes = [0; SECTOR_BYTES];
+    for word in bytes.chunks_exact_mut(8) {
+        word.copy_from_slice(&stream.next().to_le_bytes());
+    }
+    bytes
+}
+
+impl Media {
+    /// An empty device of `bytes`; sectors never written hold zeros, or litter made from a key.
+    pub fn new(bytes: u64, litter: Option<u64>) -> Media {
+        Media {
+            bytes,
+            durable: BTreeMap::new(),
+            cache: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            begun: 0,
+            completed: 0,
+            litter,
+        }
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether a range lies on the device.
+    pub fn contains(&self, offset: u64, len: u64) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.bytes)
+    }
+
+    fn durable_sector(&self, sector: u64) -> Sector {
+        match (self.durable.get(&sector), self.litter) {
+            (Some(bytes), _) => **bytes,
+            (None, Some(key)) => arbitrary(key, sector),
+            (None, None) => [0; SECTOR_BYTES],
+        }
+    }
+
+    /// Fills `buf` with what the device answers: the newest completed writes.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) {
+        for (sector, out) in (sector_of(offset)..).zip(buf.chunks_mut(SECTOR_BYTES)) {
+            match self.cache.get(&sector).and_then(|versions| versions.last()) {
+                Some(version) => out.copy_from_slice(&version.bytes()[..out.len()]),
+                None => out.copy_from_slice(&self.durable_sector(sector)[..out.len()]),
+            }
+        }
+    }
+
+    /// A write begins: a power cut may leave any of it, reads do not see it yet.
+    pub fn begin_write(&mut self, offset: u64, data: &[u8]) -> WriteId {
+        self.begun += 1;
+        let id = WriteId(self.begun);
+        self.in_flight.insert(id, Write { id, first_sector: sector_of(offset), data: data.into() });
+        id
+    }
+
+    /// A write completes, into the cache or straight to the durable sectors. False where it is no
+    /// longer known: the power was cut since.
+    pub fn complete_write(&mut self, id: WriteId, through: bool) -> bool {
+        let Some(write) = self.in_flight.remove(&id) else { return false };
+        self.completed += 1;
+        for (sector, version) in write.versions(self.completed) {
+            if through {
+                self.cache.remove(&sector);
+                self.store(sector, version.bytes());
+                continue;
+            }
+            let versions = self.cache.entry(sector).or_default();
+            if versions.len() == VERSIONS_MAX {
+                versions.remove(0);
+            }
+            versions.push(version);
+        }
+        true
+    }
+
+    /// A write fails: what it left behind is anybody's guess.
+    pub fn fail_write(&mut self, id: WriteId, rng: &Stream) {
+        let Some(write) = self.in_flight.remove(&id) else { return };
+        for (sector, version) in write.versions(self.completed) {
+            if rng.next().is_multiple_of(2) {
+                self.cache.entry(sector).or_default().push(version);
+            }
+        }
+    }
+
+    /// A flush begins.
+    pub fn begin_flush(&self) -> FlushMark {
+        FlushMark(self.completed)
+    }
+
+    /// A flush completes: what was completed when it began is durable.
+    pub fn complete_flush(&mut self, mark: FlushMark) {
+        let mut settled = Vec::new();
+        self.cache.retain(|sector, versions| {
+            let covered = versions.iter().take_while(|v| v.completed <= mark.0).count();
+            if let Some(newest) = versions.drain(..covered).next_back() {
+                settled.push((*sector, newest));
+            }
+            !versions.is_empty()
+        });
+        for (sector, version) in settled {
+            self.store(sector, version.bytes());
+        }
+    }
+
+    fn store(&mut self, sector: u64, bytes: &[u8]) {
+        let bytes: Sector = bytes.try_into().expect("versions are whole sectors");
+        self.durable.insert(sector, Box::new(bytes));
+    }
+
+    /// Cuts the power.
+    pub fn cut_power(&mut self, rng: &Stream) {
+        let mut candidates = std::mem::take(&mut self.cache);
+        for write in std::mem::take(&mut self.in_flight).into_values() {
+            for (sector, version) in write.versions(self.completed) {
+                candidates.entry(sector).or_default().push(version);
+            }
+        }
+        self.settle(candidates, rng);
+    }
+
+    /// A flush failed: dirty data is dropped unseen, and reads then show what is left (Rebello et
+    /// al., ATC 2020).
+    pub fn lose_cache(&mut self, rng: &Stream) {
+        let candidates = std::mem::take(&mut self.cache);
+        self.settle(candidates, rng);
+    }
+
+    /// Keeps one value of each sector: chance decides for each sector, each 4 KiB block, or each
+    /// write, since the likeliest damage differs: tears, lost blocks, whole writes overtaken.
+    fn settle(&mut self, candidates: BTreeMap<u64, Vec<Version>>, rng: &Stream) {
+        // Some cuts lose everything and some keep nearly everything: both find bugs of their own.
+        let keep_per_million = [0, 100_000, 500_000, 900_000, 1_000_000][rng.index(5)];
+        let (unit, key) = (rng.below(3), rng.next());
+        for (sector, versions) in candidates {
+            let kept = |version: &&Version| {
+                let lot = match unit {
+                    0 => sector,
+                    1 => sector / SECTORS_A_BLOCK,
+                    _ => version.write.0,
+                };
+                mix(key ^ mix(lot)) % 1_000_000 < keep_per_million
+            };
+            let newest = versions.iter().rev().find(kept);
+            // Once in a while an older value: the cache wrote it out before the newer one came.
+            let oldest = versions.iter().find(kept);
+            if let Some(version) = if rng.chance(250_000) { oldest } else { newest } {
+                self.store(sector, version.bytes());
+            }
+        }
+    }
+
+    /// Whoever waits for a write is gone, the device is not: it arrives, or fails half way.
+    pub fn abandon_write(&mut self, id: WriteId, rng: &Stream) {
+        if rng.next().is_multiple_of(2) {
+            self.complete_write(id, false);
+        } else {
+            self.fail_write(id, rng);
+        }
+    }
+
+    /// The range is unused: each written sector keeps its bytes, becomes zero, or becomes garbage.
+    pub fn discard(&mut self, offset: u64, bytes: u64, rng: &Stream) {
+        let key = rng.next();
+        let range = sector_of(offset)..sector_of(offset + bytes);
+        let mut written: Vec<u64> = self.durable.range(range.clone()).map(|(sector, _)| *sector).collect();
+        written.extend(self.cache.range(range).map(|(sector, _)| *sector));
+        for sector in written {
+            match mix(key ^ sector) % 3 {
+                0 => continue,
+                1 => self.store(sector, &[0; SECTOR_BYTES]),
+                _ => self.store(sector, &arbitrary(key, sector)),
+            }
+            self.cache.remove(&sector);
+        }
+    }
+
+    /// Inverts one bit of what reads answer at `offset`, durably.
+    pub fn flip_bit(&mut self, offset: u64, bit: u8) {
+        let sector = sector_of(offset);
+        let mut bytes = [0; SECTOR_BYTES];
+        let start = sector * u64::try_from(SECTOR_BYTES).expect("small");
+        self.read(start, &mut bytes);
+        bytes[usize::try_from(offset - start).expect("inside the sector")] ^= 1 << (bit % 8);
+        self.cache.remove(&sector);
+        self.store(sector, &bytes);
+    }
+
+    /// Sectors whose newest value a power cut may lose.
+    pub fn unflushed_sectors(&self) -> usize {
+        self.cache.len() + self.in_flight.values().map(|w| w.data.len() / SECTOR_BYTES).sum::<usize>()
+    }
+}
