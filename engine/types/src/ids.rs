@@ -122,6 +122,25 @@ impl fmt::Display for InodeId {
     }
 }
 
+impl RangeIndex {
+    /// The shard that holds the extents of this range of a file: the inode's for range 0, a
+    /// hashed one for the others.
+    ///
+    /// Part of the replicated format and of routing: FNV-1a of the little-endian inode number
+    /// and range index, its high half folded into the low one, lowest byte.
+    pub fn shard(self, ino: InodeId) -> ShardId {
+        if self.0 == 0 {
+            return ino.shard();
+        }
+        let bytes = ino.get().to_le_bytes().into_iter().chain(self.0.to_le_bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        let folded = hash ^ hash >> 32;
+        ShardId((folded ^ folded >> 16).to_le_bytes()[0])
+    }
+}
+
 /// An immutable piece of file data: `sequence 56 | shard 8` bits, never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChunkId(u64);

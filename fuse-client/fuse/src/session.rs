@@ -245,3 +245,5 @@ impl<F: FileSystem> Session<F> {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -86,8 +86,7 @@ impl Op {
             | Op::SetXattr { .. }
             | Op::RemoveXattr { .. }
             | Op::Write { .. }
-            | Op::Fallocate { .. }
-            | Op::CloseSession => true,
+            | Op::Fallocate { .. } => true,
             Op::Lookup { .. }
             | Op::Getattr { .. }
             | Op::Readlink { .. }
@@ -102,6 +101,7 @@ impl Op {
             | Op::Seek { .. }
             | Op::Renew
             | Op::ReturnLeases { .. }
+            | Op::CloseSession
             | Op::Echo => false,
         }
     }

@@ -1,5 +1,3 @@
-//! Requests as bytes, good ones and hostile ones.
-
 use super::*;
 use crate::payload::BufferPool;
 use std::future::Future;

@@ -56,20 +56,9 @@ impl Layout {
     }
 }
 
-/// The shard that holds a range's extents: the inode's for range 0, a hashed one for the others.
-///
-/// Part of the replicated format: FNV-1a of the little-endian inode number and range index, its
-/// high half folded into the low one, lowest byte.
+/// The shard that holds a range's extents.
 pub fn range_shard(ino: InodeId, range: RangeIndex) -> ShardId {
-    if range.get() == 0 {
-        return ino.shard();
-    }
-    let bytes = ino.get().to_le_bytes().into_iter().chain(range.get().to_le_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    let folded = hash ^ hash >> 32;
-    ShardId::new((folded ^ folded >> 16).to_le_bytes()[0])
+    range.shard(ino)
 }
 
 #[cfg(test)]

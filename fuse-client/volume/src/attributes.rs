@@ -1,0 +1,115 @@
+//! Attributes and extended attributes.
+
+use crate::call::Answer;
+use crate::core::Core;
+use crate::link::Sent;
+use crate::volume::{Entry, Volume};
+use cfs_types::{FsError, InodeId};
+use cfs_wire::{Attr, AttrChange, Identity, Op, Reply, XattrMode};
+use std::rc::Rc;
+use std::time::Duration;
+
+impl Core {
+    /// Attributes as a user sees them and how long they hold; asked for where no lease lets
+    /// them be kept.
+    pub async fn attr(self: &Rc<Self>, ino: InodeId) -> Result<(Attr, Duration), FsError> {
+        let now = self.now();
+        if let Some(Some((attr, end))) = self.inodes.find(ino, |inode| inode.cached_attr(now)) {
+            return Ok((attr, self.remaining(Some(end))));
+        }
+        let answer = self.call(ino.shard(), &Identity::default(), &Op::Getattr { ino }, None).await?;
+        match answer.reply {
+            Reply::Attr(attr) if attr.ino == ino => Ok(self.keep(&attr, answer.sent)),
+            _ => Err(FsError::Malformed),
+        }
+    }
+
+    /// Keeps what an answer said, if it may be kept.
+    pub fn keep(&self, attr: &Attr, sent: Sent) -> (Attr, Duration) {
+        let (attr, end) = self.inodes.keep_attr(attr, sent, self.now());
+        (attr, self.remaining(end))
+    }
+
+    /// An entry from an answer's attributes.
+    pub fn entry(&self, attr: &Attr, sent: Sent, entry_ttl: Duration) -> Entry {
+        let (attr, attr_ttl) = self.keep(attr, sent);
+        Entry { attr, entry_ttl, attr_ttl }
+    }
+
+    async fn bytes(self: &Rc<Self>, ino: InodeId, op: &Op) -> Result<Vec<u8>, FsError> {
+        match self.call(ino.shard(), &Identity::default(), op, None).await?.reply {
+            Reply::Bytes(bytes) => Ok(bytes),
+            _ => Err(FsError::Malformed),
+        }
+    }
+}
+
+impl Volume {
+    /// Attributes, with what is held back, and how long they hold.
+    pub async fn getattr(&self, ino: InodeId) -> Result<(Attr, Duration), FsError> {
+        self.core.attr(ino).await
+    }
+
+    /// Changes attributes. What is held back is written first, so that times and size set here
+    /// stay.
+    pub async fn setattr(
+        &self,
+        who: &Identity,
+        ino: InodeId,
+        change: AttrChange,
+    ) -> Result<(Attr, Duration), FsError> {
+        let core = &self.core;
+        core.write_back(ino).await;
+        let resized = change.size.is_some();
+        let op = Op::Setattr { ino, change };
+        let answer = core.call(ino.shard(), who, &op, None).await;
+        if resized {
+            core.inodes.changed_data(ino);
+            core.data.forget(ino);
+        }
+        match answer? {
+            Answer { reply: Reply::Attr(attr), sent, .. } if attr.ino == ino => Ok(core.keep(&attr, sent)),
+            _ => Err(FsError::Malformed),
+        }
+    }
+
+    /// Target of a symbolic link.
+    pub async fn readlink(&self, ino: InodeId) -> Result<Vec<u8>, FsError> {
+        self.core.bytes(ino, &Op::Readlink { ino }).await
+    }
+
+    /// Value of an extended attribute.
+    pub async fn getxattr(&self, ino: InodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        self.core.bytes(ino, &Op::GetXattr { ino, name: name.to_vec() }).await
+    }
+
+    /// Names of the extended attributes, each ended by NUL.
+    pub async fn listxattr(&self, ino: InodeId) -> Result<Vec<u8>, FsError> {
+        self.core.bytes(ino, &Op::ListXattr { ino }).await
+    }
+
+    /// Sets an extended attribute.
+    pub async fn setxattr(
+        &self,
+        who: &Identity,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<(), FsError> {
+        let op = Op::SetXattr { ino, name: name.to_vec(), value: value.to_vec(), mode };
+        self.change_xattr(who, ino, &op).await
+    }
+
+    /// Removes an extended attribute.
+    pub async fn removexattr(&self, who: &Identity, ino: InodeId, name: &[u8]) -> Result<(), FsError> {
+        self.change_xattr(who, ino, &Op::RemoveXattr { ino, name: name.to_vec() }).await
+    }
+
+    async fn change_xattr(&self, who: &Identity, ino: InodeId, op: &Op) -> Result<(), FsError> {
+        let result = self.core.call(ino.shard(), who, op, None).await;
+        self.core.inodes.changed_attr(ino);
+        result?;
+        Ok(())
+    }
+}

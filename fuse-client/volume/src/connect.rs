@@ -1,0 +1,283 @@
+//! Connections to the server's cores: one a core, made on demand, made again when they die.
+
+use crate::core::Core;
+use crate::link::{Link, Lost};
+use crate::map::ShardMap;
+use crate::signal::Signal;
+use crate::wait::Backoff;
+use cfs_rpc::{Connection, RpcError, connect_handshake};
+use cfs_seam::{Address, Class, Instant, timeout};
+use cfs_types::{FsError, InodeId, ShardId};
+use cfs_wire::frame::PROTOCOL_VERSION;
+use cfs_wire::{Hello, Identity, OpenMode, Op, Welcome};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A connection attempt ends after this time.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time for re-opening one file on a new connection.
+const REOPEN_TIME_MAX: Duration = Duration::from_secs(10);
+
+enum Slot {
+    Connecting,
+    Up(Rc<Link>),
+}
+
+/// The links and what their welcomes said.
+#[derive(Default)]
+pub(crate) struct Links {
+    slots: RefCell<BTreeMap<u16, Slot>>,
+    map: RefCell<Option<ShardMap>>,
+    pub lease: Cell<Duration>,
+    incarnation: Cell<Option<u64>>,
+    next_id: Cell<u64>,
+    /// A link came up or an attempt ended.
+    pub changed: Signal,
+}
+
+/// Why an attempt failed.
+pub(crate) enum Refusal {
+    /// Try again later.
+    Later(RpcError),
+    /// The welcome makes no sense.
+    InvalidMap,
+    /// The map names no such core: choose again.
+    NoSuchCore,
+}
+
+impl From<RpcError> for Refusal {
+    fn from(error: RpcError) -> Self {
+        Refusal::Later(error)
+    }
+}
+
+impl Links {
+    /// The core that owns a shard, once a map is known.
+    pub fn core_of(&self, shard: ShardId) -> Option<u16> {
+        self.map.borrow().as_ref().map(|map| map.core_of(shard))
+    }
+    /// Cores of the server, once known.
+    pub fn cores(&self) -> u16 {
+        self.map.borrow().as_ref().map_or(0, ShardMap::cores)
+    }
+    fn address(&self, core: u16) -> Option<Address> {
+        self.map.borrow().as_ref().and_then(|map| map.address(core).cloned())
+    }
+    /// The map's version for requests.
+    pub fn map_epoch(&self) -> cfs_types::MapEpoch {
+        self.map.borrow().as_ref().map(|map| map.epoch).unwrap_or_default()
+    }
+
+    fn up(&self, core: u16) -> Option<Rc<Link>> {
+        match self.slots.borrow().get(&core) {
+            Some(Slot::Up(link)) if !link.is_closed() => Some(link.clone()),
+            _ => None,
+        }
+    }
+
+    /// Every live link.
+    pub fn all(&self) -> Vec<Rc<Link>> {
+        let slots = self.slots.borrow();
+        let live = slots.values().filter_map(|slot| match slot {
+            Slot::Up(link) if !link.is_closed() => Some(link.clone()),
+            _ => None,
+        });
+        live.collect()
+    }
+
+    /// The first link, made while no other was.
+    pub fn adopt(&self, link: Rc<Link>) {
+        self.slots.borrow_mut().insert(link.core, Slot::Up(link));
+    }
+
+    /// Takes a dead link away unless another one has its place.
+    pub fn remove(&self, dead: &Rc<Link>) {
+        let mut slots = self.slots.borrow_mut();
+        if matches!(slots.get(&dead.core), Some(Slot::Up(link)) if Rc::ptr_eq(link, dead)) {
+            slots.remove(&dead.core);
+        }
+    }
+
+    /// Closes the live links; they are made again on demand.
+    pub fn close_all_links(&self) {
+        for link in self.all() {
+            link.close();
+        }
+    }
+
+    pub fn close_all(&self) {
+        self.close_all_links();
+        self.changed.notify();
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.set(self.next_id.get() + 1);
+        self.next_id.get()
+    }
+}
+
+impl Core {
+    /// The link to a core; waits for it until `end`. None where the time is over or the core is
+    /// not in the map any more.
+    pub async fn link(self: &Rc<Self>, core: u16, end: Instant) -> Option<Rc<Link>> {
+        loop {
+            if let Some(link) = self.links.up(core) {
+                return Some(link);
+            }
+            if self.check().is_err() {
+                return None;
+            }
+            let changed = self.links.changed.changed();
+            self.connect_in_background(core);
+            timeout(&self.world.clock, end, changed).await?;
+            if self.links.address(core).is_none() && self.links.cores() > 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Begins to connect unless that is under way or done.
+    pub fn connect_in_background(self: &Rc<Self>, core: u16) {
+        {
+            let mut slots = self.links.slots.borrow_mut();
+            match slots.get(&core) {
+                Some(Slot::Connecting) => return,
+                Some(Slot::Up(link)) if !link.is_closed() => return,
+                _ => slots.insert(core, Slot::Connecting),
+            };
+        }
+        let volume = self.clone();
+        self.spawn(Class::Foreground, async move { volume.keep_connecting(core).await });
+    }
+
+    async fn keep_connecting(self: Rc<Self>, core: u16) {
+        let mut backoff = Backoff::new();
+        let mut attempt = 0;
+        let link = loop {
+            if self.check().is_err() {
+                break None;
+            }
+            // The server may have moved: every other attempt asks where the volume began.
+            let known = self.links.address(core).filter(|_| attempt % 2 == 0);
+            let address = known.unwrap_or_else(|| {
+                self.options.addresses[attempt / 2 % self.options.addresses.len()].clone()
+            });
+            match self.connect_once(core, &address).await {
+                Ok(link) => break Some(link),
+                Err(Refusal::NoSuchCore) => break None,
+                Err(Refusal::Later(_) | Refusal::InvalidMap) => backoff.wait(&self.world).await,
+            }
+            attempt += 1;
+        };
+        {
+            let mut slots = self.links.slots.borrow_mut();
+            match link {
+                Some(link) => slots.insert(core, Slot::Up(link)),
+                None => slots.remove(&core),
+            };
+        }
+        self.links.changed.notify();
+    }
+
+    /// One attempt to reach `core` at `address`; where that turns out to be another core's
+    /// address, at the one the welcome lists.
+    pub async fn connect_once(self: &Rc<Self>, core: u16, address: &Address) -> Result<Rc<Link>, Refusal> {
+        let connection = self.welcome_at(address).await?;
+        let listed = self.links.address(core).ok_or(Refusal::NoSuchCore)?;
+        let connection = if listed == *address { connection } else { self.welcome_at(&listed).await? };
+        let link = Link::start(self, self.links.next_id(), core, connection);
+        match self.reopen(&link).await {
+            Ok(()) => Ok(link),
+            Err(Lost::Gone | Lost::TimedOut | Lost::TooLong) => {
+                link.close();
+                Err(Refusal::Later(RpcError::Stalled))
+            }
+        }
+    }
+
+    async fn welcome_at(self: &Rc<Self>, address: &Address) -> Result<Rc<Connection>, Refusal> {
+        let asking = loop {
+            if self.session.has_id() {
+                break None;
+            }
+            if let Some(asking) = self.session.ask() {
+                break Some(asking);
+            }
+            let end = self.now().after(CONNECT_TIME_MAX);
+            let changed = self.links.changed.changed();
+            timeout(&self.world.clock, end, changed).await.ok_or(RpcError::Stalled)?;
+        };
+        let generation = self.session.generation();
+        let result = self.shake_hands(address).await;
+        drop(asking);
+        self.links.changed.notify();
+        if let Err(RpcError::Refused(FsError::SessionExpired)) = result {
+            self.session_lost(generation);
+        }
+        let (connection, welcome) = result?;
+        self.take_welcome(&welcome)?;
+        Ok(connection)
+    }
+
+    async fn shake_hands(self: &Rc<Self>, address: &Address) -> Result<(Rc<Connection>, Welcome), RpcError> {
+        let world = &self.world;
+        let end = self.now().after(CONNECT_TIME_MAX);
+        let stream = timeout(&world.clock, end, world.net.connect(address)).await.ok_or(RpcError::Stalled)??;
+        let connection = Connection::new(world, stream);
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            nonce: [0; 32],
+            session: self.session.id(),
+            instance: self.session.instance,
+            bulk: false,
+        };
+        let secret = self.options.secret.as_ref();
+        let welcome = connect_handshake(&connection, &world.clock, &*world.rng, secret, hello).await?;
+        Ok((connection, welcome))
+    }
+
+    fn take_welcome(&self, welcome: &Welcome) -> Result<(), Refusal> {
+        let map = ShardMap::from_welcome(welcome).ok_or(Refusal::InvalidMap)?;
+        if !self.session.welcome(welcome.session, welcome.cluster) {
+            self.break_down(FsError::Stale);
+            return Err(Refusal::Later(RpcError::Protocol));
+        }
+        self.links.lease.set(Duration::from_millis(u64::from(welcome.lease_ms)));
+        let before = self.links.incarnation.replace(Some(welcome.incarnation));
+        if before.is_some_and(|before| before != welcome.incarnation) {
+            self.void_leases();
+        }
+        *self.links.map.borrow_mut() = Some(map);
+        Ok(())
+    }
+
+    /// Pins what is open in the core's shards again, before anything else is asked of it.
+    async fn reopen(self: &Rc<Self>, link: &Rc<Link>) -> Result<(), Lost> {
+        for (ino, write) in self.inodes.open_files() {
+            if self.links.core_of(ino.shard()) == Some(link.core) {
+                self.reopen_one(link, ino, write).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn reopen_one(self: &Rc<Self>, link: &Rc<Link>, ino: InodeId, write: bool) -> Result<(), Lost> {
+        let mode = if write { OpenMode::Write } else { OpenMode::Read };
+        let end = self.now().after(REOPEN_TIME_MAX);
+        let mut backoff = Backoff::new();
+        loop {
+            let op = Op::Open { ino, mode };
+            let request = self.build(ino.shard(), Default::default(), &Identity::default(), &op, end);
+            let answered = link.request(self, &request, None, end).await?;
+            match answered.response.result {
+                Err(FsError::Busy | FsError::Blocked | FsError::Conflict | FsError::TimedOut) => {
+                    backoff.wait(&self.world).await;
+                }
+                // A file that is gone says so again to whoever uses it.
+                _ => return Ok(()),
+            }
+        }
+    }
+}

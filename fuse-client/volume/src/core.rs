@@ -1,0 +1,227 @@
+//! What all parts of one volume share, and what arrives unasked: leases and revocations.
+
+use crate::connect::Links;
+use crate::data_cache::DataCache;
+use crate::files::Files;
+use crate::inodes::Inodes;
+use crate::link::{Link, Sent};
+use crate::options::VolumeOptions;
+use crate::session::Session;
+use crate::signal::Signal;
+use crate::KernelCache;
+use cfs_rpc::Frame;
+use cfs_seam::{Class, Instant, World, spawn};
+use cfs_types::{FsError, InodeId, Name};
+use cfs_wire::{Callback, CallbackReply, Response};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Revocations worked on at a time; a server that sends more is disconnected.
+const REVOCATIONS_MAX: usize = 1 << 14;
+
+/// From this fill level of the store on, writes go through, so that ENOSPC reaches the writer.
+const FULL_PERCENT: u8 = 95;
+
+/// Answers asked of the server are held this much shorter than it grants, for drifting clocks.
+const LEASE_MARGIN_DIVISOR: u32 = 16;
+
+pub(crate) struct Core {
+    pub world: World,
+    pub options: VolumeOptions,
+    pub session: Rc<Session>,
+    pub links: Links,
+    pub inodes: Inodes,
+    pub files: Files,
+    pub data: DataCache,
+    pub kernel: RefCell<Option<Rc<dyn KernelCache>>>,
+    /// Written bytes held back, in all files.
+    pub dirty_bytes: Cell<usize>,
+    /// Dirty bytes became fewer.
+    pub drained: Signal,
+    /// There is something for the keeper to do.
+    pub wake_keeper: Signal,
+    full_percent: Cell<u8>,
+    revocations: Cell<usize>,
+    closed: Cell<bool>,
+    /// Why the volume can never work again.
+    broken: Cell<Option<FsError>>,
+}
+
+impl Core {
+    pub fn new(world: World, options: VolumeOptions) -> Rc<Core> {
+        let wall_ms = u64::try_from(world.clock.wall().get() / 1_000_000).unwrap_or(0);
+        let session = Session::new(options.session, world.rng.next_u64(), wall_ms);
+        Rc::new(Core {
+            session: Rc::new(session),
+            links: Links::default(),
+            inodes: Inodes::new(options.inodes_max, options.entries_max),
+            files: Files::default(),
+            data: DataCache::new(options.data_cache_bytes),
+            kernel: RefCell::default(),
+            dirty_bytes: Cell::new(0),
+            drained: Signal::default(),
+            wake_keeper: Signal::default(),
+            full_percent: Cell::new(0),
+            revocations: Cell::new(0),
+            closed: Cell::new(false),
+            broken: Cell::new(None),
+            world,
+            options,
+        })
+    }
+
+    pub fn now(&self) -> Instant {
+        self.world.clock.now()
+    }
+
+    /// Starts work that ends by itself: every call fails once the volume is closed.
+    pub fn spawn(self: &Rc<Self>, class: Class, work: impl Future<Output = ()> + 'static) {
+        spawn(&self.world.tasks, class, work).detach();
+    }
+
+    /// Fails once the volume is closed or broken.
+    pub fn check(&self) -> Result<(), FsError> {
+        match self.broken.get() {
+            Some(error) => Err(error),
+            None if self.closed.get() => Err(FsError::Stale),
+            None => Ok(()),
+        }
+    }
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+    /// Ends everything that waits.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.links.close_all();
+        self.drained.notify();
+        self.wake_keeper.notify();
+        self.inodes.changed.notify();
+    }
+    /// The server is not the one this volume belongs to.
+    pub fn break_down(&self, error: FsError) {
+        self.broken.set(Some(error));
+        self.links.changed.notify();
+        self.drained.notify();
+        self.inodes.changed.notify();
+    }
+
+    /// Whether writes may be held back at all.
+    pub fn may_hold_back(&self) -> bool {
+        self.full_percent.get() < FULL_PERCENT && self.options.dirty_bytes_max > 0
+    }
+
+    /// When a lease granted by a reply to a request sent at `sent` ends.
+    pub fn lease_end(&self, sent: Instant) -> Instant {
+        let term = self.links.lease.get();
+        sent.after(term.saturating_sub(term / LEASE_MARGIN_DIVISOR))
+    }
+
+    /// Takes what every response carries. Called in the order of arrival.
+    pub fn absorb(&self, response: &Response, sent: Sent) {
+        self.session.observe(response.timestamp);
+        self.full_percent.set(response.full_percent);
+        let end = self.lease_end(sent.at);
+        for lease in &response.leases {
+            self.inodes.grant(lease.ino, lease.kind, sent, end, self.now());
+        }
+        if !response.leases.is_empty() {
+            self.wake_keeper.notify();
+        }
+    }
+
+    /// Begins what a callback asks for; the answer follows when it is done.
+    pub async fn handle_callback(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        frame: Frame,
+        callback: Callback,
+    ) -> Result<(), FsError> {
+        match callback {
+            Callback::EntryGone { dir, name } => {
+                self.inodes.changed_names(dir, &[&name]);
+                self.forget_in_kernel(|kernel| kernel.forget_entry(dir, &name));
+            }
+            Callback::Revoke { ino, sequence } => {
+                if self.revocations.get() >= REVOCATIONS_MAX {
+                    return Err(FsError::Busy);
+                }
+                self.revocations.set(self.revocations.get() + 1);
+                let names = self.inodes.revoke(ino);
+                let (volume, link) = (self.clone(), link.clone());
+                self.spawn(Class::Foreground, async move {
+                    volume.give_up(ino, names).await;
+                    let pinned = volume.inodes.is_open(ino);
+                    link.answer(&frame, &CallbackReply { ino, sequence, pinned }).await;
+                    volume.revocations.set(volume.revocations.get() - 1);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes back and forgets what was cached of a revoked inode.
+    async fn give_up(self: &Rc<Self>, ino: InodeId, mut names: Vec<Name>) {
+        self.write_back(ino).await;
+        names.extend(self.inodes.drop_caches(ino));
+        self.data.forget(ino);
+        self.forget_in_kernel(|kernel| {
+            kernel.forget_inode(ino);
+            for name in &names {
+                kernel.forget_entry(ino, name);
+            }
+        });
+    }
+
+    fn forget_in_kernel(&self, forget: impl FnOnce(&dyn KernelCache)) {
+        let kernel = self.kernel.borrow().clone();
+        if let Some(kernel) = kernel {
+            forget(&*kernel);
+        }
+    }
+
+    /// Every lease is void: the server has started anew.
+    pub fn void_leases(&self) {
+        for (ino, names) in self.inodes.void_all() {
+            self.data.forget(ino);
+            self.forget_in_kernel(|kernel| {
+                kernel.forget_inode(ino);
+                for name in &names {
+                    kernel.forget_entry(ino, name);
+                }
+            });
+        }
+    }
+
+    /// The server expired the session: what it had not been given is lost, and said at fsync.
+    pub fn session_lost(&self, generation: u64) {
+        if !self.session.expire(generation) {
+            return;
+        }
+        self.void_leases();
+        let dropped = self.inodes.drop_all_dirty(FsError::SessionExpired);
+        self.less_dirty(dropped);
+        self.links.close_all_links();
+    }
+
+    /// `bytes` are no longer held back.
+    pub fn less_dirty(&self, bytes: usize) {
+        self.dirty_bytes.set(self.dirty_bytes.get() - bytes);
+        self.drained.notify();
+    }
+
+    /// A link's connection is over: reconnect at once where it matters.
+    pub fn link_ended(self: &Rc<Self>, link: &Rc<Link>) {
+        self.links.remove(link);
+        if !self.is_closed() {
+            self.connect_in_background(link.core);
+        }
+    }
+
+    /// The rest of a lease, for the kernel's time-outs.
+    pub fn remaining(&self, end: Option<Instant>) -> Duration {
+        end.map_or(Duration::ZERO, |end| end.since(self.now()))
+    }
+}

@@ -1,0 +1,427 @@
+//! What the volume knows of inodes: leases, attributes, names, opens, held-back bytes.
+//!
+//! Two clocks guard against stale answers. A *tick* rises with every revocation and own change;
+//! an answer to a request that left before the tick of the object it speaks of is used once and
+//! not kept. Invariants: nothing is kept without a lease that is valid now; a name is given to
+//! the kernel with a time-out only while it is recorded here, so that a revocation can name it;
+//! records and names are bounded.
+
+use crate::dirty::Dirty;
+use crate::link::Sent;
+use crate::signal::Signal;
+use cfs_seam::Instant;
+use cfs_types::{FsError, InodeId, Name, Nanos};
+use cfs_wire::{Attr, FileKind, LeaseKind};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+/// A lease as held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub kind: LeaseKind,
+    /// The link that granted it: only that one's renewals prolong it.
+    pub link: u64,
+    pub end: Instant,
+    /// Something was answered under it since it was last renewed.
+    pub used: bool,
+}
+
+/// What a directory says of a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Known {
+    Present(InodeId, FileKind),
+    Absent,
+}
+
+/// One inode's record.
+#[derive(Default)]
+pub(crate) struct Inode {
+    pub lease: Option<Held>,
+    attr: Option<Attr>,
+    /// Epoch and sequence that reads of the file's ranges carry; not a cache but a lower bound.
+    pub position: Option<(u64, u64)>,
+    names: BTreeMap<Name, Known>,
+    revoked: u64,
+    names_changed: u64,
+    data_changed: u64,
+    /// Handles open, and those that may write.
+    pub opens: u32,
+    pub writers: u32,
+    /// A close is on its way to the server.
+    pub closing: bool,
+    pub dirty: Dirty,
+    /// Local time of the last write held back.
+    pub written_at: Nanos,
+    /// When the oldest byte that waits was written.
+    pub dirty_since: Option<Instant>,
+    /// A flush is under way.
+    pub flushing: bool,
+    /// Revocations being carried out: what is held back may still be written.
+    pub revoking: u32,
+    /// Tells data cached under this lease from data of an earlier one.
+    pub era: u64,
+    /// Flights launched and landed.
+    pub launched: u64,
+    pub landed: u64,
+    /// A flight that somebody waits for.
+    pub wanted: u64,
+    /// Write errors: how many so far, and the last.
+    pub errors: u64,
+    pub error: Option<FsError>,
+}
+
+impl Inode {
+    /// The end of a lease valid now; marks it used.
+    pub fn leased(&mut self, now: Instant) -> Option<Instant> {
+        let held = self.lease.as_mut().filter(|held| held.end > now)?;
+        held.used = true;
+        Some(held.end)
+    }
+
+    /// Whether written bytes may be held back.
+    pub fn is_exclusive(&self, now: Instant) -> bool {
+        self.revoking == 0
+            && self.lease.is_some_and(|held| held.end > now && held.kind == LeaseKind::Exclusive)
+    }
+
+    /// `attr` as a user sees it: with the size and time of what is held back.
+    pub fn seen(&self, mut attr: Attr) -> Attr {
+        if let Some(end) = self.dirty.end() {
+            attr.size = attr.size.max(end);
+            attr.mtime = attr.mtime.max(self.written_at);
+            attr.ctime = attr.ctime.max(self.written_at);
+        }
+        attr
+    }
+
+    /// The cached attributes under a valid lease, as a user sees them.
+    pub fn cached_attr(&mut self, now: Instant) -> Option<(Attr, Instant)> {
+        let attr = self.attr.clone()?;
+        let end = self.leased(now)?;
+        Some((self.seen(attr), end))
+    }
+
+    pub fn fail(&mut self, error: FsError) {
+        self.errors += 1;
+        self.error = Some(error);
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        self.opens == 0
+            && !self.closing
+            && !self.flushing
+            && self.revoking == 0
+            && self.dirty.is_empty()
+            && self.lease.is_none_or(|held| held.end <= now)
+    }
+}
+
+/// All records.
+pub(crate) struct Inodes {
+    map: RefCell<BTreeMap<InodeId, Inode>>,
+    tick: Cell<u64>,
+    /// Records forgotten had been revoked or changed up to this tick.
+    floor: Cell<u64>,
+    inodes_max: usize,
+    entries_max: usize,
+    entries: Cell<usize>,
+    /// A flight landed, a close ended.
+    pub changed: Signal,
+}
+
+impl Inodes {
+    pub fn new(inodes_max: usize, entries_max: usize) -> Self {
+        Inodes {
+            map: RefCell::default(),
+            tick: Cell::new(0),
+            floor: Cell::new(0),
+            inodes_max,
+            entries_max,
+            entries: Cell::new(0),
+            changed: Signal::default(),
+        }
+    }
+
+    /// Revocations and own changes so far.
+    pub fn tick(&self) -> u64 {
+        self.tick.get()
+    }
+    fn advance(&self) -> u64 {
+        self.tick.set(self.tick.get() + 1);
+        self.tick.get()
+    }
+
+    /// Looks at a record, if there is one.
+    pub fn find<T>(&self, ino: InodeId, look: impl FnOnce(&mut Inode) -> T) -> Option<T> {
+        self.map.borrow_mut().get_mut(&ino).map(look)
+    }
+    /// Looks at a record, made where there is none: for what must be remembered.
+    pub fn with<T>(&self, ino: InodeId, look: impl FnOnce(&mut Inode) -> T) -> T {
+        look(self.map.borrow_mut().entry(ino).or_default())
+    }
+    /// For caching only: no new record where the table is full.
+    fn cache<T>(&self, ino: InodeId, look: impl FnOnce(&mut Inode) -> T) -> Option<T> {
+        let mut map = self.map.borrow_mut();
+        if map.len() >= self.inodes_max && !map.contains_key(&ino) {
+            return None;
+        }
+        Some(look(map.entry(ino).or_default()))
+    }
+
+    /// A lease came with a response.
+    pub fn grant(&self, ino: InodeId, kind: LeaseKind, sent: Sent, end: Instant, now: Instant) {
+        if end <= now || sent.tick < self.floor.get() {
+            return;
+        }
+        self.cache(ino, |inode| {
+            if sent.tick < inode.revoked || inode.revoking > 0 {
+                return;
+            }
+            inode.lease = Some(match inode.lease.filter(|old| old.end > now) {
+                Some(old) => {
+                    let kind = if old.link == sent.link { old.kind.max(kind) } else { kind };
+                    Held { kind, link: sent.link, end: old.end.max(end), used: true }
+                }
+                None => {
+                    inode.attr = None;
+                    inode.era = self.advance();
+                    self.take_names(inode);
+                    Held { kind, link: sent.link, end, used: true }
+                }
+            });
+        });
+    }
+
+    /// The link answered a renewal sent at a time that makes its leases end at `end`.
+    pub fn renew(&self, link: u64, end: Instant) {
+        for inode in self.map.borrow_mut().values_mut() {
+            if let Some(held) = inode.lease.as_mut().filter(|held| held.link == link) {
+                held.end = held.end.max(end);
+                held.used = false;
+            }
+        }
+    }
+
+    /// Links with leases worth renewing: used since the last time, or needed for held-back bytes.
+    pub fn links_in_use(&self, now: Instant) -> Vec<u64> {
+        let map = self.map.borrow();
+        let live = map.values().filter_map(|inode| {
+            let held = inode.lease.filter(|held| held.end > now)?;
+            (held.used || !inode.dirty.is_empty()).then_some(held.link)
+        });
+        let mut links: Vec<u64> = live.collect();
+        links.sort_unstable();
+        links.dedup();
+        links
+    }
+
+    /// Keeps attributes if a lease covers them; gives them as a user sees them, and until when.
+    pub fn keep_attr(&self, attr: &Attr, sent: Sent, now: Instant) -> (Attr, Option<Instant>) {
+        let kept = self.cache(attr.ino, |inode| {
+            let position = (attr.epoch, attr.sequence);
+            inode.position = Some(inode.position.map_or(position, |old| old.max(position)));
+            let fresh = sent.tick >= inode.revoked.max(self.floor.get());
+            let newest = inode.attr.as_ref().is_none_or(|old| old.change <= attr.change);
+            let end = inode.leased(now).filter(|_| fresh);
+            if end.is_some() && newest {
+                inode.attr = Some(attr.clone());
+            }
+            let best = inode.attr.clone().filter(|_| end.is_some()).unwrap_or_else(|| attr.clone());
+            (inode.seen(best), end)
+        });
+        kept.unwrap_or_else(|| (attr.clone(), None))
+    }
+
+    /// What is known of a name under a valid lease of the directory.
+    pub fn name(&self, dir: InodeId, name: &Name, now: Instant) -> Option<(Known, Instant)> {
+        self.find(dir, |inode| {
+            let known = *inode.names.get(name)?;
+            Some((known, inode.leased(now)?))
+        })?
+    }
+
+    /// Keeps what an answer said of a name; gives the time until which the kernel may.
+    pub fn keep_name(&self, dir: InodeId, name: &Name, known: Known, sent: Sent, now: Instant) -> Option<Instant> {
+        let room = self.entries.get() < self.entries_max;
+        self.cache(dir, |inode| {
+            let fresh = sent.tick >= inode.revoked.max(inode.names_changed).max(self.floor.get());
+            let end = inode.leased(now).filter(|_| fresh)?;
+            if !room && !inode.names.contains_key(name) {
+                return None;
+            }
+            if inode.names.insert(name.clone(), known).is_none() {
+                self.entries.set(self.entries.get() + 1);
+            }
+            Some(end)
+        })?
+    }
+
+    /// This volume made a name: as `changed_names`, and the name is kept where nothing else
+    /// happened to the directory since the request left.
+    pub fn made_name(&self, dir: InodeId, name: &Name, known: Known, sent: Sent, now: Instant) -> Option<Instant> {
+        let fresh = self.find(dir, |inode| sent.tick >= inode.revoked.max(inode.names_changed));
+        let fresh = fresh == Some(true) && sent.tick >= self.floor.get();
+        self.changed_names(dir, &[name]);
+        let after = Sent { tick: self.tick.get(), ..sent };
+        if fresh { self.keep_name(dir, name, known, after, now) } else { None }
+    }
+
+    /// This volume changed `names` of a directory: answers under way are older than that.
+    pub fn changed_names(&self, dir: InodeId, names: &[&Name]) {
+        self.change(dir, |inode, tick| {
+            inode.names_changed = tick;
+            inode.attr = None;
+            for name in names {
+                if inode.names.remove(*name).is_some() {
+                    self.entries.set(self.entries.get() - 1);
+                }
+            }
+        });
+    }
+
+    /// Attributes changed in a way that no answer described.
+    pub fn changed_attr(&self, ino: InodeId) {
+        self.change(ino, |inode, tick| {
+            inode.attr = None;
+            inode.revoked = tick;
+        });
+    }
+
+    /// Every attribute is in doubt: a link count changed of an inode that is not known.
+    pub fn changed_all_attrs(&self) {
+        self.floor.set(self.advance());
+        for inode in self.map.borrow_mut().values_mut() {
+            inode.attr = None;
+        }
+    }
+
+    /// Content changed at the server by this volume: reads under way are not kept.
+    pub fn changed_data(&self, ino: InodeId) {
+        self.change(ino, |inode, tick| inode.data_changed = tick);
+    }
+
+    /// Marks a record; without one, all answers under way count as older.
+    fn change(&self, ino: InodeId, mark: impl FnOnce(&mut Inode, u64)) {
+        let tick = self.advance();
+        match self.map.borrow_mut().get_mut(&ino) {
+            Some(inode) => mark(inode, tick),
+            None => self.floor.set(tick),
+        }
+    }
+
+    /// The era under which data may be read from the cache now.
+    pub fn data_era(&self, ino: InodeId, now: Instant) -> Option<u64> {
+        self.find(ino, |inode| inode.leased(now).map(|_| inode.era))?
+    }
+
+    /// Whether data read by a request that left at `tick` may be cached under `era`.
+    pub fn may_keep_data(&self, ino: InodeId, era: u64, tick: u64, now: Instant) -> bool {
+        let fits = self.find(ino, |inode| {
+            let fresh = tick >= inode.revoked.max(inode.data_changed).max(self.floor.get());
+            fresh && inode.era == era && inode.leased(now).is_some()
+        });
+        fits == Some(true)
+    }
+
+    /// A revocation: no lease from here on. Gives the names the kernel may know.
+    pub fn revoke(&self, ino: InodeId) -> Vec<Name> {
+        let tick = self.advance();
+        self.with(ino, |inode| {
+            inode.revoked = tick;
+            inode.lease = None;
+            inode.revoking += 1;
+            self.take_names(inode)
+        })
+    }
+
+    /// A revocation has been carried out. Gives the names the kernel may have learned since.
+    pub fn drop_caches(&self, ino: InodeId) -> Vec<Name> {
+        let names = self.find(ino, |inode| {
+            inode.attr = None;
+            inode.lease = None;
+            inode.revoking -= 1;
+            self.take_names(inode)
+        });
+        names.unwrap_or_default()
+    }
+
+    /// Every lease is void. Gives what the kernel may know.
+    pub fn void_all(&self) -> Vec<(InodeId, Vec<Name>)> {
+        let tick = self.advance();
+        let mut map = self.map.borrow_mut();
+        let leased = map.iter_mut().filter(|(_, inode)| inode.lease.is_some());
+        let voided = leased.map(|(ino, inode)| {
+            inode.revoked = tick;
+            inode.lease = None;
+            inode.attr = None;
+            (*ino, self.take_names(inode))
+        });
+        let voided = voided.collect();
+        self.floor.set(tick);
+        voided
+    }
+
+    fn take_names(&self, inode: &mut Inode) -> Vec<Name> {
+        let names = std::mem::take(&mut inode.names);
+        self.entries.set(self.entries.get() - names.len());
+        names.into_keys().collect()
+    }
+
+    /// Nothing held back can be written any more.
+    pub fn drop_all_dirty(&self, error: FsError) -> usize {
+        let mut dropped = 0;
+        for inode in self.map.borrow_mut().values_mut() {
+            if inode.dirty.has_waiting() {
+                inode.fail(error);
+                dropped += inode.dirty.drop_waiting();
+            }
+        }
+        dropped
+    }
+
+    pub fn is_open(&self, ino: InodeId) -> bool {
+        self.find(ino, |inode| inode.opens > 0) == Some(true)
+    }
+
+    /// Every open inode, and whether a handle may write.
+    pub fn open_files(&self) -> Vec<(InodeId, bool)> {
+        let map = self.map.borrow();
+        let open = map.iter().filter(|(_, inode)| inode.opens > 0);
+        open.map(|(ino, inode)| (*ino, inode.writers > 0)).collect()
+    }
+
+    /// Inodes with bytes that wait since before `limit`, or all with any.
+    pub fn dirty_before(&self, limit: Option<Instant>) -> Vec<InodeId> {
+        let map = self.map.borrow();
+        let old = |inode: &Inode| match (limit, inode.dirty_since) {
+            (Some(limit), Some(since)) => since <= limit,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        let dirty = map.iter().filter(|(_, inode)| !inode.dirty.is_empty() && old(inode));
+        dirty.map(|(ino, _)| *ino).collect()
+    }
+
+    /// Whether any lease is valid.
+    pub fn any_leased(&self, now: Instant) -> bool {
+        self.map.borrow().values().any(|inode| inode.lease.is_some_and(|held| held.end > now))
+    }
+
+    /// Forgets records that say nothing any more, once there are many.
+    pub fn prune(&self, now: Instant) {
+        let mut map = self.map.borrow_mut();
+        if map.len() < self.inodes_max / 2 && self.entries.get() < self.entries_max / 2 {
+            return;
+        }
+        let mut floor = self.floor.get();
+        map.retain(|_, inode| {
+            let idle = inode.is_idle(now);
+            if idle {
+                floor = floor.max(inode.revoked).max(inode.names_changed).max(inode.data_changed);
+                self.entries.set(self.entries.get() - inode.names.len());
+            }
+            !idle
+        });
+        self.floor.set(floor);
+    }
+}

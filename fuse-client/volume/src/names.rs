@@ -1,0 +1,343 @@
+//! Names: lookup, listings, and every change of a directory.
+
+use crate::call::{Answer, Failure};
+use crate::core::Core;
+use crate::files::{Handle, OpenFlags};
+use crate::inodes::Known;
+use crate::link::Sent;
+use crate::volume::{Entry, Listed, Listing, Lookup, RenameMode, Volume};
+use cfs_types::{FsError, InodeId, Name};
+use cfs_wire::{DirEntry, EntryReply, FileKind, Identity, Op, Reply};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// A name that leads to an inode which is gone is looked up again so many times.
+const LOOKUPS_MAX: u32 = 4;
+/// Attributes asked for at a time for one listing.
+const ATTRS_IN_FLIGHT_MAX: usize = 16;
+
+impl Core {
+    fn keep_name(&self, dir: InodeId, name: &Name, known: Known, sent: Sent) -> Duration {
+        self.remaining(self.inodes.keep_name(dir, name, known, sent, self.now()))
+    }
+
+    async fn lookup(self: &Rc<Self>, who: &Identity, dir: InodeId, name: &Name) -> Result<Lookup, FsError> {
+        for _ in 0..LOOKUPS_MAX {
+            let cached = self.inodes.name(dir, name, self.now());
+            let (ino, entry_ttl) = match cached {
+                Some((Known::Absent, end)) => return Ok(Lookup::Missing { ttl: self.remaining(Some(end)) }),
+                Some((Known::Present(ino, _), end)) => (ino, self.remaining(Some(end))),
+                None => match self.ask_name(who, dir, name).await? {
+                    Asked::Missing(ttl) => return Ok(Lookup::Missing { ttl }),
+                    Asked::Whole(entry) => return Ok(Lookup::Found(entry)),
+                    Asked::Elsewhere(ino, ttl) => (ino, ttl),
+                },
+            };
+            match self.attr(ino).await {
+                Ok((attr, attr_ttl)) => return Ok(Lookup::Found(Entry { attr, entry_ttl, attr_ttl })),
+                // Removed between the two questions.
+                Err(FsError::NotFound | FsError::Stale) => self.inodes.changed_names(dir, &[name]),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Lookup::Missing { ttl: Duration::ZERO })
+    }
+
+    async fn ask_name(self: &Rc<Self>, who: &Identity, dir: InodeId, name: &Name) -> Result<Asked, FsError> {
+        let op = Op::Lookup { dir, name: name.clone() };
+        match self.call(dir.shard(), who, &op, None).await {
+            Ok(Answer { reply: Reply::Entry(found), sent, .. }) => {
+                let ttl = self.keep_name(dir, name, Known::Present(found.ino, found.kind), sent);
+                Ok(match found.attr {
+                    Some(attr) => Asked::Whole(self.entry(&attr, sent, ttl)),
+                    None => Asked::Elsewhere(found.ino, ttl),
+                })
+            }
+            Ok(_) => Err(FsError::Malformed),
+            Err(Failure { error: FsError::NotFound, sent: Some(sent) }) => {
+                Ok(Asked::Missing(self.keep_name(dir, name, Known::Absent, sent)))
+            }
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    /// Executes what makes or finds a name, and keeps the answer.
+    async fn make(
+        self: &Rc<Self>,
+        who: &Identity,
+        dir: InodeId,
+        name: &Name,
+        op: &Op,
+    ) -> Result<Entry, FsError> {
+        let answer = self.call(dir.shard(), who, op, None).await;
+        let made = match answer {
+            Ok(Answer { reply: Reply::Entry(made), sent, .. }) => Ok((made, sent)),
+            Ok(_) => Err(FsError::Malformed),
+            Err(failure) => Err(failure.error),
+        };
+        match made {
+            Ok((EntryReply { ino, kind, attr }, sent)) => {
+                let known = Known::Present(ino, kind);
+                let entry_ttl = self.remaining(self.inodes.made_name(dir, name, known, sent, self.now()));
+                match attr {
+                    Some(attr) => Ok(self.entry(&attr, sent, entry_ttl)),
+                    None => {
+                        let (attr, attr_ttl) = self.attr(ino).await?;
+                        Ok(Entry { attr, entry_ttl, attr_ttl })
+                    }
+                }
+            }
+            Err(error) => {
+                self.inodes.changed_names(dir, &[name]);
+                Err(error)
+            }
+        }
+    }
+
+    /// A name is about to lose its inode: what is known of that inode changes too.
+    fn target(&self, dir: InodeId, name: &Name) -> Option<InodeId> {
+        match self.inodes.name(dir, name, self.now()) {
+            Some((Known::Present(ino, _), _)) => Some(ino),
+            _ => None,
+        }
+    }
+
+    fn unlinked(&self, dir: InodeId, name: &Name, target: Option<InodeId>) {
+        self.inodes.changed_names(dir, &[name]);
+        match target {
+            Some(ino) => self.inodes.changed_attr(ino),
+            None => self.inodes.changed_all_attrs(),
+        }
+    }
+
+    /// Lines of a listing with their attributes: those of other shards are asked for, several
+    /// at a time.
+    async fn complete(self: &Rc<Self>, dir: InodeId, entries: Vec<DirEntry>, sent: Sent) -> Vec<Listed> {
+        let mut lines: Vec<Listed> = Vec::with_capacity(entries.len());
+        let mut missing = Vec::new();
+        for line in entries {
+            let DirEntry { cookie, name, ino, kind, attr } = line;
+            let ttl = self.keep_name(dir, &name, Known::Present(ino, kind), sent);
+            let entry = attr.map(|attr| self.entry(&attr, sent, ttl));
+            if entry.is_none() {
+                missing.push((lines.len(), ttl));
+            }
+            lines.push(Listed { cookie, name, ino, kind, entry });
+        }
+        for some in missing.chunks(ATTRS_IN_FLIGHT_MAX) {
+            let asked = some.iter().map(|(at, _)| self.attr(lines[*at].ino));
+            let answers = all(asked.collect()).await;
+            for ((at, entry_ttl), answer) in some.iter().zip(answers) {
+                let entry = answer.ok().map(|(attr, attr_ttl)| Entry { attr, entry_ttl: *entry_ttl, attr_ttl });
+                lines[*at].entry = entry;
+            }
+        }
+        lines
+    }
+}
+
+enum Asked {
+    Missing(Duration),
+    Whole(Entry),
+    Elsewhere(InodeId, Duration),
+}
+
+/// Drives all futures together.
+pub(crate) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|f| (Some(Box::pin(f)), None)).collect();
+    let mut driver = pin!(std::future::poll_fn(move |cx| {
+        let mut pending = false;
+        for (future, output) in &mut running {
+            if let Some(running) = future {
+                match running.as_mut().poll(cx) {
+                    Poll::Ready(value) => {
+                        *future = None;
+                        *output = Some(value);
+                    }
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending {
+            return Poll::Pending;
+        }
+        Poll::Ready(running.drain(..).map(|(_, output)| output.expect("all are ready")).collect())
+    }));
+    driver.as_mut().await
+}
+
+impl Volume {
+    /// Looks a name up.
+    pub async fn lookup(&self, who: &Identity, dir: InodeId, name: &Name) -> Result<Lookup, FsError> {
+        self.core.lookup(who, dir, name).await
+    }
+
+    /// Creates a file, or opens the one that is there unless `exclusive`; `truncate` as O_TRUNC.
+    pub async fn create(
+        &self,
+        who: &Identity,
+        dir: InodeId,
+        name: &Name,
+        how: &Creation,
+    ) -> Result<(Entry, Handle), FsError> {
+        let core = &self.core;
+        let Creation { mode, exclusive, truncate, flags } = *how;
+        let op = Op::Create { dir, name: name.clone(), mode, exclusive, truncate };
+        let entry = core.make(who, dir, name, &op).await?;
+        if truncate {
+            core.inodes.changed_data(entry.attr.ino);
+            core.data.forget(entry.attr.ino);
+        }
+        let handle = core.opened_by_create(entry.attr.ino, flags).await?;
+        Ok((entry, handle))
+    }
+
+    /// Makes a fifo, socket, device node or regular file.
+    pub async fn mknod(
+        &self,
+        who: &Identity,
+        dir: InodeId,
+        name: &Name,
+        kind: FileKind,
+        mode: u16,
+        rdev: u32,
+    ) -> Result<Entry, FsError> {
+        let op = Op::Mknod { dir, name: name.clone(), kind, mode, rdev };
+        self.core.make(who, dir, name, &op).await
+    }
+
+    /// Makes a directory.
+    pub async fn mkdir(&self, who: &Identity, dir: InodeId, name: &Name, mode: u16) -> Result<Entry, FsError> {
+        self.core.make(who, dir, name, &Op::Mkdir { dir, name: name.clone(), mode }).await
+    }
+
+    /// Makes a symbolic link.
+    pub async fn symlink(
+        &self,
+        who: &Identity,
+        dir: InodeId,
+        name: &Name,
+        target: &[u8],
+    ) -> Result<Entry, FsError> {
+        let op = Op::Symlink { dir, name: name.clone(), target: target.to_vec() };
+        self.core.make(who, dir, name, &op).await
+    }
+
+    /// Gives an inode another name.
+    pub async fn link(
+        &self,
+        who: &Identity,
+        ino: InodeId,
+        dir: InodeId,
+        name: &Name,
+    ) -> Result<Entry, FsError> {
+        let core = &self.core;
+        core.write_back(ino).await;
+        let result = core.make(who, dir, name, &Op::Link { ino, dir, name: name.clone() }).await;
+        if result.is_err() {
+            core.inodes.changed_attr(ino);
+        }
+        result
+    }
+
+    /// Removes a name of anything but a directory.
+    pub async fn unlink(&self, who: &Identity, dir: InodeId, name: &Name) -> Result<(), FsError> {
+        self.remove(who, dir, name, &Op::Unlink { dir, name: name.clone() }).await
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(&self, who: &Identity, dir: InodeId, name: &Name) -> Result<(), FsError> {
+        self.remove(who, dir, name, &Op::Rmdir { dir, name: name.clone() }).await
+    }
+
+    async fn remove(&self, who: &Identity, dir: InodeId, name: &Name, op: &Op) -> Result<(), FsError> {
+        let core = &self.core;
+        let target = core.target(dir, name);
+        let result = core.call(dir.shard(), who, op, None).await;
+        core.unlinked(dir, name, target);
+        result?;
+        Ok(())
+    }
+
+    /// Renames.
+    pub async fn rename(
+        &self,
+        who: &Identity,
+        from: (InodeId, &Name),
+        to: (InodeId, &Name),
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
+        let core = &self.core;
+        let targets = [core.target(from.0, from.1), core.target(to.0, to.1)];
+        let replaces = core.inodes.name(to.0, to.1, core.now()).map(|(known, _)| known) != Some(Known::Absent);
+        let op = Op::Rename {
+            from_dir: from.0,
+            from: from.1.clone(),
+            to_dir: to.0,
+            to: to.1.clone(),
+            no_replace: mode == RenameMode::NoReplace,
+            exchange: mode == RenameMode::Exchange,
+        };
+        let result = core.call(from.0.shard(), who, &op, None).await;
+        core.unlinked(from.0, from.1, targets[0]);
+        if replaces || targets[1].is_some() {
+            core.unlinked(to.0, to.1, targets[1]);
+        } else {
+            core.inodes.changed_names(to.0, &[to.1]);
+        }
+        result?;
+        Ok(())
+    }
+
+    /// The directory above (`..`).
+    pub async fn parent(&self, dir: InodeId) -> Result<InodeId, FsError> {
+        match self.core.call(dir.shard(), &Identity::default(), &Op::Parent { dir }, None).await?.reply {
+            Reply::Entry(parent) => Ok(parent.ino),
+            _ => Err(FsError::Malformed),
+        }
+    }
+
+    /// Entries after `cookie` (0 is the start), at most about `bytes_max` of them; with `plus`
+    /// what a lookup of each would say.
+    pub async fn readdir(
+        &self,
+        who: &Identity,
+        dir: InodeId,
+        cookie: u64,
+        bytes_max: u32,
+        plus: bool,
+    ) -> Result<Listing, FsError> {
+        let core = &self.core;
+        let op = Op::Readdir { dir, cookie, bytes_max, plus };
+        let answer = core.call(dir.shard(), who, &op, None).await?;
+        let Reply::Listing { entries, end } = answer.reply else { return Err(FsError::Malformed) };
+        let entries = if plus {
+            core.complete(dir, entries, answer.sent).await
+        } else {
+            let bare = |line: DirEntry| Listed {
+                cookie: line.cookie,
+                name: line.name,
+                ino: line.ino,
+                kind: line.kind,
+                entry: None,
+            };
+            entries.into_iter().map(bare).collect()
+        };
+        Ok(Listing { entries, end })
+    }
+}
+
+/// How [`Volume::create`] creates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Creation {
+    /// Permission bits after the umask.
+    pub mode: u16,
+    /// O_EXCL.
+    pub exclusive: bool,
+    /// O_TRUNC.
+    pub truncate: bool,
+    /// How it is opened.
+    pub flags: OpenFlags,
+}

@@ -1,0 +1,238 @@
+//! Reading: the server's bytes, or those read ahead, under what is held back.
+
+use crate::core::Core;
+use crate::data_cache::{BLOCK_BYTES, BlockKey, Cached};
+use crate::files::Handle;
+use crate::link::Sent;
+use crate::names::all;
+use crate::volume::Volume;
+use crate::wait::Backoff;
+use cfs_seam::{Class, IoBuf};
+use cfs_types::{CHUNK_BYTES_MAX, FsError, InodeId, RANGE_BYTES, RangeIndex};
+use cfs_wire::{Identity, Op, Reply, SeekWhence};
+use std::rc::Rc;
+
+/// Longest single read, bytes.
+const READ_BYTES_MAX: u64 = 4 << 20;
+/// Longest read asked of a server at once, bytes.
+const PIECE_BYTES_MAX: u64 = 1 << 20;
+/// Reads in a row that make a reader sequential.
+const SEQUENTIAL_RUN: u32 = 2;
+/// Tries to read at an epoch that the file has left again by the time the request arrives.
+const EPOCHS_MAX: u32 = 64;
+
+const _: () = assert!(PIECE_BYTES_MAX <= CHUNK_BYTES_MAX as u64 && RANGE_BYTES.is_multiple_of(BLOCK_BYTES));
+
+/// A part of a read.
+enum Piece {
+    Ask { offset: u64, bytes: u64 },
+    Await { key: BlockKey, offset: u64, bytes: u64 },
+}
+
+impl Core {
+    async fn read_at(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<IoBuf, FsError> {
+        let mut out = IoBuf::zeroed(index(bytes));
+        let held = self.inodes.find(ino, |inode| {
+            (inode.dirty.overlay(offset, &mut out), inode.dirty.snapshot(offset, bytes), !inode.dirty.is_empty())
+        });
+        let (whole, snapshot, dirty) = held.unwrap_or_default();
+        if whole {
+            return Ok(out);
+        }
+        let size = self.size_for_read(ino, offset, bytes, dirty).await?;
+        let bytes = size.map_or(bytes, |size| bytes.min(size.saturating_sub(offset)));
+        let pieces = self.plan(ino, offset, bytes);
+        if let ([Piece::Ask { .. }], true) = (&pieces[..], snapshot.is_empty()) {
+            let (mut base, _) = self.ask(ino, offset, bytes).await?;
+            base = extended(base, size.map_or(0, |_| index(bytes)));
+            // A writer may have come meanwhile.
+            self.inodes.find(ino, |inode| inode.dirty.overlay(offset, &mut base));
+            return Ok(base);
+        }
+        out.fill(0);
+        let fetched = all(pieces.iter().map(|piece| self.fetch(ino, piece)).collect()).await;
+        let mut end = offset;
+        for (piece, base) in pieces.iter().zip(fetched) {
+            let base = base?;
+            let (Piece::Ask { offset: at, .. } | Piece::Await { offset: at, .. }) = piece;
+            let from = index(at - offset);
+            out[from..from + base.len()].copy_from_slice(&base);
+            if end == *at {
+                end += u64::try_from(base.len()).expect("64-bit");
+            }
+        }
+        let bytes = if size.is_some() { bytes } else { end - offset };
+        out.set_len(index(bytes));
+        for (start, held) in &snapshot {
+            crate::dirty::lay(*start, held, offset, &mut out);
+        }
+        self.inodes.find(ino, |inode| inode.dirty.overlay(offset, &mut out));
+        Ok(out)
+    }
+
+    /// The size that ends a read. None where the inode's own shard, which knows it, is the only
+    /// one asked.
+    async fn size_for_read(
+        self: &Rc<Self>,
+        ino: InodeId,
+        offset: u64,
+        bytes: u64,
+        dirty: bool,
+    ) -> Result<Option<u64>, FsError> {
+        let now = self.now();
+        let cached = self.inodes.find(ino, |inode| inode.cached_attr(now)).flatten();
+        match cached {
+            Some((attr, _)) => Ok(Some(attr.size)),
+            None if !dirty && bytes <= PIECE_BYTES_MAX && offset + bytes <= RANGE_BYTES => Ok(None),
+            None => Ok(Some(self.attr(ino).await?.0.size)),
+        }
+    }
+
+    fn plan(&self, ino: InodeId, offset: u64, bytes: u64) -> Vec<Piece> {
+        let era = self.inodes.data_era(ino, self.now());
+        let (mut pieces, mut at, end) = (Vec::new(), offset, offset + bytes);
+        while at < end {
+            let block = at / BLOCK_BYTES;
+            let stop = ((block + 1) * BLOCK_BYTES).min(end);
+            let key = era.map(|era| (ino, era, block));
+            match key.filter(|key| !matches!(self.data.look(*key), Cached::Missing)) {
+                Some(key) => pieces.push(Piece::Await { key, offset: at, bytes: stop - at }),
+                None => match pieces.last_mut() {
+                    Some(Piece::Ask { offset, bytes })
+                        if *offset + *bytes == at
+                            && stop - *offset <= PIECE_BYTES_MAX
+                            && !at.is_multiple_of(RANGE_BYTES) =>
+                    {
+                        *bytes += stop - at;
+                    }
+                    _ => pieces.push(Piece::Ask { offset: at, bytes: stop - at }),
+                },
+            }
+            at = stop;
+        }
+        pieces
+    }
+
+    async fn fetch(self: &Rc<Self>, ino: InodeId, piece: &Piece) -> Result<IoBuf, FsError> {
+        let (key, offset, bytes) = match *piece {
+            Piece::Ask { offset, bytes } => return Ok(self.ask(ino, offset, bytes).await?.0),
+            Piece::Await { key, offset, bytes } => (key, offset, bytes),
+        };
+        loop {
+            self.check()?;
+            match self.data.look(key) {
+                Cached::Loading => self.data.changed.changed().await,
+                Cached::Missing => return Ok(self.ask(ino, offset, bytes).await?.0),
+                Cached::Ready(block) => {
+                    let from = index(offset % BLOCK_BYTES).min(block.len());
+                    let to = (from + index(bytes)).min(block.len());
+                    return Ok(IoBuf::copy_of(&block[from..to]));
+                }
+            }
+        }
+    }
+
+    /// Asks the server for bytes within one range.
+    async fn ask(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<(IoBuf, Option<Sent>), FsError> {
+        let range = u32::try_from(offset / RANGE_BYTES).map_err(|_| FsError::FileTooLarge)?;
+        if bytes == 0 {
+            return Ok((IoBuf::zeroed(0), None));
+        }
+        let len = u32::try_from(bytes).map_err(|_| FsError::TooLarge)?;
+        let shard = RangeIndex::new(range).shard(ino);
+        let mut backoff = Backoff::new();
+        let mut learned = None;
+        for _ in 0..EPOCHS_MAX {
+            let known = self.inodes.find(ino, |inode| inode.position).flatten();
+            let (epoch, sequence) = known.max(learned).unwrap_or_default();
+            let op = Op::Read { ino, offset, len, epoch, sequence };
+            let answer = match self.call(shard, &Identity::default(), &op, None).await {
+                Err(failure) if failure.error == FsError::Conflict => {
+                    self.inodes.changed_attr(ino);
+                    let (attr, _) = self.attr(ino).await?;
+                    learned = Some((attr.epoch, attr.sequence));
+                    backoff.wait(&self.world).await;
+                    continue;
+                }
+                answer => answer?,
+            };
+            let payload = answer.payload.unwrap_or_else(|| IoBuf::zeroed(0));
+            let right = answer.reply == Reply::Data { len: u32::try_from(payload.len()).unwrap_or(u32::MAX) };
+            if !right || payload.len() > index(bytes) {
+                return Err(FsError::Malformed);
+            }
+            return Ok((payload, Some(answer.sent)));
+        }
+        Err(FsError::Busy)
+    }
+
+    /// Fetches the blocks behind `end` that are not there yet.
+    fn read_ahead(self: &Rc<Self>, ino: InodeId, end: u64) {
+        let now = self.now();
+        let attr = self.inodes.find(ino, |inode| inode.cached_attr(now)).flatten();
+        let (Some(era), Some((attr, _))) = (self.inodes.data_era(ino, now), attr) else { return };
+        let limit = (end + u64::try_from(self.options.read_ahead_bytes).expect("64-bit")).min(attr.size);
+        for block in end.div_ceil(BLOCK_BYTES)..limit.div_ceil(BLOCK_BYTES) {
+            let key = (ino, era, block);
+            if self.data.begin(key) {
+                let volume = self.clone();
+                let bytes = BLOCK_BYTES.min(attr.size - block * BLOCK_BYTES);
+                self.spawn(Class::Foreground, async move {
+                    let block = volume.ask(ino, block * BLOCK_BYTES, bytes).await;
+                    let kept = block.ok().and_then(|(bytes, sent)| {
+                        let keep = volume.inodes.may_keep_data(ino, era, sent?.tick, volume.now());
+                        keep.then_some(bytes)
+                    });
+                    volume.data.end(key, kept);
+                });
+            }
+        }
+    }
+}
+
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("bounded by the longest read")
+}
+
+/// Zeros behind the stored bytes, up to `len`.
+fn extended(buf: IoBuf, len: usize) -> IoBuf {
+    if buf.len() >= len {
+        return buf;
+    }
+    let mut whole = IoBuf::zeroed(len);
+    whole[..buf.len()].copy_from_slice(&buf);
+    whole
+}
+
+impl Volume {
+    /// Reads up to `len` bytes, fewer only at the end of the file; at most 4 MiB.
+    pub async fn read(&self, handle: Handle, offset: u64, len: u32) -> Result<IoBuf, FsError> {
+        let core = &self.core;
+        let file = core.files.get(handle)?;
+        let bytes = u64::from(len).min(READ_BYTES_MAX);
+        if offset.checked_add(bytes).is_none_or(|end| end > cfs_types::FILE_BYTES_MAX) {
+            return Ok(IoBuf::zeroed(0));
+        }
+        let run = if file.read_next == offset { file.read_run + 1 } else { 0 };
+        core.files.change(handle, |file| {
+            file.read_next = offset + bytes;
+            file.read_run = run.min(SEQUENTIAL_RUN);
+        });
+        if run >= SEQUENTIAL_RUN && !file.flags.direct {
+            core.read_ahead(file.ino, offset + bytes);
+        }
+        core.read_at(file.ino, offset, bytes).await
+    }
+
+    /// SEEK_DATA and SEEK_HOLE.
+    pub async fn seek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Result<u64, FsError> {
+        let core = &self.core;
+        let ino = core.files.get(handle)?.ino;
+        core.write_back(ino).await;
+        let op = Op::Seek { ino, offset, whence };
+        match core.call(ino.shard(), &Identity::default(), &op, None).await?.reply {
+            Reply::Offset(offset) => Ok(offset),
+            _ => Err(FsError::Malformed),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The session: its number, the numbers of its mutations, its hybrid clock.
+//!
+//! Invariants: a number names one mutation for ever; `oldest` never passes a mutation whose
+//! outcome the caller still waits for.
+
+use cfs_types::{RequestNumber, SessionId, Timestamp};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+pub(crate) struct Session {
+    id: Cell<SessionId>,
+    /// Rises when the server expired a session and another one takes its place.
+    generation: Cell<u64>,
+    /// Random, for the life of this process.
+    pub instance: u64,
+    next: Cell<RequestNumber>,
+    outstanding: RefCell<BTreeSet<RequestNumber>>,
+    clock: Cell<Timestamp>,
+    cluster: Cell<Option<[u8; 16]>>,
+    /// Somebody is asking for a new session: others wait for it.
+    asking: Cell<bool>,
+}
+
+/// A mutation's number; counted as outstanding until dropped.
+pub(crate) struct Numbered {
+    session: Rc<Session>,
+    pub number: RequestNumber,
+    pub generation: u64,
+}
+
+impl Drop for Numbered {
+    fn drop(&mut self) {
+        if self.generation == self.session.generation.get() {
+            self.session.outstanding.borrow_mut().remove(&self.number);
+        }
+    }
+}
+
+/// The right to ask for a new session.
+pub(crate) struct Asking(Rc<Session>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.asking.set(false);
+    }
+}
+
+impl Session {
+    /// A session that begins, or one taken over from a crashed process: its numbers are unknown
+    /// but below the wall clock's, which counts 2^20 a millisecond.
+    pub fn new(resumed: Option<SessionId>, instance: u64, wall_ms: u64) -> Self {
+        let first = if resumed.is_some() { Timestamp::from_wall_ms(wall_ms).get().max(1) } else { 1 };
+        Session {
+            id: Cell::new(resumed.unwrap_or_default()),
+            generation: Cell::new(0),
+            instance,
+            next: Cell::new(RequestNumber::new(first)),
+            outstanding: RefCell::default(),
+            clock: Cell::new(Timestamp::from_wall_ms(wall_ms)),
+            cluster: Cell::new(None),
+            asking: Cell::new(false),
+        }
+    }
+
+    pub fn id(&self) -> SessionId {
+        self.id.get()
+    }
+    pub fn has_id(&self) -> bool {
+        self.id.get() != SessionId::default()
+    }
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+    pub fn clock(&self) -> Timestamp {
+        self.clock.get()
+    }
+    /// A reply's timestamp: later requests carry it.
+    pub fn observe(&self, timestamp: Timestamp) {
+        self.clock.set(self.clock.get().max(timestamp));
+    }
+
+    /// The next mutation's number.
+    pub fn number(self: &Rc<Self>) -> Numbered {
+        let number = self.next.get();
+        self.next.set(number.next());
+        self.outstanding.borrow_mut().insert(number);
+        Numbered { session: self.clone(), number, generation: self.generation.get() }
+    }
+
+    /// Results below this number may be forgotten.
+    pub fn oldest(&self) -> RequestNumber {
+        self.outstanding.borrow().first().copied().unwrap_or(self.next.get())
+    }
+
+    /// The right to connect without a session; None while another task has it.
+    pub fn ask(self: &Rc<Self>) -> Option<Asking> {
+        (!self.asking.replace(true)).then(|| Asking(self.clone()))
+    }
+
+    /// Takes what the welcome says. False where it is another cluster's or another session's.
+    pub fn welcome(&self, id: SessionId, cluster: [u8; 16]) -> bool {
+        if self.cluster.get().is_some_and(|known| known != cluster) || id == SessionId::default() {
+            return false;
+        }
+        if self.has_id() && self.id.get() != id {
+            return false;
+        }
+        self.cluster.set(Some(cluster));
+        self.id.set(id);
+        true
+    }
+
+    /// The server has expired the session of `generation`: the next connection asks for a new
+    /// one. False where that has been noticed already.
+    pub fn expire(&self, generation: u64) -> bool {
+        if generation != self.generation.get() {
+            return false;
+        }
+        self.generation.set(generation + 1);
+        self.id.set(SessionId::default());
+        self.outstanding.borrow_mut().clear();
+        self.next.set(RequestNumber::new(1));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oldest_waits_for_the_slowest_mutation() {
+        let session = Rc::new(Session::new(None, 7, 0));
+        assert_eq!(session.oldest(), RequestNumber::new(1));
+        let (first, second) = (session.number(), session.number());
+        drop(second);
+        assert_eq!(session.oldest(), first.number);
+        drop(first);
+        assert_eq!(session.oldest(), RequestNumber::new(3));
+    }
+
+    #[test]
+    fn a_resumed_session_counts_above_what_its_predecessor_may_have_used() {
+        let old = Rc::new(Session::new(None, 1, 1000));
+        let used = (0..1000).map(|_| old.number().number).max().expect("some");
+        let new = Rc::new(Session::new(Some(SessionId::new(4)), 2, 1001));
+        assert!(new.number().number > used);
+        assert_eq!(new.oldest().get(), (1001 << 20) + 1);
+    }
+
+    #[test]
+    fn a_session_expires_once_and_another_cluster_is_refused() {
+        let session = Rc::new(Session::new(None, 1, 0));
+        assert!(session.welcome(SessionId::new(5), [1; 16]));
+        assert!(!session.welcome(SessionId::new(6), [1; 16]), "another session");
+        assert!(session.expire(0));
+        assert!(!session.expire(0));
+        assert!(!session.welcome(SessionId::new(6), [2; 16]), "another cluster");
+        assert!(session.welcome(SessionId::new(6), [1; 16]));
+    }
+}

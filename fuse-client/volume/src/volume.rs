@@ -1,0 +1,179 @@
+//! The volume as its user sees it: types, start and end. The operations are in `names`,
+//! `attributes`, `read` and `write`.
+
+use crate::connect::Refusal;
+use crate::core::Core;
+use crate::options::{VolumeError, VolumeOptions};
+use cfs_seam::{Class, TaskHandle, World, spawn, timeout};
+use cfs_types::{FsError, InodeId, Name, SessionId, ShardId};
+use cfs_wire::{Attr, FileKind, Identity, Op};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Time a clean end may take after everything is written back.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What the kernel caches on this volume's word. Implemented by the FUSE front; called when
+/// another session changes something; must not block or call back.
+pub trait KernelCache {
+    /// Drop pages and attributes.
+    fn forget_inode(&self, ino: InodeId);
+    /// Drop a name, present or absent.
+    fn forget_entry(&self, dir: InodeId, name: &Name);
+}
+
+/// An inode found or made, and how long the kernel may believe it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Attributes, with what is held back.
+    pub attr: Attr,
+    /// How long the name is certain to lead there.
+    pub entry_ttl: Duration,
+    /// How long the attributes hold.
+    pub attr_ttl: Duration,
+}
+
+/// Result of a lookup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    /// The name exists.
+    Found(Entry),
+    /// It does not, and will not for this long.
+    Missing {
+        /// How long.
+        ttl: Duration,
+    },
+}
+
+/// One line of a directory listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Resume after this one.
+    pub cookie: u64,
+    /// Name.
+    pub name: Name,
+    /// Inode.
+    pub ino: InodeId,
+    /// Kind.
+    pub kind: FileKind,
+    /// What a lookup would say, where it was asked for and the inode still exists.
+    pub entry: Option<Entry>,
+}
+
+/// A part of a listing, without `.` and `..`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listing {
+    /// In the order of cookies.
+    pub entries: Vec<Listed>,
+    /// There are no more.
+    pub end: bool,
+}
+
+/// What rename does with an existing target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RenameMode {
+    /// Replaces it.
+    Replace,
+    /// RENAME_NOREPLACE.
+    NoReplace,
+    /// RENAME_EXCHANGE.
+    Exchange,
+}
+
+/// How one write differs from its handle's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WriteFlags {
+    /// Durable when it returns.
+    pub sync: bool,
+    /// Clear setuid and setgid (the kernel's KILL_SUIDGID).
+    pub kill_privileges: bool,
+}
+
+/// A connected volume. Dropping it without [`Volume::shutdown`] is a crash of the client: what
+/// was held back is lost, the session stays.
+pub struct Volume {
+    pub(crate) core: Rc<Core>,
+    _keeper: TaskHandle,
+}
+
+impl Volume {
+    /// Connects, begins or takes over the session and reads the root. Tries each address once.
+    pub async fn connect(world: World, options: VolumeOptions) -> Result<Rc<Volume>, VolumeError> {
+        let core = Core::new(world, options);
+        let mut failed = VolumeError::NoAddress;
+        let mut link = None;
+        for address in core.options.addresses.clone() {
+            match core.connect_once(0, &address).await {
+                Ok(first) => {
+                    link = Some(first);
+                    break;
+                }
+                Err(Refusal::Later(error)) => failed = VolumeError::Connect { address, error },
+                Err(Refusal::InvalidMap | Refusal::NoSuchCore) => failed = VolumeError::InvalidMap(address),
+            }
+        }
+        let Some(link) = link else { return Err(failed) };
+        core.links.adopt(link);
+        let keeper = spawn(&core.world.tasks, Class::Foreground, crate::keeper::keep(Rc::downgrade(&core)));
+        let volume = Rc::new(Volume { core, _keeper: keeper });
+        volume.getattr(InodeId::ROOT).await.map_err(VolumeError::Root)?;
+        Ok(volume)
+    }
+
+    /// Whom to tell of revocations.
+    pub fn set_kernel_cache(&self, kernel: Rc<dyn KernelCache>) {
+        *self.core.kernel.borrow_mut() = Some(kernel);
+    }
+
+    /// The session, for a successor to resume after a crash.
+    pub fn session(&self) -> SessionId {
+        self.core.session.id()
+    }
+
+    /// Whether a lease covers the inode now, so that the kernel may keep its pages.
+    pub fn is_leased(&self, ino: InodeId) -> bool {
+        self.core.inodes.data_era(ino, self.core.now()).is_some()
+    }
+
+    /// Capacity and use.
+    pub async fn statfs(&self) -> Result<cfs_wire::Volume, FsError> {
+        let answer = self.core.call(ShardId::new(0), &Identity::default(), &Op::Statfs, None).await?;
+        match answer.reply {
+            cfs_wire::Reply::Statfs(volume) => Ok(volume),
+            _ => Err(FsError::Malformed),
+        }
+    }
+
+    /// Writes back everything held back in all files; the first error, which fsync of the file
+    /// still reports.
+    pub async fn syncfs(&self) -> Result<(), FsError> {
+        let mut result = Ok(());
+        for ino in self.core.inodes.dirty_before(None) {
+            result = result.and(self.core.settle(ino).await);
+        }
+        result
+    }
+
+    /// Writes everything back, ends the session and closes the connections. An error says that
+    /// written bytes were lost or that the server did not take leave; it is over in either case.
+    pub async fn shutdown(&self) -> Result<(), FsError> {
+        let synced = self.syncfs().await;
+        let core = &self.core;
+        let end = core.now().after(CLOSE_TIME_MAX);
+        let nobody = Identity::default();
+        let leave = core.call(ShardId::new(0), &nobody, &Op::CloseSession, None);
+        let left = match timeout(&core.world.clock, end, leave).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(failure)) => Err(failure.error),
+            None => Err(FsError::TimedOut),
+        };
+        core.close();
+        synced.and(left)
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.core.close();
+    }
+}

@@ -1,0 +1,127 @@
+//! Writing back what is held: one flight of extents a file at a time, several extents at once.
+
+use crate::core::Core;
+use crate::names::all;
+use cfs_seam::Class;
+use cfs_types::{FsError, InodeId};
+use cfs_wire::{Identity, Op, Reply};
+use std::rc::Rc;
+
+/// Extents of one file sent at a time.
+const EXTENTS_IN_FLIGHT_MAX: usize = 8;
+/// A file with so much waiting is written again as soon as a flight has landed.
+const FULL_FLIGHT_BYTES: usize = 1 << 20;
+
+type Extent = (u64, Rc<Vec<u8>>);
+
+impl Core {
+    /// Begins to write back unless that is under way.
+    pub fn begin_write_back(self: &Rc<Self>, ino: InodeId) {
+        let begin = self.inodes.find(ino, |inode| {
+            let begin = inode.dirty.has_waiting() && !inode.flushing;
+            inode.flushing |= begin;
+            begin
+        });
+        if begin == Some(true) {
+            let volume = self.clone();
+            self.spawn(Class::Foreground, async move { volume.fly(ino).await });
+        }
+    }
+
+    /// Waits until everything held back now has been written or has failed.
+    pub async fn write_back(self: &Rc<Self>, ino: InodeId) {
+        let target = self.inodes.find(ino, |inode| {
+            if inode.dirty.has_waiting() {
+                inode.wanted = inode.launched + 1;
+                Some(inode.wanted)
+            } else {
+                inode.dirty.is_flying().then_some(inode.launched)
+            }
+        });
+        let Some(Some(target)) = target else { return };
+        loop {
+            self.begin_write_back(ino);
+            let over = self.inodes.find(ino, |inode| inode.landed >= target || inode.dirty.is_empty());
+            if over != Some(false) || self.check().is_err() {
+                return;
+            }
+            self.inodes.changed.changed().await;
+        }
+    }
+
+    /// Writes back and says whether something was lost meanwhile.
+    pub async fn settle(self: &Rc<Self>, ino: InodeId) -> Result<(), FsError> {
+        let errors = |volume: &Core| volume.inodes.find(ino, |inode| (inode.errors, inode.error));
+        let before = errors(self).map_or(0, |(count, _)| count);
+        self.write_back(ino).await;
+        self.check()?;
+        match errors(self) {
+            Some((after, Some(error))) if after > before => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn fly(self: Rc<Self>, ino: InodeId) {
+        loop {
+            let flight = self.inodes.with(ino, |inode| {
+                if !inode.dirty.has_waiting() {
+                    inode.flushing = false;
+                    return None;
+                }
+                inode.launched += 1;
+                inode.dirty_since = None;
+                Some(inode.dirty.launch())
+            });
+            let Some(flight) = flight else { break };
+            let result = match self.still_ours(ino).await {
+                Ok(()) => self.send_all(ino, &flight).await,
+                Err(error) => Err(error),
+            };
+            let (freed, more) = self.inodes.with(ino, |inode| {
+                if let Err(error) = result {
+                    inode.fail(error);
+                }
+                inode.landed = inode.launched;
+                let freed = inode.dirty.land();
+                let more = inode.wanted > inode.launched || inode.dirty.waiting_bytes() >= FULL_FLIGHT_BYTES;
+                inode.flushing = more;
+                (freed, more)
+            });
+            self.less_dirty(freed);
+            self.inodes.changed.notify();
+            if !more {
+                break;
+            }
+        }
+    }
+
+    async fn send_all(self: &Rc<Self>, ino: InodeId, flight: &[Extent]) -> Result<(), FsError> {
+        let mut result = Ok(());
+        for some in flight.chunks(EXTENTS_IN_FLIGHT_MAX) {
+            let sent = some.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, false, false));
+            for sent in all(sent.collect()).await {
+                result = result.and(sent.map(|_| ()));
+            }
+        }
+        result
+    }
+
+    /// Whether bytes held back under a lease may still be written. Where the lease ran out or
+    /// was voided, the file must not have been taken by others meanwhile: that raises its epoch.
+    async fn still_ours(self: &Rc<Self>, ino: InodeId) -> Result<(), FsError> {
+        let now = self.now();
+        let (sure, position) = self.inodes.with(ino, |inode| {
+            (inode.revoking > 0 || inode.is_exclusive(now), inode.position)
+        });
+        let Some((epoch, _)) = position.filter(|_| !sure) else { return Ok(()) };
+        let answer = self.call(ino.shard(), &Identity::default(), &Op::Getattr { ino }, None).await?;
+        match answer.reply {
+            Reply::Attr(attr) if attr.epoch == epoch => {
+                self.keep(&attr, answer.sent);
+                Ok(())
+            }
+            Reply::Attr(_) => Err(FsError::Stale),
+            _ => Err(FsError::Malformed),
+        }
+    }
+}
