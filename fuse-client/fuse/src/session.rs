@@ -245,5 +245,3 @@ impl<F: FileSystem> Session<F> {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -86,8 +86,10 @@ pub fn acknowledge(state: &mut State<'_>, to: ShardId, through: u64) -> Step<()>
     let end = keys::outbox(to, through.saturating_add(1));
     let rows = state.scan(&keys::outbox(to, 0), &end, ACKNOWLEDGE_MAX)?;
     for (key, value) in rows {
-        if let Message::Commit { tx, .. } = record::decode(&value)? {
-            txn::decision::acknowledged(state, tx, to, through)?;
+        match record::decode(&value)? {
+            Message::Commit { tx, .. } => txn::decision::acknowledged(state, tx, to, through)?,
+            Message::Data(message) => data::acknowledged(state, &message),
+            Message::Unlink { .. } | Message::Touch { .. } => {}
         }
         state.delete(key);
     }

@@ -2,13 +2,16 @@
 //! as a state machine without I/O (docs/decisions/0003-cross-shard.md).
 
 mod command;
+mod coordinator;
 pub(crate) mod decision;
 mod execute;
 mod id;
 mod part;
 pub(crate) mod participant;
+mod plan;
 mod rename_lock;
 
 pub use command::{DecideReply, Part, TxnCommand, TxnReply, Verdict};
+pub use coordinator::{Action, Coordinator, Event, Request};
 pub(crate) use execute::{execute, unlinks};
 pub use id::TxId;

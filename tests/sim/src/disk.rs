@@ -2,6 +2,7 @@
 
 use crate::media::{Media, WriteId};
 use crate::rng::Stream;
+use crate::timeline::Life;
 use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, sleep};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -115,12 +116,12 @@ impl MemoryDisk {
             };
             cfs_seam::spawn(&world.tasks, cfs_seam::Class::Foreground, task).detach();
         });
-        self.deferred(defer)
+        self.deferred(Life::begin(), defer)
     }
 
-    /// A handle whose completions go through `defer`.
-    pub(crate) fn deferred(&self, defer: Defer) -> Rc<dyn Disk> {
-        Rc::new(Handle { disk: self.clone(), defer })
+    /// A handle whose completions go through `defer`, and which is dead once `life` is over.
+    pub(crate) fn deferred(&self, life: Life, defer: Defer) -> Rc<dyn Disk> {
+        Rc::new(Handle { disk: self.clone(), life, defer })
     }
 
     /// Replaces the faults from now on.
@@ -167,8 +168,8 @@ impl MemoryDisk {
         self.0.media.borrow_mut().cut_power(&self.0.rng);
     }
 
-    fn at_once() -> Defer {
-        Rc::new(|_, complete| complete())
+    fn immediate(&self) -> Handle {
+        Handle { disk: self.clone(), life: Life::begin(), defer: Rc::new(|_, complete| complete()) }
     }
 }
 
@@ -200,10 +201,13 @@ impl Drop for InFlight {
 /// The way one core reaches a device.
 struct Handle {
     disk: MemoryDisk,
+    /// Of the machine that uses it: afterwards nothing reaches the device and nothing completes.
+    life: Life,
     defer: Defer,
 }
 
 impl Handle {
+    /// Counts an operation and ends it with `complete` after a random time.
     fn later(&self, complete: impl FnOnce() + 'static) {
         let device = &self.disk.0;
         device.operations.set(device.operations.get() + 1);
@@ -273,6 +277,9 @@ impl Disk for Handle {
             return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
         }
         let (promise, done) = io();
+        if self.life.is_over() {
+            return done;
+        }
         let device = self.disk.0.clone();
         self.later(move || {
             let result = device.read(offset, &mut buf);
@@ -286,6 +293,9 @@ impl Disk for Handle {
             return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
         }
         let (promise, done) = io();
+        if self.life.is_over() {
+            return done;
+        }
         let device = self.disk.0.clone();
         let target = device.target(offset, length(&buf));
         let id = device.media.borrow_mut().begin_write(target, &buf);
@@ -296,6 +306,9 @@ impl Disk for Handle {
 
     fn flush(&self) -> Io<Result<(), DiskError>> {
         let (promise, done) = io();
+        if self.life.is_over() {
+            return done;
+        }
         let device = self.disk.0.clone();
         let mark = device.media.borrow().begin_flush();
         self.later(move || {
@@ -314,6 +327,9 @@ impl Disk for Handle {
             return Io::ready(Err(DiskError::OutOfRange));
         }
         let (promise, done) = io();
+        if self.life.is_over() {
+            return done;
+        }
         let device = self.disk.0.clone();
         self.later(move || {
             device.media.borrow_mut().discard(offset, bytes, &device.rng);
@@ -325,19 +341,19 @@ impl Disk for Handle {
 
 impl Disk for MemoryDisk {
     fn geometry(&self) -> Geometry {
-        Handle { disk: self.clone(), defer: Self::at_once() }.geometry()
+        self.immediate().geometry()
     }
     fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
-        Handle { disk: self.clone(), defer: Self::at_once() }.read(offset, buf)
+        self.immediate().read(offset, buf)
     }
     fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        Handle { disk: self.clone(), defer: Self::at_once() }.write(offset, buf, durability)
+        self.immediate().write(offset, buf, durability)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
-        Handle { disk: self.clone(), defer: Self::at_once() }.flush()
+        self.immediate().flush()
     }
     fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
-        Handle { disk: self.clone(), defer: Self::at_once() }.discard(offset, bytes)
+        self.immediate().discard(offset, bytes)
     }
 }
 

@@ -146,7 +146,8 @@ impl Sim {
         spawn(&world.tasks.clone(), Class::Foreground, main(world)).detach();
     }
 
-    fn boot(&self, id: NodeId, core: u16) -> World {
+    /// A node that is down begins its next life.
+    fn revive(&self, id: NodeId) {
         let mut nodes = self.nodes.borrow_mut();
         let node = &mut nodes[usize::from(id.0)];
         if node.life.is_over() {
@@ -155,6 +156,12 @@ impl Sim {
             let cores = u16::try_from(node.cores.len()).expect("made from a u16");
             node.mesh = self.mesh(id, cores, node.incarnation, &node.life);
         }
+    }
+
+    fn boot(&self, id: NodeId, core: u16) -> World {
+        self.revive(id);
+        let mut nodes = self.nodes.borrow_mut();
+        let node = &mut nodes[usize::from(id.0)];
         let number = u64::from(id.0) << 16 | u64::from(core);
         let config = ExecConfig { polls_per_turn: self.config.polls_per_turn };
         let exec = Executor::new(self.timeline.clone(), config);
@@ -193,19 +200,19 @@ impl Sim {
         id
     }
 
-    /// The device for the cores of a node, which must be up or about to be started; the handle
-    /// is dead after the node's next crash. A power cut of the node is one of the device.
+    /// The device for the cores of a node, also before they are started; the handle is dead after
+    /// the node's next crash. A power cut of the node is one of the device.
     pub fn open_disk(&self, node: NodeId, disk: SimDiskId) -> Rc<dyn Disk> {
+        self.revive(node);
         let life = {
             let mut nodes = self.nodes.borrow_mut();
             let node = &mut nodes[usize::from(node.0)];
             node.disks.insert(disk);
             node.life.clone()
         };
-        let timeline = self.timeline.clone();
-        self.media(disk).deferred(Rc::new(move |delay, complete| {
-            timeline.schedule(timeline.nanos() + delay, &life, Kind::Disk, complete);
-        }))
+        let (timeline, user) = (self.timeline.clone(), life.clone());
+        let defer = move |delay, complete| timeline.schedule(timeline.nanos() + delay, &user, Kind::Disk, complete);
+        self.media(disk).deferred(life, Rc::new(defer))
     }
 
     /// The device itself: to look at, to damage, to make it fail.
@@ -345,3 +352,6 @@ impl Drop for Sim {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,5 @@
+//! Requests as bytes, good ones and hostile ones.
+
 use super::*;
 use crate::payload::BufferPool;
 use std::future::Future;

@@ -8,7 +8,7 @@ use super::message::{Change, DataMessage};
 use super::record::Summary;
 use super::{keys, range, range_shard, record_of};
 use crate::command::Message;
-use crate::outcome::Step;
+use crate::outcome::{Step, Stop};
 use crate::record::Inode;
 use crate::state::State;
 use crate::view::View;
@@ -55,6 +55,16 @@ impl File<'_, '_> {
             FileKind::Directory => Err(FsError::IsDirectory),
             _ => Err(FsError::Invalid),
         }
+    }
+
+    /// Reads the inode of a file that takes data: `Stale` where it is gone or being freed.
+    pub fn writable(state: &State<'_>, ino: InodeId) -> Step<Inode> {
+        let inode = state.inode(ino)?;
+        Self::check_kind(&inode)?;
+        if inode.nlink == 0 && state.get(&crate::keys::reap(ino))?.is_some() {
+            return Err(Stop::Fail(FsError::Stale));
+        }
+        Ok(inode)
     }
 
     /// Changes one range.

@@ -79,8 +79,7 @@ pub struct Fallocate {
 /// Executes fallocate. `Invalid` where the span is empty or longer than [`fallocate_slice`] says.
 pub fn fallocate(state: &mut State<'_>, asked: Fallocate) -> Step<Reply> {
     let Fallocate { ino, offset, len, mode, .. } = asked;
-    let mut inode = state.inode(ino)?;
-    File::check_kind(&inode)?;
+    let mut inode = File::writable(state, ino)?;
     let layout = state.ctx.layout;
     let end = offset.checked_add(len).filter(|end| *end <= layout.file_bytes_max());
     let end = end.ok_or(Stop::Fail(FsError::FileTooLarge))?;

@@ -80,8 +80,7 @@ pub struct Write<'a> {
 /// Executes a write. `Conflict`: a chunk is not of the shard that the offset leads to (an append
 /// went elsewhere than the driver thought): nothing is changed, and the chunks stay the driver's.
 pub fn execute(state: &mut State<'_>, write: Write<'_>) -> Step<Reply> {
-    let mut inode = state.inode(write.ino)?;
-    File::check_kind(&inode)?;
+    let mut inode = File::writable(state, write.ino)?;
     let start = match write.at {
         WriteAt::Offset(offset) => offset,
         WriteAt::Append => inode.size,

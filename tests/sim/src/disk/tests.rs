@@ -51,8 +51,8 @@ fn flushed_writes_survive_and_unflushed_ones_are_lost_kept_or_torn() {
 fn a_later_write_may_survive_an_earlier_one() {
     let found = (0..200).any(|seed| {
         let device = disk(1 << 20);
-        let _ = device.write(0, block(1), Durability::Flush);
-        let _ = device.write(BLOCK, block(2), Durability::Flush);
+        drop(device.write(0, block(1), Durability::Flush));
+        drop(device.write(BLOCK, block(2), Durability::Flush));
         let after = device.crash(seed);
         whole(&after, 0) == Some(0) && whole(&after, 1) == Some(2)
     });
@@ -165,7 +165,7 @@ fn rot_misdirection_errors_and_discard_do_what_they_say() {
     for at in 0..64 {
         tidy.poke(at * BLOCK, &block(1));
     }
-    let _ = tidy.discard(0, 32 * BLOCK);
+    drop(tidy.discard(0, 32 * BLOCK));
     assert!((0..32).any(|at| whole(&tidy, at) != Some(1)), "nothing was discarded");
     assert!((32..64).all(|at| whole(&tidy, at) == Some(1)), "too much was discarded");
 }
@@ -182,5 +182,5 @@ fn litter_is_the_same_whenever_it_is_read() {
 #[test]
 #[should_panic(expected = "not whole blocks")]
 fn a_misaligned_write_is_a_bug() {
-    let _ = disk(1 << 20).write(512, block(1), Durability::Flush);
+    drop(disk(1 << 20).write(512, block(1), Durability::Flush));
 }

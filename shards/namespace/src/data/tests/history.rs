@@ -439,6 +439,36 @@ fn writes_beyond_the_longest_file_and_to_other_kinds_are_refused() {
 }
 
 #[test]
+fn a_file_that_is_being_freed_takes_no_data() {
+    let mut run = Run::new(11, 1);
+    let ino = run.files[0].0;
+    for n in 0..20 {
+        run.inline(0, WriteAt::Offset(n * 10), &[7; 5]);
+    }
+    let unlink = |state: &mut crate::state::State<'_>| {
+        let inode = state.inode(ino)?;
+        let now = state.ctx.now;
+        crate::reap::drop_link(state, ino, inode, now, &[])
+    };
+    let mut memory = run.world.view(ino.shard()).clone();
+    let ctx = World::context(ino.shard(), cfs_types::LogIndex::new(1000));
+    let mut state = crate::state::State::new(&memory, &ctx);
+    unlink(&mut state).expect("in memory");
+    memory.apply(state.finish().0);
+    *run.world.shards.get_mut(&ino.shard()).expect("exists") = memory;
+    let data = WriteData::Inline { data_offset: 0, len: 1, checksums: checksums(&[1]) };
+    let at = WriteAt::Offset(0);
+    let write = DataCommand::Write { ino, at, data, kill_privileges: false };
+    assert_eq!(run.world.command(ino.shard(), vec![1], write), Err(FsError::Stale));
+    run.settle();
+    let proceed = |state: &mut crate::state::State<'_>| crate::reap::proceed(state, ino);
+    while crate::state::find_inode(run.world.view(ino.shard()), ino) != Ok(None) {
+        run.world.run(ino.shard(), vec![], proceed).expect("never fails");
+    }
+    rules::check_empty(&run.world);
+}
+
+#[test]
 fn a_write_clears_the_set_id_bits_where_asked_and_moves_the_times() {
     let mut run = Run::new(7, 1);
     let (ino, home) = (run.files[0].0, run.files[0].0.shard());

@@ -67,7 +67,7 @@ impl World {
         self.shards.entry(shard).or_default()
     }
 
-    fn context(shard: ShardId, index: LogIndex) -> EntryContext {
+    pub fn context(shard: ShardId, index: LogIndex) -> EntryContext {
         EntryContext {
             shard,
             term: Term::new(1),
@@ -128,6 +128,7 @@ impl World {
             Effect::Sent { to, sequence } => {
                 self.on_the_way.entry((shard, to)).or_default().push_back(sequence);
             }
+            Effect::ReapPending(_) | Effect::Gone(_) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -169,13 +170,12 @@ impl World {
             area.extend_from_slice(&self.log[&(from, slice.index)][at..at + len]);
             message.carried_at(77);
         }
-        self.run(to, area, |state| data::deliver(state, from, &message)).expect("never fails");
-        self.run(from, vec![], |state| {
-            state.delete(key.clone());
-            data::acknowledged(state, &sent);
-            Ok(())
-        })
-        .expect("never fails");
+        let sequence = sequence.expect("taken above");
+        let message = Message::Data(message);
+        self.run(to, area, |state| crate::outbox::deliver(state, from, sequence, &message, &[]))
+            .expect("never fails");
+        self.run(from, vec![], |state| crate::outbox::acknowledge(state, to, sequence))
+            .expect("never fails");
     }
 
     pub fn pairs(&self) -> Vec<(ShardId, ShardId)> {

@@ -1,0 +1,172 @@
+//! The two tasks of an open log: the writer and the reclaimer.
+
+use super::Shared;
+use super::queue::{Item, Queued};
+use super::state::{Phase, PlannedDone, Step};
+use crate::LogError;
+use crate::slots::Urgency;
+use cfs_device::{DeviceError, flush, mark_failed};
+use cfs_seam::{Durability, IoBuf, io};
+use std::rc::Rc;
+
+/// Writes batch after batch; what arrives meanwhile goes into the next one.
+pub(super) async fn write_batches(shared: Rc<Shared>) {
+    loop {
+        let step = shared.state.borrow_mut().plan();
+        match step {
+            Step::Write(planned) => {
+                let (at, buf, planned) = planned.launch();
+                shared.write_batch(at, buf, planned).await;
+            }
+            Step::Refuse(items) => {
+                for waiter in items.into_iter().filter_map(|item| item.done) {
+                    waiter.complete(Err(LogError::Full));
+                }
+            }
+            Step::Wait => shared.work.wait().await,
+            Step::Stop => break,
+        }
+    }
+    shared.tell_closers();
+}
+
+/// Frees slots as groups release them.
+pub(super) async fn reclaim_slots(shared: Rc<Shared>) {
+    loop {
+        let plan = shared.state.borrow().plan_reclaim();
+        let Some(plan) = plan else {
+            if matches!(shared.state.borrow().phase, Phase::Closed | Phase::Failed(_)) {
+                return;
+            }
+            shared.reclaim.wait().await;
+            continue;
+        };
+        if shared.append_copies(plan.copies).await.is_err() {
+            return;
+        }
+        if let Err(error) = shared.anchors.write(shared.anchor, &plan.head.encode()).await {
+            shared.fail(error).await;
+            return;
+        }
+        shared.state.borrow_mut().slots.reclaim(&plan.head);
+        shared.work.notify();
+    }
+}
+
+impl Shared {
+    async fn write_batch(&self, at: u64, buf: IoBuf, planned: PlannedDone) {
+        let bytes = buf.len();
+        let begun = self.clock.now();
+        let through = self.geometry.volatile_cache && self.geometry.fua;
+        let durability = if through { Durability::Through } else { Durability::Flush };
+        let done = self.disk.write(at, buf, durability).await;
+        let written = self.clock.now();
+        let result = match done.result {
+            Err(source) => Err(DeviceError::Write { offset: at, bytes, source }),
+            Ok(()) if through => Ok(()),
+            Ok(()) => flush(&*self.disk).await,
+        };
+        if let Err(error) = result {
+            for waiter in planned.waiters() {
+                waiter.complete(Err(LogError::Failed(error.clone())));
+            }
+            self.fail(error).await;
+            return;
+        }
+        let flushed = self.clock.now();
+        let (waiters, room) = {
+            let mut state = self.state.borrow_mut();
+            let usage = &mut state.usage;
+            usage.batches += 1;
+            usage.bytes_written += u64::try_from(bytes).expect("a usize fits 64 bits");
+            usage.write_ns_total += nanos(written.since(begun));
+            usage.flush_ns_total += nanos(flushed.since(written));
+            usage.flush_ns_max = usage.flush_ns_max.max(nanos(flushed.since(written)));
+            let waiters = state.note_durable(planned);
+            let has_room = state.queue.bytes() < self.limits.queue_bytes;
+            (waiters, if has_room { std::mem::take(&mut state.room) } else { Vec::new() })
+        };
+        for waiter in waiters {
+            waiter.complete(Ok(()));
+        }
+        for waiter in room {
+            waiter.complete(());
+        }
+        self.reclaim.notify();
+    }
+
+    /// Writes copies of records; resolves when they are durable.
+    pub(super) async fn append_copies(&self, copies: Vec<Queued>) -> Result<(), LogError> {
+        let mut waits = Vec::new();
+        for mut item in super::divide(copies, self.limits.item_bytes) {
+            let (promise, done) = io();
+            item.urgency = Urgency::Reclaim;
+            item.done = Some(promise);
+            self.enqueue_copies(item)?;
+            waits.push(done);
+        }
+        self.work.notify();
+        for wait in waits {
+            wait.await?;
+        }
+        Ok(())
+    }
+
+    fn enqueue_copies(&self, item: Item) -> Result<(), LogError> {
+        let mut state = self.state.borrow_mut();
+        match &state.phase {
+            Phase::Open | Phase::Closing => {
+                state.queue.push_copies(item);
+                Ok(())
+            }
+            Phase::Closed => Err(LogError::Closed),
+            Phase::Failed(error) => Err(LogError::Failed(error.clone())),
+        }
+    }
+
+    /// The device has failed: ends the log and takes the device out of service.
+    pub(super) async fn fail(&self, error: DeviceError) {
+        let (items, room, watchers) = {
+            let mut state = self.state.borrow_mut();
+            if matches!(state.phase, Phase::Failed(_)) {
+                return;
+            }
+            state.phase = Phase::Failed(error.clone());
+            (state.queue.drain(), std::mem::take(&mut state.room), std::mem::take(&mut state.watchers))
+        };
+        for waiter in items.into_iter().filter_map(|item| item.done) {
+            waiter.complete(Err(LogError::Failed(error.clone())));
+        }
+        for waiter in room.into_iter().chain(watchers) {
+            waiter.complete(());
+        }
+        self.work.notify();
+        self.reclaim.notify();
+        // The device has just refused a write: whether it takes this one changes nothing here.
+        let _ = mark_failed(&*self.disk, &self.superblock).await;
+    }
+
+    fn tell_closers(&self) {
+        let (closers, answer) = {
+            let mut state = self.state.borrow_mut();
+            (std::mem::take(&mut state.closers), close_answer(&state.phase, state.ended()))
+        };
+        for closer in closers {
+            closer.complete(answer.clone());
+        }
+        self.reclaim.notify();
+    }
+}
+
+/// What [`super::CoreLog::close`] answers once the writer has stopped.
+pub(super) fn close_answer(phase: &Phase, ended: bool) -> Result<(), LogError> {
+    match phase {
+        Phase::Failed(error) => Err(LogError::Failed(error.clone())),
+        Phase::Open | Phase::Closing | Phase::Closed if ended => Ok(()),
+        Phase::Open | Phase::Closing | Phase::Closed => Err(LogError::Full),
+    }
+}
+
+fn nanos(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,90 @@
+//! Streams: one core's log since one start, and the anchor that says where its live part begins.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Names a stream. The salt is random and known to nobody outside, so that bytes of users which
+/// happen to lie in a reused slot are never taken for a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StreamId {
+    pub boot: u64,
+    pub core: u16,
+    pub salt: u64,
+}
+
+/// Where the live part of a stream begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StreamHead {
+    pub stream: StreamId,
+    /// Slot of the first live batch, which lies at its beginning.
+    pub slot: u32,
+    /// Sequence of that batch. Above 1 it is known to have been flushed.
+    pub sequence: u64,
+    /// Checksum of the header before it, 0 for batch 1.
+    pub previous_crc: u32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Raw {
+    version: U16,
+    core: U16,
+    slot: U32,
+    boot: U64,
+    salt: U64,
+    sequence: U64,
+    previous_crc: U32,
+    reserved: U32,
+}
+const VERSION: u16 = 1;
+
+impl StreamHead {
+    /// The record in the stream's anchor. An empty record is a free anchor.
+    pub fn encode(&self) -> Vec<u8> {
+        let raw = Raw {
+            version: U16::new(VERSION),
+            core: U16::new(self.stream.core),
+            slot: U32::new(self.slot),
+            boot: U64::new(self.stream.boot),
+            salt: U64::new(self.stream.salt),
+            sequence: U64::new(self.sequence),
+            previous_crc: U32::new(self.previous_crc),
+            reserved: U32::new(0),
+        };
+        raw.as_bytes().to_vec()
+    }
+
+    /// None where the bytes are no head.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let raw = Raw::ref_from_bytes(bytes).ok()?;
+        let fits = raw.version.get() == VERSION && raw.reserved.get() == 0 && raw.sequence.get() != 0;
+        fits.then(|| StreamHead {
+            stream: StreamId { boot: raw.boot.get(), core: raw.core.get(), salt: raw.salt.get() },
+            slot: raw.slot.get(),
+            sequence: raw.sequence.get(),
+            previous_crc: raw.previous_crc.get(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_has_these_bytes() {
+        let head = StreamHead {
+            stream: StreamId { boot: 2, core: 1, salt: 0x0807_0605_0403_0201 },
+            slot: 9,
+            sequence: 77,
+            previous_crc: 0x0d0c_0b0a,
+        };
+        let mut expected = vec![1, 0, 1, 0, 9, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend([1, 2, 3, 4, 5, 6, 7, 8, 77, 0, 0, 0, 0, 0, 0, 0, 10, 11, 12, 13, 0, 0, 0, 0]);
+        assert_eq!(head.encode(), expected);
+        assert_eq!(StreamHead::decode(&expected), Some(head));
+        assert_eq!(StreamHead::decode(&expected[1..]), None);
+        expected[37] = 1;
+        assert_eq!(StreamHead::decode(&expected), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! Devices: opened and locked once a process, attached by each core that uses them.
+//!
+//! Invariants: a [`DiskFile`] holds the device's lock as long as any clone or attached disk lives.
+//! A flush that failed is never followed by one that claims success (the kernel reports a lost
+//! write once only; Rebello et al., ATC 2020): the failure sticks to the file.
+
+mod attached;
+mod holder;
+
+use crate::reactor::Reactor;
+use crate::{RuntimeError, system};
+use cfs_seam::{BLOCK_BYTES, Disk, Geometry};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// How to open a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenMode {
+    /// Reads only, under a shared lock: `fsck`.
+    ReadOnly,
+    /// Reads and writes, under an exclusive lock.
+    ReadWrite,
+    /// As `ReadWrite`; a missing file is made, and a regular file smaller than this is allocated
+    /// up to this many bytes. What it contained stays.
+    Create {
+        /// Size of the file, bytes.
+        bytes: u64,
+    },
+}
+
+struct Inner {
+    file: File,
+    path: PathBuf,
+    geometry: Geometry,
+    direct: bool,
+    punch_holes: bool,
+    /// errno of the first failed flush, 0 while there was none.
+    flush_failed: AtomicI32,
+}
+
+/// An open, locked device or file, shared by the cores.
+#[derive(Clone)]
+pub struct DiskFile(Arc<Inner>);
+
+/// Opens and locks a regular file or block device for direct I/O. Where the file system refuses
+/// O_DIRECT (tmpfs) it is opened buffered, and [`DiskFile::is_direct`] says so.
+pub fn open_disk(path: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> {
+    let (file, direct) = open(path, mode)?;
+    let failed = |operation| move |source| RuntimeError::Open { operation, path: path.to_owned(), source };
+    let metadata = file.metadata().map_err(failed("stat"))?;
+    if let Err(source) = system::flock(file.as_fd(), mode != OpenMode::ReadOnly) {
+        return Err(match source.raw_os_error() {
+            Some(libc::EWOULDBLOCK) => RuntimeError::Locked { path: path.to_owned(), holder: holder::of(&metadata) },
+            _ => failed("lock")(source),
+        });
+    }
+    let geometry = if metadata.file_type().is_block_device() {
+        let (bytes, block_bytes) = system::block_device_geometry(file.as_fd()).map_err(failed("geometry of"))?;
+        let queue = Queue::of(metadata.rdev());
+        // Without O_DIRECT the page cache is a volatile cache whatever the device says.
+        Geometry { bytes, block_bytes, volatile_cache: queue.volatile_cache || !direct, fua: queue.fua && direct }
+    } else {
+        if let OpenMode::Create { bytes } = mode {
+            grow(&file, path, metadata.len(), bytes).map_err(failed("allocate"))?;
+        }
+        let bytes = file.metadata().map_err(failed("stat"))?.len();
+        let block_bytes = u32::try_from(BLOCK_BYTES).expect("4 KiB");
+        Geometry { bytes, block_bytes, volatile_cache: true, fua: direct && Queue::of(metadata.dev()).fua }
+    };
+    let metadata = file.metadata().map_err(failed("stat"))?;
+    let sparse = metadata.blocks().saturating_mul(512) < metadata.len();
+    let punch_holes = metadata.file_type().is_block_device() || sparse;
+    let (path, flush_failed) = (path.to_owned(), AtomicI32::new(0));
+    Ok(DiskFile(Arc::new(Inner { file, path, geometry, direct, punch_holes, flush_failed })))
+}
+
+fn open(path: &Path, mode: OpenMode) -> Result<(File, bool), RuntimeError> {
+    let failed = |operation| move |source| RuntimeError::Open { operation, path: path.to_owned(), source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(mode != OpenMode::ReadOnly).mode(0o600);
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.file_type().is_block_device() => {
+            return Err(RuntimeError::NotADisk { path: path.to_owned() });
+        }
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            options.create(matches!(mode, OpenMode::Create { .. }));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    match options.custom_flags(libc::O_DIRECT).open(path) {
+        Ok(file) => Ok((file, true)),
+        Err(refused) if refused.raw_os_error() == Some(libc::EINVAL) => {
+            options.custom_flags(0).open(path).map(|file| (file, false)).map_err(failed("open"))
+        }
+        Err(source) => Err(failed("open")(source)),
+    }
+}
+
+/// Allocates a file up to `bytes` and makes its size and name durable. A file system without
+/// fallocate gets a sparse file: writes may then meet its end of space.
+fn grow(file: &File, path: &Path, now: u64, bytes: u64) -> io::Result<()> {
+    if now < bytes {
+        match system::allocate(file.as_fd(), bytes) {
+            Err(refused) if refused.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(bytes)?,
+            other => other?,
+        }
+    }
+    file.sync_all()?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+/// What the block layer says of a device; where it is silent the cautious answer.
+struct Queue {
+    volatile_cache: bool,
+    fua: bool,
+}
+
+impl Queue {
+    fn of(device: u64) -> Queue {
+        let base = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
+        // A partition's queue is its parent's.
+        let read = |name: &str| {
+            let own = fs::read_to_string(format!("{base}/queue/{name}"));
+            own.or_else(|_| fs::read_to_string(format!("{base}/../queue/{name}"))).unwrap_or_default()
+        };
+        Queue { volatile_cache: read("write_cache").trim() != "write through", fua: read("fua").trim() == "1" }
+    }
+}
+
+impl DiskFile {
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+    /// What the device is.
+    pub fn geometry(&self) -> Geometry {
+        self.0.geometry
+    }
+    /// False where the file system refused O_DIRECT: reads and writes then go through the page
+    /// cache and cost a copy. To be said to the user once.
+    pub fn is_direct(&self) -> bool {
+        self.0.direct
+    }
+    /// The device for use by one core. Registered with the core's ring where it has room.
+    pub fn attach(&self, reactor: &Rc<Reactor>) -> Rc<dyn Disk> {
+        attached::attach(self.clone(), reactor.clone())
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.file.as_fd()
+    }
+    /// Remembers the first failed flush of any core.
+    fn poison(&self, errno: i32) {
+        let first = self.0.flush_failed.compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire);
+        debug_assert!(first.is_ok_and(|was| was == 0) || self.poisoned().is_some(), "a failure sticks");
+    }
+    /// errno of the flush that failed, if one did.
+    fn poisoned(&self) -> Option<i32> {
+        Some(self.0.flush_failed.load(Ordering::Acquire)).filter(|errno| *errno != 0)
+    }
+}

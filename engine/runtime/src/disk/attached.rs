@@ -1,0 +1,239 @@
+//! A device as one core uses it.
+#![allow(unsafe_code)]
+
+use super::DiskFile;
+use crate::reactor::{Completion, Next, Operation, Reactor};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Promise, io};
+use io_uring::types::{Fd, Fixed, FsyncFlags};
+use io_uring::{opcode, squeue};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+/// Most bytes of one submission; longer transfers continue. The kernel's own limit is 2 GiB.
+const TRANSFER_BYTES_MAX: usize = 1 << 30;
+/// How often a read is tried again after EINTR or EAGAIN.
+const READ_RETRIES_MAX: u8 = 16;
+
+/// The device and its place in the ring's table of files.
+struct Attached {
+    file: DiskFile,
+    slot: Option<u32>,
+    reactor: Rc<Reactor>,
+}
+
+/// What the core holds.
+struct RingDisk(Rc<Attached>);
+
+pub(super) fn attach(file: DiskFile, reactor: Rc<Reactor>) -> Rc<dyn Disk> {
+    let slot = reactor.register_file(file.fd());
+    Rc::new(RingDisk(Rc::new(Attached { file, slot, reactor })))
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.reactor.unregister_file(slot);
+        }
+    }
+}
+
+/// Builds an entry for the registered file where there is one, else for the descriptor.
+macro_rules! on_file {
+    ($attached:expr, |$target:ident| $build:expr) => {
+        match $attached.slot {
+            Some(slot) => {
+                let $target = Fixed(slot);
+                $build
+            }
+            None => {
+                let $target = Fd($attached.file.fd().as_raw_fd());
+                $build
+            }
+        }
+    };
+}
+
+fn disk_error(errno: i32) -> DiskError {
+    match errno {
+        libc::ENOSPC | libc::EDQUOT | libc::EOPNOTSUPP => DiskError::NotSupported,
+        _ => DiskError::Device(errno),
+    }
+}
+
+impl Attached {
+    fn in_range(&self, offset: u64, bytes: u64) -> bool {
+        offset.checked_add(bytes).is_some_and(|end| end <= self.file.geometry().bytes)
+    }
+
+    fn transfer(self: &Rc<Self>, direction: Direction, offset: u64, buf: IoBuf) -> Io<IoDone> {
+        let bytes = u64::try_from(buf.len()).expect("64-bit lengths");
+        if !self.in_range(offset, bytes) {
+            return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
+        }
+        if bytes == 0 {
+            return Io::ready(IoDone { result: Ok(()), buf });
+        }
+        let (promise, future) = io();
+        let disk = self.clone();
+        let mut operation = Box::new(Transfer { disk, direction, offset, buf, done: 0, retries: 0, promise });
+        let entry = operation.entry();
+        // SAFETY: the entry points into `buf`, on the heap and owned by the operation, as is the
+        // file by its disk.
+        unsafe { self.reactor.start(operation, entry) };
+        future
+    }
+}
+
+impl Disk for RingDisk {
+    fn geometry(&self) -> Geometry {
+        self.0.file.geometry()
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
+        self.0.transfer(Direction::Read, offset, buf)
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+        if let (Durability::Through, Some(errno)) = (durability, self.0.file.poisoned()) {
+            return Io::ready(IoDone { result: Err(DiskError::Device(errno)), buf });
+        }
+        self.0.transfer(Direction::Write(durability), offset, buf)
+    }
+
+    fn flush(&self) -> Io<Result<(), DiskError>> {
+        if let Some(errno) = self.0.file.poisoned() {
+            return Io::ready(Err(DiskError::Device(errno)));
+        }
+        if !self.geometry().volatile_cache {
+            return Io::ready(Ok(()));
+        }
+        let (promise, future) = io();
+        let entry = on_file!(self.0, |file| opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build());
+        let operation = Box::new(Flush { disk: self.0.clone(), promise });
+        // SAFETY: the entry has no addresses; the operation owns the file.
+        unsafe { self.0.reactor.start(operation, entry) };
+        future
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
+        if !self.0.in_range(offset, bytes) {
+            return Io::ready(Err(DiskError::OutOfRange));
+        }
+        if !self.0.file.0.punch_holes || bytes == 0 {
+            return Io::ready(Ok(()));
+        }
+        let (promise, future) = io();
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let entry = on_file!(self.0, |file| opcode::Fallocate::new(file, bytes).offset(offset).mode(mode).build());
+        let operation = Box::new(Discard { _disk: self.0.clone(), promise });
+        // SAFETY: the entry has no addresses; the operation owns the file.
+        unsafe { self.0.reactor.start(operation, entry) };
+        future
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write(Durability),
+}
+
+/// A read or write, continued until it is whole.
+struct Transfer {
+    disk: Rc<Attached>,
+    direction: Direction,
+    offset: u64,
+    buf: IoBuf,
+    done: usize,
+    retries: u8,
+    promise: Promise<IoDone>,
+}
+
+impl Transfer {
+    fn entry(&mut self) -> squeue::Entry {
+        let offset = self.offset + u64::try_from(self.done).expect("64-bit lengths");
+        let rest = &mut self.buf[self.done..];
+        let length = u32::try_from(rest.len().min(TRANSFER_BYTES_MAX)).expect("below 2^32");
+        let address = rest.as_mut_ptr();
+        match self.direction {
+            Direction::Read => {
+                on_file!(self.disk, |file| opcode::Read::new(file, address, length).offset(offset).build())
+            }
+            Direction::Write(durability) => {
+                let flags = if durability == Durability::Through { libc::RWF_DSYNC } else { 0 };
+                on_file!(self.disk, |file| {
+                    opcode::Write::new(file, address, length).offset(offset).rw_flags(flags).build()
+                })
+            }
+        }
+    }
+
+    fn finish(self, result: Result<(), DiskError>) -> Next {
+        let Transfer { promise, buf, .. } = self;
+        promise.complete(IoDone { result, buf });
+        Next::Done
+    }
+}
+
+impl Operation for Transfer {
+    fn complete(mut self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
+        match completion.bytes() {
+            Ok(0) => return self.finish(Err(DiskError::OutOfRange)),
+            Ok(bytes) => {
+                self.done += bytes;
+                if self.done >= self.buf.len() {
+                    return self.finish(Ok(()));
+                }
+            }
+            Err(libc::EINTR | libc::EAGAIN)
+                if self.direction == Direction::Read && self.retries < READ_RETRIES_MAX =>
+            {
+                self.retries += 1;
+            }
+            Err(errno) => {
+                // What a write-through leaves behind is as unknown as after a failed flush.
+                if self.direction == Direction::Write(Durability::Through) && errno != libc::ECANCELED {
+                    self.disk.file.poison(errno);
+                }
+                return self.finish(Err(disk_error(errno)));
+            }
+        }
+        let entry = self.entry();
+        Next::Again(self, entry)
+    }
+}
+
+struct Flush {
+    disk: Rc<Attached>,
+    promise: Promise<Result<(), DiskError>>,
+}
+
+impl Operation for Flush {
+    fn complete(self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
+        if let Err(errno) = completion.bytes()
+            && errno != libc::ECANCELED
+        {
+            self.disk.file.poison(errno);
+        }
+        // Also where another core's flush failed meanwhile: the kernel tells of a lost write once.
+        let result = match (completion.bytes(), self.disk.file.poisoned()) {
+            (Err(errno), _) | (Ok(_), Some(errno)) => Err(DiskError::Device(errno)),
+            (Ok(_), None) => Ok(()),
+        };
+        self.promise.complete(result);
+        Next::Done
+    }
+}
+
+/// A hint: what the device answers is passed on and changes nothing.
+struct Discard {
+    _disk: Rc<Attached>,
+    promise: Promise<Result<(), DiskError>>,
+}
+
+impl Operation for Discard {
+    fn complete(self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
+        self.promise.complete(completion.bytes().map(drop).map_err(disk_error));
+        Next::Done
+    }
+}

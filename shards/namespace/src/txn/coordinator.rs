@@ -1,0 +1,548 @@
+//! The coordinator of one operation, without I/O: it says what to ask, propose and wait for, and
+//! is told what came of it. The steps are in docs/decisions/0003-cross-shard.md.
+//!
+//! Invariants: a coordinator that stops anywhere leaves nothing that resolvers do not undo or
+//! that the outbox does not complete; it decides only in the term of its id; it waits only for
+//! older transactions, and for the rename lock while it holds nothing.
+
+use super::plan::{Look, Plan, Seen, Walk, plan, questions};
+use super::{DecideReply, Part, TxId, TxnCommand, TxnReply, Verdict};
+use crate::command::{Command, CommandBody};
+use crate::outcome::Answer;
+use crate::record::Dentry;
+use crate::session::is_final;
+use cfs_types::{FsError, InodeId, RequestNumber, SessionId, ShardId};
+use cfs_wire::{Identity, Op, Reply};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Attempts of one operation before it answers `Busy`.
+const ATTEMPTS_MAX: u16 = 64;
+/// Waits for one holder after which an undecided transaction is taken for dead and aborted.
+const PATIENCE: u32 = 32;
+/// Waits for an older holder between two questions what became of it.
+const ASK_EVERY: u32 = 4;
+/// Ancestors walked at most: far deeper than any path can name.
+const DEPTH_MAX: u32 = 1 << 16;
+
+/// A client's request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Its session.
+    pub session: SessionId,
+    /// Its number.
+    pub number: RequestNumber,
+    /// Oldest the session waits for.
+    pub oldest: RequestNumber,
+    /// Who asks.
+    pub identity: Identity,
+    /// What.
+    pub op: Op,
+}
+
+/// What the driver is to do. Each answer goes to `handle` with the action's token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Answer a read from the executed state of a shard's leader.
+    Query {
+        /// Where.
+        shard: ShardId,
+        /// What.
+        op: Op,
+    },
+    /// Propose a command; where `last_link` names an inode, fill in who holds it open first.
+    Propose {
+        /// Where.
+        shard: ShardId,
+        /// What.
+        command: Command,
+    },
+    /// Wait a little, longer with each round.
+    Wait {
+        /// Counts from 0.
+        round: u32,
+    },
+    /// The end. The client is answered when the messages in `after` are acknowledged.
+    Finish {
+        /// For the client.
+        result: Result<Reply, FsError>,
+        /// Messages of the coordinator's shard: peer and sequence.
+        after: Vec<(ShardId, u64)>,
+    },
+}
+
+/// What came of an action.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Of a query.
+    Answer(Result<Reply, FsError>),
+    /// Of a proposal.
+    Executed {
+        /// The outcome's result.
+        result: Result<Answer, FsError>,
+        /// The outcome's holder.
+        blocked_by: Option<TxId>,
+    },
+    /// Of a wait.
+    Waited,
+    /// It cannot be known: the shard's leader is gone or silent.
+    Lost,
+}
+
+/// A step that may have to be repeated.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Target {
+    Look,
+    TakeLock,
+    Walk,
+    Prepare(ShardId),
+    Decide,
+}
+
+/// What an action in flight was for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sent {
+    Target(Target),
+    Resolve(Target, TxId),
+    /// The way was cleared, or time has passed: send the target again.
+    Again(Target),
+    Cleanup,
+    Conclude,
+    Restart,
+}
+
+/// What follows when all is quiet.
+#[derive(Clone, Debug)]
+enum End {
+    Restart,
+    Conclude(FsError),
+    Finish(Result<Reply, FsError>, Vec<(ShardId, u64)>),
+}
+
+/// One operation between shards.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    tx: TxId,
+    request: Request,
+    home: ShardId,
+    looks: Vec<Look>,
+    seen: Seen,
+    next_look: usize,
+    plan: Option<Plan>,
+    walk: Option<(Walk, InodeId)>,
+    walked: u32,
+    preparing: BTreeSet<ShardId>,
+    /// Shards that may have prepared.
+    touched: BTreeSet<ShardId>,
+    locked: bool,
+    rounds: BTreeMap<Target, u32>,
+    end: Option<End>,
+    cleaned: bool,
+    closed: bool,
+    ready: VecDeque<(u32, Action)>,
+    in_flight: BTreeMap<u32, Sent>,
+    token: u32,
+}
+
+impl Coordinator {
+    /// Whether an operation needs a coordinator; others are `CommandBody::Op`.
+    pub fn handles(op: &Op) -> bool {
+        questions(op).is_some()
+    }
+
+    /// Begins an operation. `tx.shard` is the shard the request was routed to, `tx.term` the term
+    /// its leader proposes in, `tx.sequence` its hybrid clock, made unique. A new directory is
+    /// born in `home`, or next to it where that is the parent's own shard.
+    pub fn new(tx: TxId, request: Request, home: ShardId) -> Self {
+        let home = if home == tx.shard { ShardId::new(home.get().wrapping_add(1)) } else { home };
+        let looks = questions(&request.op).unwrap_or_default();
+        let mut coordinator = Coordinator {
+            tx,
+            request,
+            home,
+            looks,
+            seen: Seen::default(),
+            next_look: 0,
+            plan: None,
+            walk: None,
+            walked: 0,
+            preparing: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            locked: false,
+            rounds: BTreeMap::new(),
+            end: None,
+            cleaned: false,
+            closed: false,
+            ready: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            token: 0,
+        };
+        coordinator.send(Target::Look);
+        coordinator
+    }
+
+    /// The present attempt's id.
+    pub fn id(&self) -> TxId {
+        self.tx
+    }
+
+    /// The next thing to do, if any; several may be in flight.
+    pub fn poll_action(&mut self) -> Option<(u32, Action)> {
+        self.ready.pop_front()
+    }
+
+    /// Gives up: the deadline has passed. An outstanding decision is still waited for.
+    pub fn handle_deadline(&mut self) {
+        let concluding = self.in_flight.values().any(|sent| *sent == Sent::Conclude);
+        if !self.closed && !concluding {
+            self.fail(FsError::TimedOut);
+            self.advance();
+        }
+    }
+
+    /// Takes what came of an action.
+    pub fn handle_event(&mut self, token: u32, event: Event) {
+        let Some(sent) = self.in_flight.remove(&token) else { return };
+        match sent {
+            Sent::Target(Target::Decide) => self.decided(event),
+            Sent::Target(target) if self.end.is_none() => self.answered(target, event),
+            Sent::Resolve(target, holder) if self.end.is_none() => {
+                self.resolved(target, holder, event);
+            }
+            Sent::Again(target) if self.end.is_none() => self.send(target),
+            Sent::Target(_) | Sent::Resolve(..) | Sent::Again(_) | Sent::Cleanup => {}
+            Sent::Conclude => self.concluded(event),
+            Sent::Restart => self.restart(),
+        }
+        self.advance();
+    }
+
+    fn act(&mut self, sent: Option<Sent>, action: Action) {
+        self.token = self.token.wrapping_add(1);
+        if let Some(sent) = sent {
+            self.in_flight.insert(self.token, sent);
+        }
+        self.ready.push_back((self.token, action));
+    }
+
+    fn propose(&mut self, sent: Sent, shard: ShardId, body: TxnCommand) {
+        let command = Command::internal(CommandBody::Txn(body));
+        self.act(Some(sent), Action::Propose { shard, command });
+    }
+
+    /// A command with the client's session and number.
+    fn command(&self, body: CommandBody) -> Command {
+        Command {
+            session: self.request.session,
+            number: self.request.number,
+            oldest: self.request.oldest,
+            identity: self.request.identity.clone(),
+            body,
+        }
+    }
+
+    fn send(&mut self, target: Target) {
+        let (tx, sent) = (self.tx, Sent::Target(target));
+        match target {
+            Target::Look => {
+                let Some(look) = self.looks.get(self.next_look) else { return self.planned() };
+                let (shard, op) = match look.clone() {
+                    Look::Attr(ino) => (ino.shard(), Op::Getattr { ino }),
+                    Look::Name(dir, name) => (dir.shard(), Op::Lookup { dir, name }),
+                };
+                self.act(Some(sent), Action::Query { shard, op });
+            }
+            Target::TakeLock => {
+                self.locked = true;
+                self.propose(sent, InodeId::ROOT.shard(), TxnCommand::TakeRenameLock { tx });
+            }
+            Target::Walk => {
+                let Some((_, dir)) = self.walk else { return };
+                self.act(Some(sent), Action::Query { shard: dir.shard(), op: Op::Parent { dir } });
+            }
+            Target::Prepare(shard) => {
+                let parts = self.parts(shard);
+                self.touched.insert(shard);
+                self.propose(sent, shard, TxnCommand::Prepare { tx, parts });
+            }
+            Target::Decide => self.send_decision(),
+        }
+    }
+
+    fn parts(&self, shard: ShardId) -> Vec<Part> {
+        let plan = self.plan.as_ref();
+        plan.and_then(|plan| plan.parts.get(&shard)).cloned().unwrap_or_default()
+    }
+
+    fn send_decision(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        let body = TxnCommand::Decide {
+            tx: self.tx,
+            participants: self.touched.iter().copied().collect(),
+            parts: self.parts(self.tx.shard),
+            after: plan.after.clone(),
+            reply: plan.reply.clone(),
+            pinned_by: Vec::new(),
+        };
+        let command = self.command(CommandBody::Txn(body));
+        let shard = self.tx.shard;
+        self.act(Some(Sent::Target(Target::Decide)), Action::Propose { shard, command });
+    }
+
+    /// A step was answered: goes on, clears the way, or fails.
+    fn answered(&mut self, target: Target, event: Event) {
+        match event {
+            Event::Answer(Err(FsError::Blocked)) => self.wait(target),
+            Event::Executed { result: Err(FsError::Blocked), blocked_by } => match blocked_by {
+                Some(holder) => self.unblock(target, holder),
+                None => self.wait(target),
+            },
+            Event::Answer(result) => match target {
+                Target::Look => self.looked(result),
+                Target::Walk => self.stepped(result),
+                _ => self.fail(FsError::Conflict),
+            },
+            Event::Executed { result: Ok(Answer::Txn(reply)), .. } => match (target, reply) {
+                (Target::TakeLock, _) => self.start_walk(),
+                (Target::Prepare(shard), TxnReply::Prepared(made)) => {
+                    if let (Some(made), Some(plan)) = (made, &mut self.plan) {
+                        plan.complete(made);
+                    }
+                    self.preparing.remove(&shard);
+                    if self.preparing.is_empty() {
+                        self.send(Target::Decide);
+                    }
+                }
+                _ => self.fail(FsError::Conflict),
+            },
+            Event::Executed { result: Err(error), .. } => self.fail(error),
+            Event::Executed { result: Ok(Answer::Wire(_)), .. } => self.fail(FsError::Conflict),
+            Event::Waited | Event::Lost => self.fail(FsError::TimedOut),
+        }
+    }
+
+    fn looked(&mut self, result: Result<Reply, FsError>) {
+        let look = self.looks.get(self.next_look);
+        match (look, result) {
+            (Some(Look::Name(..)), Ok(Reply::Entry(entry))) => {
+                self.seen.names.push(Some(Dentry { ino: entry.ino, kind: entry.kind }));
+            }
+            (Some(Look::Name(..)), Err(FsError::NotFound)) => self.seen.names.push(None),
+            (Some(Look::Attr(_)), Ok(Reply::Attr(attr))) => self.seen.attr = Some(attr),
+            (_, Err(error)) => return self.fail(error),
+            (_, Ok(_)) => return self.fail(FsError::Malformed),
+        }
+        self.next_look += 1;
+        self.send(Target::Look);
+    }
+
+    /// All is known: plans, and takes the rename lock or prepares.
+    fn planned(&mut self) {
+        match plan(&self.request.op, &self.request.identity, self.home, &self.seen) {
+            Err(error) => self.fail(error),
+            Ok(plan) => {
+                let lock = !plan.walks.is_empty();
+                self.plan = Some(plan);
+                if lock { self.send(Target::TakeLock) } else { self.prepare() }
+            }
+        }
+    }
+
+    /// Begins the next walk, or prepares where there is none.
+    fn start_walk(&mut self) {
+        let next = self.plan.as_mut().and_then(|plan| plan.walks.pop());
+        match next {
+            Some(walk) => {
+                self.walked = 0;
+                self.walk_to(walk, walk.start);
+            }
+            None => self.prepare(),
+        }
+    }
+
+    fn walk_to(&mut self, walk: Walk, dir: InodeId) {
+        self.walked += 1;
+        if dir == walk.unwanted {
+            self.fail(FsError::Invalid);
+        } else if dir == InodeId::ROOT {
+            self.start_walk();
+        } else if self.walked > DEPTH_MAX {
+            self.fail(FsError::Loop);
+        } else {
+            self.walk = Some((walk, dir));
+            self.send(Target::Walk);
+        }
+    }
+
+    fn stepped(&mut self, result: Result<Reply, FsError>) {
+        match (self.walk, result) {
+            (Some((walk, _)), Ok(Reply::Entry(parent))) => self.walk_to(walk, parent.ino),
+            (_, Err(error)) => self.fail(error),
+            (_, Ok(_)) => self.fail(FsError::Malformed),
+        }
+    }
+
+    /// Prepares in all other shards at once.
+    fn prepare(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        let own = self.tx.shard;
+        self.preparing = plan.parts.keys().copied().filter(|shard| *shard != own).collect();
+        if self.preparing.is_empty() {
+            return self.send(Target::Decide);
+        }
+        for shard in self.preparing.clone() {
+            self.send(Target::Prepare(shard));
+        }
+    }
+
+    fn decided(&mut self, event: Event) {
+        match event {
+            Event::Executed { result: Ok(Answer::Txn(TxnReply::Decided(reply))), .. } => match reply
+            {
+                DecideReply::Committed { reply, sent } => {
+                    self.touched.clear();
+                    let wait = self.plan.as_ref().is_some_and(|plan| plan.wait);
+                    self.end = Some(End::Finish(Ok(reply), if wait { sent } else { Vec::new() }));
+                }
+                DecideReply::Duplicate(result) => self.finish(result),
+                DecideReply::Aborted => self.fail(FsError::Conflict),
+            },
+            // Nothing is decided: the way is cleared, unless the operation is over.
+            blocked @ Event::Executed { result: Err(FsError::Blocked), .. } => {
+                if self.end.is_none() {
+                    self.answered(Target::Decide, blocked);
+                }
+            }
+            // The failure is kept as the request's result already.
+            Event::Executed { result: Err(error), .. } if is_final(error) => {
+                self.finish(Err(error));
+            }
+            Event::Executed { result: Err(error), .. } => self.fail(error),
+            // It may have committed: whoever meets its parts asks for the verdict.
+            _ => {
+                self.touched.clear();
+                self.locked = false;
+                self.end = Some(End::Finish(Err(FsError::TimedOut), Vec::new()));
+            }
+        }
+    }
+
+    fn finish(&mut self, result: Result<Reply, FsError>) {
+        self.end = Some(End::Finish(result, Vec::new()));
+    }
+
+    fn fail(&mut self, error: FsError) {
+        if self.end.is_some() {
+            return;
+        }
+        let last = self.tx.attempt >= ATTEMPTS_MAX;
+        self.end = Some(match error {
+            FsError::Conflict if last => End::Finish(Err(FsError::Busy), Vec::new()),
+            FsError::Conflict => End::Restart,
+            error if is_final(error) => End::Conclude(error),
+            error => End::Finish(Err(error), Vec::new()),
+        });
+    }
+
+    fn wait(&mut self, target: Target) {
+        let rounds = self.rounds.entry(target).or_default();
+        let round = *rounds;
+        *rounds = rounds.saturating_add(1);
+        self.act(Some(Sent::Again(target)), Action::Wait { round });
+    }
+
+    /// Another transaction is in the way: an older one is waited for, a younger one is aborted
+    /// unless it is decided; so is one that stays undecided for long.
+    fn unblock(&mut self, target: Target, holder: TxId) {
+        let lock = target == Target::TakeLock;
+        let waited = self.rounds.get(&target).copied().unwrap_or_default();
+        let force = (self.tx < holder && !lock) || waited >= PATIENCE;
+        if !force && waited % ASK_EVERY != ASK_EVERY - 1 {
+            return self.wait(target);
+        }
+        let body = TxnCommand::Resolve { tx: holder, force };
+        self.propose(Sent::Resolve(target, holder), holder.shard, body);
+    }
+
+    fn resolved(&mut self, target: Target, holder: TxId, event: Event) {
+        let verdict = match event {
+            Event::Executed { result: Ok(Answer::Txn(TxnReply::Verdict(verdict))), .. } => verdict,
+            _ => Verdict::Pending,
+        };
+        let again = Sent::Again(target);
+        match (target, verdict) {
+            (Target::TakeLock, Verdict::Aborted | Verdict::Committed) => {
+                let body = TxnCommand::ReleaseRenameLock { tx: holder };
+                self.propose(again, InodeId::ROOT.shard(), body);
+            }
+            (Target::Prepare(shard), Verdict::Aborted) => {
+                self.propose(again, shard, TxnCommand::Abort { tx: holder });
+            }
+            (Target::Decide, Verdict::Aborted) => {
+                self.propose(again, self.tx.shard, TxnCommand::Abort { tx: holder });
+            }
+            _ => self.wait(target),
+        }
+    }
+
+    /// When the end is known and all is quiet: cleans up, then ends.
+    fn advance(&mut self) {
+        if self.end.is_none() || !self.in_flight.is_empty() {
+            return;
+        }
+        if !self.cleaned {
+            self.cleaned = true;
+            let tx = self.tx;
+            for shard in std::mem::take(&mut self.touched) {
+                self.propose(Sent::Cleanup, shard, TxnCommand::Abort { tx });
+            }
+            if std::mem::take(&mut self.locked) {
+                let body = TxnCommand::ReleaseRenameLock { tx };
+                self.propose(Sent::Cleanup, InodeId::ROOT.shard(), body);
+            }
+            if !self.in_flight.is_empty() {
+                return;
+            }
+        }
+        match self.end.take() {
+            Some(End::Restart) => {
+                let round = u32::from(self.tx.attempt);
+                self.act(Some(Sent::Restart), Action::Wait { round });
+            }
+            Some(End::Conclude(error)) if self.request.number.get() > 0 => {
+                let command = self.command(CommandBody::Conclude { error });
+                let shard = self.tx.shard;
+                self.act(Some(Sent::Conclude), Action::Propose { shard, command });
+            }
+            Some(End::Conclude(error)) => self.close(Err(error), Vec::new()),
+            Some(End::Finish(result, after)) => self.close(result, after),
+            None => {}
+        }
+    }
+
+    fn close(&mut self, result: Result<Reply, FsError>, after: Vec<(ShardId, u64)>) {
+        self.closed = true;
+        self.act(None, Action::Finish { result, after });
+    }
+
+    fn concluded(&mut self, event: Event) {
+        let result = match event {
+            Event::Executed { result: Ok(answer), .. } => Ok(answer.into_wire()),
+            Event::Executed { result: Err(error), .. } => Err(error),
+            _ => Err(FsError::TimedOut),
+        };
+        self.close(result, Vec::new());
+    }
+
+    /// The state was not what was seen, or the transaction was wounded: the next attempt.
+    fn restart(&mut self) {
+        self.tx = self.tx.retry();
+        self.seen = Seen::default();
+        self.next_look = 0;
+        self.plan = None;
+        self.walk = None;
+        self.preparing.clear();
+        self.rounds.clear();
+        self.cleaned = false;
+        self.send(Target::Look);
+    }
+}
