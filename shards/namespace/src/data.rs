@@ -50,7 +50,7 @@ use serde::{Deserialize, Serialize};
 
 /// Extents that one step of trimming deletes and one plan of a read lists: about a millisecond.
 /// Few under test, so that short histories need several steps.
-pub const EXTENTS_MAX: usize = if cfg!(test) { 6 } else { 512 };
+pub const EXTENTS_MAX: usize = if cfg!(test) { 4 } else { 512 };
 /// Ranges that one command of fallocate or one step of reaping tells.
 pub const RANGES_MAX: u32 = if cfg!(test) { 3 } else { 64 };
 

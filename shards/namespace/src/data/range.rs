@@ -47,8 +47,7 @@ pub fn change(
         }
         Change::Cut { from } => cut(&mut editor, ino, end, trim_from, *from)?,
         Change::Hole { from, to } => {
-            let to = trim_from.map_or(*to, |trimmed| trimmed.min(*to));
-            editor.clear(ino, *from, to, usize::MAX)?;
+            editor.clear(ino, *from, *to, usize::MAX)?;
         }
         Change::Zero { from, to } => {
             trim_below(&mut editor, ino, end, trim_from, *to)?;

@@ -217,7 +217,7 @@ impl Spans<'_> {
             let mut written = batch.iter().filter(|e| e.place != Place::Unwritten);
             if let Some(first) = written.next() {
                 let joined = written.fold(first.end(), |to, e| if e.start == to { e.end() } else { to });
-                return Ok(Some((first.start, joined.min(end))));
+                return Ok(Some((first.start, joined)));
             }
             match batch.last() {
                 Some(last) if batch.len() == BATCH => at = last.end(),

@@ -124,7 +124,8 @@ fn punch(file: &mut File<'_, '_>, range: RangeIndex, from: u64, to: u64) -> Step
 /// Frees a bounded part of an unlinked file's content; true when nothing is left here and every
 /// range elsewhere has been told.
 pub fn reap_step(state: &mut State<'_>, ino: InodeId, inode: &mut Inode) -> Step<bool> {
-    if inode.kind != FileKind::File || (inode.allocated == 0 && inode.sequence == 0) {
+    let untouched = inode.allocated == 0 && inode.sequence == 0 && inode.trim_from.is_none();
+    if inode.kind != FileKind::File || untouched {
         return Ok(true);
     }
     let mut file = File { state, ino, inode };

@@ -204,14 +204,15 @@ impl Run {
         };
         let place = if self.rng.below(4) == 0 { WriteAt::Append } else { WriteAt::Offset(at) };
         let bytes = self.rng.bytes(span);
+        let keep = at.is_multiple_of(2);
         match self.rng.below(16) {
             0..=3 => self.inline(nth, place, &bytes),
             4 | 5 => self.chunked(nth, place, &bytes),
             6 => self.truncate(nth, at),
             7 => self.truncate(nth, long(self.files[nth].1.len()) / 2),
             8 => self.fallocate(nth, FallocateMode::PunchHole, (at, span + 1), true),
-            9 => self.fallocate(nth, FallocateMode::ZeroRange, (at, span + 1), at % 2 == 0),
-            10 => self.fallocate(nth, FallocateMode::Allocate, (at, span + 1), at % 2 == 0),
+            9 => self.fallocate(nth, FallocateMode::ZeroRange, (at, span + 1), keep),
+            10 => self.fallocate(nth, FallocateMode::Allocate, (at, span + 1), keep),
             11 | 12 => self.copy_something(),
             13 => self.pack_one(),
             14 => drop(self.world.trim_one()),
@@ -334,11 +335,82 @@ fn what_a_truncation_cut_off_stays_zero_while_trimming_is_unfinished() {
 }
 
 #[test]
+fn a_second_cut_below_an_unfinished_one_hides_both_tails() {
+    let mut run = Run::new(1, 1);
+    for n in 0..40 {
+        run.inline(0, WriteAt::Offset(n * 10), &[7; 5]);
+    }
+    run.truncate(0, 305);
+    assert_eq!(run.world.inode(run.files[0].0).trim_from, Some(305));
+    run.truncate(0, 100);
+    run.truncate(0, 400);
+    run.compare(1);
+    run.truncate(0, 350);
+    run.settle();
+    run.truncate(0, 400);
+    run.compare(1);
+    run.check();
+}
+
+#[test]
+fn space_allocated_beyond_an_unfinished_cut_is_kept() {
+    for mode in [FallocateMode::Allocate, FallocateMode::ZeroRange] {
+        let mut run = Run::new(1, 1);
+        for n in 0..40 {
+            run.inline(0, WriteAt::Offset(n * 10), &[7; 10]);
+        }
+        run.truncate(0, 100);
+        assert_eq!(run.world.inode(run.files[0].0).trim_from, Some(100));
+        run.fallocate(0, mode, (50, 350), false);
+        run.settle();
+        assert_eq!(run.world.inode(run.files[0].0).allocated, 400);
+        run.compare(1);
+        run.check();
+    }
+}
+
+#[test]
+fn a_truncation_to_the_present_size_frees_what_was_allocated_beyond_it() {
+    let mut run = Run::new(1, 1);
+    run.inline(0, WriteAt::Offset(0), &[7; 10]);
+    run.fallocate(0, FallocateMode::Allocate, (0, 2 * RANGE), true);
+    run.truncate(0, 10);
+    run.settle();
+    let inode = run.world.inode(run.files[0].0);
+    assert_eq!((inode.size, inode.allocated, inode.epoch), (10, 10, 0));
+    run.check();
+}
+
+#[test]
+fn a_single_byte_at_the_start_of_a_range_is_cut_off() {
+    let mut run = Run::new(1, 1);
+    run.inline(0, WriteAt::Offset(RANGE), &[7]);
+    run.truncate(0, RANGE);
+    run.truncate(0, RANGE + 10);
+    run.compare(1);
+}
+
+#[test]
+fn extents_are_not_joined_across_ranges_that_one_shard_holds() {
+    let mut run = Run::new(1, 0);
+    let inodes = (1..).filter_map(|n| InodeId::new(n, ShardId::new(7)));
+    let mut both = inodes.filter(|i| data::range_shard(*i, RangeIndex::new(1)) == i.shard());
+    let ino = both.next().expect("one in 256");
+    run.world.make_file(ino);
+    run.files.push((ino, Vec::new()));
+    run.fallocate(0, FallocateMode::Allocate, (0, 2 * RANGE), false);
+    run.settle();
+    run.check();
+    assert_eq!(rules::extents(run.world.view(ino.shard())).len(), 2);
+    run.compare(1);
+}
+
+#[test]
 fn small_writes_move_from_log_to_chunk_to_chunk_and_the_log_is_free() {
     let mut run = Run::new(2, 1);
     let (ino, home) = (run.files[0].0, run.files[0].0.shard());
     for n in 0..10 {
-        run.inline(0, WriteAt::Offset(n * 100), &vec![n.to_le_bytes()[0] + 1; 100]);
+        run.inline(0, WriteAt::Offset(n * 100), &[n.to_le_bytes()[0] + 1; 100]);
     }
     let before = run.world.inode(ino);
     let found = data::log_extents(run.world.view(home), None, 100).expect("in memory").0;
