@@ -142,7 +142,10 @@ impl Anchors {
     pub async fn inspect(&self, id: AnchorId) -> Result<AnchorState, DeviceError> {
         let mut copies = [CopyState::Blank, CopyState::Blank];
         for (copy, offset) in copies.iter_mut().zip(self.offsets(id)) {
-            *copy = decode(self.device, id, &read_at(&*self.disk, offset, COPY_BYTES).await?);
+            let head = read_at(&*self.disk, offset, BLOCK_BYTES).await?;
+            let fits = record_bytes(&head).is_none_or(|bytes| bytes <= BLOCK_BYTES - HEADER_BYTES);
+            let whole = if fits { head } else { read_at(&*self.disk, offset, COPY_BYTES).await? };
+            *copy = decode(self.device, id, &whole);
         }
         Ok(AnchorState { copies })
     }
@@ -231,6 +234,12 @@ fn encode(device: [u8; 16], id: AnchorId, generation: u64, record: &[u8]) -> IoB
     buf[..HEADER_BYTES].copy_from_slice(header.as_bytes());
     buf[HEADER_BYTES..bytes].copy_from_slice(record);
     buf
+}
+
+/// Length of the record as an unverified header says. None where there is no header.
+fn record_bytes(head: &[u8]) -> Option<usize> {
+    let (header, _) = Header::ref_from_prefix(head).ok()?;
+    usize::try_from(header.bytes.get()).ok()
 }
 
 fn decode(device: [u8; 16], id: AnchorId, bytes: &[u8]) -> CopyState {

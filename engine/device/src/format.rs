@@ -23,12 +23,14 @@ pub struct FormatOptions {
     pub device: Uuid,
     /// Bytes of a log slot, a power of two from 64 KiB; a quarter of it is the longest record.
     pub log_slot_bytes: u64,
+    /// Bytes of the log area; None: a sixteenth of the device, 32 MiB to 1 GiB.
+    pub log_bytes: Option<u64>,
 }
 
 impl FormatOptions {
     /// The defaults, for an empty device.
     pub fn new(cluster: Uuid, node: Uuid, device: Uuid) -> Self {
-        FormatOptions { force: false, cluster, node, device, log_slot_bytes: LOG_SLOT_BYTES }
+        FormatOptions { force: false, cluster, node, device, log_slot_bytes: LOG_SLOT_BYTES, log_bytes: None }
     }
 }
 
@@ -40,7 +42,7 @@ pub async fn format(
     options: &FormatOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Superblock, DeviceError> {
-    let layout = Layout::derive(disk.geometry().bytes, options.log_slot_bytes)?;
+    let layout = Layout::derive(disk.geometry().bytes, options.log_slot_bytes, options.log_bytes)?;
     if !options.force {
         refuse_non_empty(disk).await?;
     }

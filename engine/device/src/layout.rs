@@ -55,20 +55,28 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of a device of `device_bytes`: the log area gets a sixteenth, 32 MiB to 1 GiB,
-    /// and what the alignment of the regions leaves over.
-    pub fn derive(device_bytes: u64, log_slot_bytes: u64) -> Result<Self, DeviceError> {
+    /// The layout of a device of `device_bytes`. The log area gets `log_bytes`, or else a sixteenth,
+    /// 32 MiB to 1 GiB, and what the alignment of the regions leaves over.
+    pub fn derive(
+        device_bytes: u64,
+        log_slot_bytes: u64,
+        log_bytes: Option<u64>,
+    ) -> Result<Self, DeviceError> {
         if device_bytes < DEVICE_BYTES_MIN {
             return Err(DeviceError::TooSmall { actual: device_bytes, needed: DEVICE_BYTES_MIN });
         }
-        let share = (device_bytes / LOG_SHARE).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX);
+        let share = log_bytes.unwrap_or((device_bytes / LOG_SHARE).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX));
+        if share > device_bytes / 2 {
+            return Err(DeviceError::BadOption { reason: "the log area takes more than half of the device" });
+        }
         let regions_at = (LOG_AT + share).next_multiple_of(REGION_BYTES);
+        let log_bytes = log_bytes.unwrap_or(regions_at - LOG_AT);
         let layout = Layout {
             device_bytes,
             anchors_at: ANCHORS_AT,
             log_at: LOG_AT,
             log_slot_bytes,
-            log_slots: (regions_at - LOG_AT) / log_slot_bytes.max(1),
+            log_slots: log_bytes / log_slot_bytes.max(1),
             regions_at,
             region_bytes: REGION_BYTES,
             regions: (device_bytes - regions_at) / REGION_BYTES,
@@ -131,7 +139,7 @@ mod tests {
         for (device, log_at_least, log_at_most) in
             [(256 * MIB, 32, 96), (8192 * MIB, 512, 576), (4 << 40, 1024, 1088)]
         {
-            let layout = Layout::derive(device, LOG_SLOT_BYTES).expect("large enough");
+            let layout = Layout::derive(device, LOG_SLOT_BYTES, None).expect("large enough");
             let log = layout.log_slots * layout.log_slot_bytes / MIB;
             assert!((log_at_least..=log_at_most).contains(&log), "{device}: {log} MiB");
             assert!(layout.region_at(layout.regions - 1) + REGION_BYTES <= device);
@@ -142,11 +150,21 @@ mod tests {
     #[test]
     fn small_devices_and_odd_slots_are_refused() {
         assert!(matches!(
-            Layout::derive(DEVICE_BYTES_MIN - 1, LOG_SLOT_BYTES),
+            Layout::derive(DEVICE_BYTES_MIN - 1, LOG_SLOT_BYTES, None),
             Err(DeviceError::TooSmall { .. })
         ));
         for slot in [0, 4096, 3 << 20, 1 << 40] {
-            assert!(matches!(Layout::derive(1 << 30, slot), Err(DeviceError::BadLayout { .. })), "{slot}");
+            assert!(matches!(Layout::derive(1 << 30, slot, None), Err(DeviceError::BadLayout { .. })), "{slot}");
         }
+    }
+
+    #[test]
+    fn a_log_area_of_a_given_size_is_kept() {
+        let layout = Layout::derive(1 << 30, LOG_SLOT_BYTES_MIN, Some(MIB)).expect("fits");
+        assert_eq!((layout.log_slots, layout.regions_at), (16, REGION_BYTES));
+        let half = Layout::derive(1 << 30, LOG_SLOT_BYTES_MIN, Some(1 << 30));
+        assert!(matches!(half, Err(DeviceError::BadOption { .. })));
+        let none = Layout::derive(1 << 30, LOG_SLOT_BYTES, Some(MIB));
+        assert!(matches!(none, Err(DeviceError::BadLayout { .. })));
     }
 }

@@ -1,0 +1,162 @@
+//! Format, open and anchors over a simulated device.
+
+use cfs_device::{
+    ANCHOR_BYTES_MAX, AnchorId, Anchors, DEVICE_BYTES_MIN, DeviceError, FormatOptions, Superblock, Uuid, format,
+    mark_failed, open,
+};
+use cfs_seam::Disk;
+use cfs_sim::{DiskFaults, MemoryDisk, disk};
+use cfs_types::GroupId;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Runs a future over a device that answers at once.
+fn now<T>(work: impl Future<Output = T>) -> T {
+    match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("the device answers at once"),
+    }
+}
+
+fn options() -> FormatOptions {
+    FormatOptions {
+        log_slot_bytes: 64 << 10,
+        log_bytes: Some(1 << 20),
+        ..FormatOptions::new(Uuid::new([1; 16]), Uuid::new([2; 16]), Uuid::new([3; 16]))
+    }
+}
+
+fn formatted() -> (MemoryDisk, Superblock) {
+    let device = disk(DEVICE_BYTES_MIN);
+    let superblock = now(format(&device, &options(), &mut |_, _| {})).expect("an empty device");
+    (device, superblock)
+}
+
+fn anchors(device: &MemoryDisk, superblock: &Superblock) -> Anchors {
+    Anchors::new(Rc::new(device.clone()), superblock)
+}
+
+#[test]
+fn a_formatted_device_opens_after_a_power_cut_and_is_not_formatted_twice() {
+    let device = MemoryDisk::new(DEVICE_BYTES_MIN, DiskFaults { litter: true, ..DiskFaults::default() }, 5);
+    assert!(matches!(now(open(&device)), Err(DeviceError::Foreign)));
+    let refused = now(format(&device, &options(), &mut |_, _| {}));
+    assert!(matches!(refused, Err(DeviceError::NotEmpty { .. })), "{refused:?}");
+    let mut last = 0;
+    let forced = FormatOptions { force: true, ..options() };
+    let superblock = now(format(&device, &forced, &mut |done, total| {
+        assert!(done > last && done <= total);
+        last = done;
+    }));
+    let superblock = superblock.expect("forced");
+    assert_eq!(last, 18 << 20);
+    let after = device.crash(1);
+    assert_eq!(now(open(&after)), Ok(superblock));
+    assert!(after.peek(1 << 20, 17 << 20).iter().all(|byte| *byte == 0));
+    assert_eq!(now(format(&after, &options(), &mut |_, _| {})), Err(DeviceError::NotEmpty { offset: 0 }));
+}
+
+#[test]
+fn an_interrupted_format_leaves_nothing_that_opens() {
+    let (device, _) = formatted();
+    for seed in 0..20 {
+        let cut = MemoryDisk::new(DEVICE_BYTES_MIN, DiskFaults::default(), seed);
+        cut.poke(0, &device.peek(0, 4096));
+        cut.poke(64 << 10, &device.peek(64 << 10, 4096));
+        // The first flush of a forced format fails: the old superblocks may be there or not.
+        cut.fail_flushes(1);
+        let forced = FormatOptions { force: true, device: Uuid::new([9; 16]), ..options() };
+        assert!(matches!(now(format(&cut, &forced, &mut |_, _| {})), Err(DeviceError::Flush { .. })));
+        if let Ok(superblock) = now(open(&cut.crash(seed))) {
+            assert_eq!(superblock.device, Uuid::new([3; 16]), "never the new one");
+        }
+    }
+}
+
+#[test]
+fn one_damaged_superblock_is_survived_and_two_are_named() {
+    let (device, superblock) = formatted();
+    device.flip_bit(70, 3);
+    assert_eq!(now(open(&device)), Ok(superblock));
+    let operations = device.operations();
+    device.flip_bit((64 << 10) + 4000, 3);
+    assert!(matches!(now(open(&device)), Err(DeviceError::SuperblockDamaged { .. })));
+    assert_eq!(device.operations(), operations + 2, "a refused device is only read");
+    assert_eq!(now(open(&disk(DEVICE_BYTES_MIN))), Err(DeviceError::Blank));
+}
+
+#[test]
+fn a_device_out_of_service_stays_so() {
+    let (device, superblock) = formatted();
+    now(mark_failed(&device, &superblock)).expect("a sound device");
+    assert_eq!(now(open(&device.crash(3))), Err(DeviceError::FailedForGood));
+    // Damage of the first copy does not bring it back.
+    device.flip_bit(100, 0);
+    assert_eq!(now(open(&device)), Err(DeviceError::FailedForGood));
+}
+
+#[test]
+fn a_device_that_shrank_is_refused() {
+    let (device, _) = formatted();
+    let small = disk(128 << 20);
+    small.poke(0, &device.peek(0, 4096));
+    let expected = DeviceError::Shrunk { actual: 128 << 20, expected: DEVICE_BYTES_MIN };
+    assert_eq!(now(open(&small)), Err(expected));
+}
+
+#[test]
+fn an_anchor_is_the_old_record_or_the_new_one_after_a_cut_at_any_write() {
+    let (device, superblock) = formatted();
+    let id = AnchorId::group(GroupId::CONTROL);
+    assert_eq!(now(anchors(&device, &superblock).read(id)), Ok(None));
+    let (old, new) = (vec![1; 100], vec![2; ANCHOR_BYTES_MAX]);
+    now(anchors(&device, &superblock).write(id, &old)).expect("a sound device");
+    let mut seen = [0, 0];
+    for seed in 0..100 {
+        let cut = device.crash(seed);
+        // The first or the second flush of the write fails, and the power goes.
+        if seed % 2 == 0 {
+            cut.fail_flushes(1);
+        }
+        let written = now(anchors(&cut, &superblock).write(id, &new));
+        assert_eq!(written.is_ok(), seed % 2 == 1);
+        let after = cut.crash(seed);
+        let found = now(anchors(&after, &superblock).recover(id)).expect("one copy is whole").expect("written");
+        assert!(found == old || found == new);
+        assert!(written.is_err() || found == new, "seed {seed}");
+        seen[usize::from(found == new)] += 1;
+        // Recovered means: damage of any one copy changes nothing.
+        for offset in anchors(&after, &superblock).offsets(id) {
+            let rotten = after.crash(seed);
+            rotten.flip_bit(offset + 70, 1);
+            assert_eq!(now(anchors(&rotten, &superblock).read(id)), Ok(Some(found.clone())), "seed {seed}");
+        }
+    }
+    assert!(seen[0] > 0 && seen[1] > 50, "{seen:?}");
+}
+
+#[test]
+fn an_anchor_with_two_bad_copies_is_named() {
+    let (device, superblock) = formatted();
+    let id = AnchorId::stream(4).expect("below the limit");
+    let anchors = anchors(&device, &superblock);
+    now(anchors.write(id, b"stream")).expect("a sound device");
+    let [offset_a, offset_b] = anchors.offsets(id);
+    device.flip_bit(offset_a + 64, 0);
+    assert_eq!(now(anchors.read(id)), Ok(Some(b"stream".to_vec())));
+    device.flip_bit(offset_b + 69, 7);
+    let expected = DeviceError::AnchorDamaged { entry: id.get(), offset_a, offset_b };
+    assert_eq!(now(anchors.read(id)), Err(expected));
+}
+
+#[test]
+fn records_that_do_not_fit_are_refused() {
+    let (device, superblock) = formatted();
+    let id = AnchorId::group(GroupId::new(0));
+    let refused = now(anchors(&device, &superblock).write(id, &vec![0; ANCHOR_BYTES_MAX + 1]));
+    assert!(matches!(refused, Err(DeviceError::AnchorTooLong { .. })));
+    assert_eq!(device.geometry().bytes, DEVICE_BYTES_MIN);
+    assert_eq!(AnchorId::stream(128), None);
+}
