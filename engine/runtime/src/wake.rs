@@ -1,21 +1,20 @@
 //! Waking a core from another thread without losing a wake-up and without waking it in vain.
 //!
-//! A core that is about to sleep raises `sleeping`, then looks once more for work; whoever brings
-//! work publishes it, then looks at `sleeping`. The sequentially consistent fence between the two
-//! steps on both sides means that at least one of them sees the other (Dekker). The flag is taken
-//! by one waker only; a wake-up that arrives late is one needless turn.
+//! The protocol is in `wake/flags.rs`; here it gets its means: MSG_RING from cores, an event
+//! counter from other threads.
+
+mod flags;
 
 use crate::RuntimeError;
+use flags::Flags;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// The wake-up state of one core, shared by all threads.
 pub(crate) struct WakeCell {
-    sleeping: AtomicBool,
-    notified: AtomicBool,
+    flags: Flags,
     event: File,
     ring: OnceLock<OwnedFd>,
 }
@@ -24,8 +23,7 @@ impl WakeCell {
     pub(crate) fn new() -> Result<Self, RuntimeError> {
         let event = crate::system::eventfd().map_err(RuntimeError::system("eventfd"))?;
         Ok(WakeCell {
-            sleeping: AtomicBool::new(false),
-            notified: AtomicBool::new(false),
+            flags: Flags::new(),
             event: event.into(),
             ring: OnceLock::new(),
         })
@@ -50,14 +48,12 @@ impl WakeCell {
 
     /// To be called after work was published: true if the caller must wake the core.
     pub(crate) fn claim(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel)
+        self.flags.claim()
     }
 
     /// Wakes the core from a thread without a ring, if it sleeps.
     pub(crate) fn notify(&self) {
-        self.notified.store(true, Ordering::Release);
-        if self.claim() {
+        if self.flags.notify() {
             self.signal();
         }
     }
@@ -70,42 +66,16 @@ impl WakeCell {
 
     /// The core is about to sleep; it must look for work once more before it does.
     pub(crate) fn fall_asleep(&self) {
-        self.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.flags.fall_asleep();
     }
 
     /// The core runs again.
     pub(crate) fn awake(&self) {
-        self.sleeping.store(false, Ordering::Relaxed);
+        self.flags.awake();
     }
 
     /// Whether somebody notified since the last call.
     pub(crate) fn take_notified(&self) -> bool {
-        self.notified.load(Ordering::Relaxed) && self.notified.swap(false, Ordering::AcqRel)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_waker_claims_a_sleeper_and_nobody_an_awake_core() {
-        let cell = WakeCell::new().expect("eventfd");
-        assert!(!cell.claim());
-        cell.fall_asleep();
-        assert!(cell.claim());
-        assert!(!cell.claim());
-        cell.fall_asleep();
-        cell.awake();
-        assert!(!cell.claim());
-    }
-
-    #[test]
-    fn a_notification_is_seen_once() {
-        let cell = WakeCell::new().expect("eventfd");
-        cell.notify();
-        assert!(cell.take_notified());
-        assert!(!cell.take_notified());
+        self.flags.take_notified()
     }
 }

@@ -325,3 +325,19 @@ fn nobody_listening_is_told_apart_from_other_errors() {
     })
     .expect("runs");
 }
+
+#[test]
+fn a_dropped_accept_loses_no_connection() {
+    run(config(), |world, _| async move {
+        let listener = world.net.listen(&tcp()).expect("listens");
+        let first = listener.accept();
+        assert!(matches!(listener.accept().await, Err(NetError::Os(libc::EBUSY))), "one task accepts");
+        drop(first);
+        let client = world.net.connect(&listener.address()).await.expect("connects");
+        client.send(b"hello".to_vec(), None).await.result.expect("sent");
+        // Whether the abandoned accept or a new one takes it: it is there.
+        let server = listener.accept().await.expect("accepts");
+        assert_eq!(recv_all(&server, 5).await, b"hello");
+    })
+    .expect("runs");
+}

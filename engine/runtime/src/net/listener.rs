@@ -1,5 +1,5 @@
 //! Listening sockets. A connection is accepted when somebody asks for one: until then it waits in
-//! the kernel's backlog, which is the bound.
+//! the kernel's backlog, which is the bound. One task accepts: a second gets EBUSY.
 #![allow(unsafe_code)]
 
 use super::{address, net_error, os_error, stream};
@@ -120,6 +120,9 @@ impl Listener for RingListener {
         let spare = self.0.spare.take();
         if let Some(stream) = spare {
             return Io::ready(Ok(stream));
+        }
+        if self.0.waiting.borrow().as_ref().is_some_and(|promise| !promise.is_abandoned()) {
+            return Io::ready(Err(NetError::Os(libc::EBUSY)));
         }
         let (promise, future) = io();
         self.0.waiting.replace(Some(promise));
