@@ -163,16 +163,17 @@ impl Core {
                 0
             }
             Next::Poll(task, waker) => {
-                self.poll(slot, task, &waker);
+                self.poll(slot, task, waker);
                 1
             }
         }
     }
 
-    fn poll(&self, slot: u32, mut task: Task, waker: &Waker) {
+    fn poll(&self, slot: u32, mut task: Task, waker: Waker) {
         self.polling.set(Some(slot));
-        let poll = task.as_mut().poll(&mut Context::from_waker(waker));
+        let poll = task.as_mut().poll(&mut Context::from_waker(&waker));
         self.polling.set(None);
+        self.tasks.borrow_mut().return_waker(slot, waker);
         let done = match poll {
             Poll::Ready(()) => {
                 self.tasks.borrow_mut().release(slot);

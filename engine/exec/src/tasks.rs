@@ -18,14 +18,15 @@ struct Slot {
     /// Tells the slot's tasks apart, for handles.
     generation: u64,
     wake: Arc<SlotWaker>,
-    waker: Waker,
+    /// Lent to the poll, so that polling touches no reference count.
+    waker: Option<Waker>,
 }
 
 /// What to do with a slot that was taken from the ready queue.
 pub enum Next {
     /// Nobody lives there any more, or it is being polled further up the stack.
     Nothing,
-    /// Poll it, then call [`Tasks::put_back`].
+    /// Poll it, then call [`Tasks::return_waker`], then `put_back` or `release`.
     Poll(Task, Waker),
     /// Drop it: it was cancelled. The slot is free.
     Drop(Task),
@@ -57,7 +58,7 @@ impl Tasks {
         }
         let slot = u32::try_from(self.slots.len()).expect("fewer than 2^32 tasks");
         let wake = Arc::new(SlotWaker { shared: shared.clone(), slot, remote: RemoteFlag::new() });
-        let waker = Waker::from(wake.clone());
+        let waker = Some(Waker::from(wake.clone()));
         self.slots.push(Slot { task: Some(task), occupied: true, cancelled: false, generation, wake, waker });
         (slot, generation)
     }
@@ -71,8 +72,16 @@ impl Tasks {
                 self.release(slot);
                 Next::Drop(task)
             }
-            Some(task) => Next::Poll(task, s.waker.clone()),
+            Some(task) => {
+                let waker = s.waker.take().expect("a task that is not being polled has its waker");
+                Next::Poll(task, waker)
+            }
         }
+    }
+
+    /// After a poll.
+    pub fn return_waker(&mut self, slot: u32, waker: Waker) {
+        self.slots[at(slot)].waker = Some(waker);
     }
 
     /// After a poll that was pending: keeps the task, or gives it back to be dropped.

@@ -5,7 +5,8 @@
 //! decision comes from one seed, split in independent streams for schedule, disks, network,
 //! workload and each core: one seed is one history, and [`Sim::trace`] proves it.
 //!
-//! For unit tests of one core: [`run`] a future, with a [`disk`] that can [`MemoryDisk::crash`].
+//! For unit tests of one core: [`run`] or [`kill`] a future, with a [`disk`] that can
+//! [`MemoryDisk::crash`].
 //!
 //! Invariants: no real time, thread, socket or file; iteration only over ordered collections;
 //! everything bounded by what the workload keeps in flight.
@@ -31,7 +32,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Virtual time after which [`run`] gives up.
-const RUN_LIMIT: Duration = Duration::from_secs(24 * 3600);
+const RUN_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Runs one future on a machine of one core until it ends, and returns its result; the tasks it
 /// leaves behind are dropped. Panics where it can never end, with the seed.
@@ -40,8 +41,39 @@ where
     T: 'static,
     F: Future<Output = T> + 'static,
 {
+    let (sim, result) = start(seed, main);
+    let ended = sim.run_until(RUN_LIMIT, || result.borrow().is_some());
+    assert!(ended, "the future never ends (seed {seed})");
+    drop(sim);
+    result.take().expect("it has ended")
+}
+
+/// Like [`run`], but drops everything after `steps` decisions, wherever it waits: None then. With
+/// [`MemoryDisk::crash`] it cuts the power at any point; 10,000 steps are a lot.
+pub fn kill<T, F>(seed: u64, steps: u64, main: impl FnOnce(World) -> F) -> Option<T>
+where
+    T: 'static,
+    F: Future<Output = T> + 'static,
+{
+    let (sim, result) = start(seed, main);
+    for _ in 0..steps {
+        if result.borrow().is_some() || !sim.step() {
+            break;
+        }
+    }
+    drop(sim);
+    result.take()
+}
+
+type Outcome<T> = Rc<RefCell<Option<T>>>;
+
+fn start<T, F>(seed: u64, main: impl FnOnce(World) -> F) -> (Sim, Outcome<T>)
+where
+    T: 'static,
+    F: Future<Output = T> + 'static,
+{
     let sim = Sim::new(seed, SimConfig::default());
-    let result: Rc<RefCell<Option<T>>> = Rc::default();
+    let result = Outcome::default();
     let out = result.clone();
     sim.start_core(sim.node(1), 0, |world| {
         let work = main(world);
@@ -50,8 +82,5 @@ where
             *out.borrow_mut() = Some(value);
         }
     });
-    let ended = sim.run_until(RUN_LIMIT, || result.borrow().is_some());
-    assert!(ended, "the future never ends (seed {seed})");
-    drop(sim);
-    result.take().expect("it has ended")
+    (sim, result)
 }

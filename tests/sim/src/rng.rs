@@ -20,6 +20,7 @@ pub(crate) enum Purpose {
     Net = 3,
     Workload = 4,
     Core = 5,
+    Clock = 6,
 }
 
 /// One stream of random numbers.

@@ -4,9 +4,9 @@ use crate::disk::{DiskFaults, MemoryDisk};
 use crate::mesh::NodeMesh;
 use crate::net::{Fabric, NetConfig, ip_of};
 use crate::rng::{Purpose, Stream};
-use crate::timeline::{Kind, Life, Timeline};
+use crate::timeline::{Kind, Life, NodeTime, Timeline};
 use cfs_exec::{ExecConfig, Executor};
-use cfs_seam::{Address, Class, Disk, Instant, World, spawn};
+use cfs_seam::{Address, Class, Disk, World, spawn};
 use cfs_types::CoreId;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -14,6 +14,9 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// Latest origin of a node's monotonic clock: it has run for that long already.
+const ORIGIN_NS_MAX: u64 = 1 << 50;
 
 /// A simulated machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -50,11 +53,18 @@ pub struct SimConfig {
     pub polls_per_turn: usize,
     /// Longest time that a turn takes of virtual time, nanoseconds.
     pub turn_ns_max: u64,
+    /// How far wall clocks of nodes are off, either way, nanoseconds.
+    pub wall_error_ns_max: u32,
 }
 
 impl Default for SimConfig {
     fn default() -> Self {
-        SimConfig { net: NetConfig::default(), polls_per_turn: 3, turn_ns_max: 3_000 }
+        SimConfig {
+            net: NetConfig::default(),
+            polls_per_turn: 3,
+            turn_ns_max: 3_000,
+            wall_error_ns_max: 200_000_000,
+        }
     }
 }
 
@@ -63,13 +73,16 @@ struct Core {
     number: u64,
     exec: Executor,
     world: World,
-    next_timer: Cell<Option<Instant>>,
+    time: Rc<NodeTime>,
+    /// On the timeline, nanoseconds.
+    next_timer: Cell<Option<u64>>,
 }
 
 struct Node {
     cores: Vec<Option<Rc<Core>>>,
     /// Of the incarnation that runs; over while the node is down.
     life: Life,
+    time: Rc<NodeTime>,
     mesh: Rc<NodeMesh>,
     disks: BTreeSet<SimDiskId>,
     incarnation: u64,
@@ -117,13 +130,27 @@ impl Sim {
         let life = Life::begin();
         let mesh = self.mesh(id, cores, 0, &life);
         let idle = (0..cores).map(|_| None).collect();
-        nodes.push(Node { cores: idle, life, mesh, disks: BTreeSet::new(), incarnation: 0 });
+        let time = self.time(id, 0);
+        nodes.push(Node { cores: idle, life, time, mesh, disks: BTreeSet::new(), incarnation: 0 });
         id
     }
 
     fn mesh(&self, node: NodeId, cores: u16, incarnation: u64, life: &Life) -> Rc<NodeMesh> {
         let rng = Stream::split(self.seed, Purpose::Schedule, 1 << 40 | incarnation << 16 | u64::from(node.0));
         NodeMesh::new(cores, life.clone(), self.timeline.clone(), rng)
+    }
+
+    fn time(&self, node: NodeId, incarnation: u64) -> Rc<NodeTime> {
+        let rng = Stream::split(self.seed, Purpose::Clock, incarnation << 16 | u64::from(node.0));
+        let error = i64::from(self.config.wall_error_ns_max);
+        let off = rng.below(2 * u64::from(self.config.wall_error_ns_max) + 1);
+        let off = i64::try_from(off).expect("33 bits") - error;
+        NodeTime::new(self.timeline.clone(), rng.below(ORIGIN_NS_MAX), off)
+    }
+
+    /// Steps the wall clock of a node until its next restart.
+    pub fn step_wall(&self, node: NodeId, nanos: i64) {
+        self.nodes.borrow()[usize::from(node.0)].time.step_wall(nanos);
     }
 
     /// The address of a node's network interface.
@@ -155,6 +182,7 @@ impl Sim {
             node.incarnation += 1;
             let cores = u16::try_from(node.cores.len()).expect("made from a u16");
             node.mesh = self.mesh(id, cores, node.incarnation, &node.life);
+            node.time = self.time(id, node.incarnation);
         }
     }
 
@@ -164,7 +192,7 @@ impl Sim {
         let node = &mut nodes[usize::from(id.0)];
         let number = u64::from(id.0) << 16 | u64::from(core);
         let config = ExecConfig { polls_per_turn: self.config.polls_per_turn };
-        let exec = Executor::new(self.timeline.clone(), config);
+        let exec = Executor::new(node.time.clone(), config);
         let world = World {
             clock: exec.clock(),
             rng: Rc::new(Stream::split(self.seed, Purpose::Core, node.incarnation << 32 | number)),
@@ -172,7 +200,8 @@ impl Sim {
             mesh: node.mesh.core(CoreId::new(core)),
             tasks: exec.tasks(),
         };
-        let started = Rc::new(Core { number, exec, world: world.clone(), next_timer: Cell::new(None) });
+        let (time, next_timer) = (node.time.clone(), Cell::new(None));
+        let started = Rc::new(Core { number, exec, world: world.clone(), time, next_timer });
         let slot = &mut node.cores[usize::from(core)];
         assert!(slot.is_none(), "core {core} of node {} runs already", id.0);
         *slot = Some(started);
@@ -311,7 +340,7 @@ impl Sim {
             Choice::Event => self.timeline.run_next(),
             Choice::Turn(core) => {
                 let turn = core.exec.run_turn();
-                core.next_timer.set(turn.next_timer);
+                core.next_timer.set(turn.next_timer.map(|at| core.time.on_timeline(at)));
                 let polled = u64::try_from(turn.polled).expect("a count fits 64 bits");
                 self.timeline.note(Kind::Turn, core.number << 16 | polled);
                 let spent = self.schedule.below(self.config.turn_ns_max);
@@ -322,7 +351,7 @@ impl Sim {
     }
 
     fn ready_cores(&self) -> Vec<Choice> {
-        let now = Instant::new(self.timeline.nanos());
+        let now = self.timeline.nanos();
         let nodes = self.nodes.borrow();
         let cores = nodes.iter().flat_map(|node| node.cores.iter().flatten());
         cores
@@ -336,7 +365,7 @@ impl Sim {
         let timer = {
             let nodes = self.nodes.borrow();
             let cores = nodes.iter().flat_map(|node| node.cores.iter().flatten());
-            cores.filter_map(|core| core.next_timer.get()).map(Instant::nanos).min()
+            cores.filter_map(|core| core.next_timer.get()).min()
         };
         let Some(at) = self.timeline.next_at().into_iter().chain(timer).min() else { return false };
         self.timeline.advance_to(at);

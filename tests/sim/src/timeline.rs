@@ -131,11 +131,34 @@ impl Timeline {
     }
 }
 
-impl TimeSource for Timeline {
+/// What one incarnation of a node takes for the time. Its monotonic clock has an origin of its
+/// own, so that an instant that is sent or stored means nothing elsewhere; its wall clock is off.
+pub(crate) struct NodeTime {
+    timeline: Rc<Timeline>,
+    origin: u64,
+    wall_error: Cell<i64>,
+}
+
+impl NodeTime {
+    pub fn new(timeline: Rc<Timeline>, origin: u64, wall_error: i64) -> Rc<NodeTime> {
+        Rc::new(NodeTime { timeline, origin, wall_error: Cell::new(wall_error) })
+    }
+    /// Steps the wall clock.
+    pub fn step_wall(&self, nanos: i64) {
+        self.wall_error.set(self.wall_error.get().saturating_add(nanos));
+    }
+    /// An instant of this node on the timeline, nanoseconds.
+    pub fn on_timeline(&self, at: Instant) -> u64 {
+        at.nanos().saturating_sub(self.origin)
+    }
+}
+
+impl TimeSource for NodeTime {
     fn now(&self) -> Instant {
-        Instant::new(self.nanos())
+        Instant::new(self.origin + self.timeline.nanos())
     }
     fn wall(&self) -> Nanos {
-        Nanos::new(WALL_START_NS.saturating_add(i64::try_from(self.nanos()).unwrap_or(i64::MAX)))
+        let elapsed = i64::try_from(self.timeline.nanos()).unwrap_or(i64::MAX);
+        Nanos::new(WALL_START_NS.saturating_add(elapsed).saturating_add(self.wall_error.get()))
     }
 }

@@ -158,6 +158,36 @@ fn a_power_cut_at_any_step_keeps_what_was_flushed_and_may_lose_the_rest() {
 }
 
 #[test]
+fn what_a_crash_leaves_is_part_of_the_history() {
+    let image = |seed| {
+        let (.., disk, sim, _, _) = crashed_at_step(seed, 150, Crash::Power);
+        (sim.trace(), disk.peek(0, 1 << 20))
+    };
+    for seed in 0..10 {
+        assert!(image(seed) == image(seed), "seed {seed} has two histories");
+    }
+}
+
+#[test]
+fn a_killed_future_stops_at_each_of_its_awaits() {
+    let mut reached = BTreeSet::new();
+    for steps in 0..40 {
+        let at = Rc::new(Cell::new(0));
+        let place = at.clone();
+        let ended = crate::kill(steps, steps, |world| async move {
+            for n in 1..=5 {
+                place.set(n);
+                sleep(&world.clock, SECOND).await;
+            }
+        });
+        assert_eq!(Rc::strong_count(&at), 1, "the future was not dropped");
+        reached.insert((at.get(), ended.is_some()));
+    }
+    let all = [(0, false), (1, false), (2, false), (3, false), (4, false), (5, false), (5, true)];
+    assert_eq!(reached.into_iter().collect::<Vec<_>>(), all);
+}
+
+#[test]
 fn a_dead_process_loses_no_completed_write() {
     for seed in 0..50 {
         let (acknowledged, pending, disk, ..) = crashed_at_step(seed, 20 + seed, Crash::Process);
@@ -312,4 +342,33 @@ fn addresses_are_those_of_their_node() {
     });
     assert!(sim.run_until(SECOND, || log.borrow().len() == 2));
     assert_eq!(*log.borrow(), ["Err(Closed)", "Err(Closed)"]);
+}
+
+#[test]
+fn clocks_of_nodes_disagree_but_run_at_one_pace() {
+    let sim = Sim::new(8, SimConfig::default());
+    let nodes = [sim.node(1), sim.node(1)];
+    for node in nodes {
+        sim.start_core(node, 0, |world| async move {
+            sleep(&world.clock, 5 * SECOND).await;
+        });
+    }
+    let worlds = nodes.map(|node| sim.world(node, 0).expect("it runs"));
+    let read = || worlds.each_ref().map(|world| (world.clock.now(), world.clock.wall().get()));
+    let before = read();
+    assert_ne!(before[0].0, before[1].0);
+    assert!(before[0].1.abs_diff(before[1].1) <= 400_000_000);
+    sim.run_for(10 * SECOND);
+    let after = read();
+    let spans = [0, 1].map(|n: usize| after[n].0.since(before[n].0));
+    assert_eq!(spans[0], spans[1]);
+    assert!(spans[0] >= 5 * SECOND);
+    sim.step_wall(nodes[0], -7);
+    assert_eq!(worlds[0].clock.wall().get(), after[0].1 - 7);
+}
+
+#[test]
+#[should_panic(expected = "never ends (seed 77)")]
+fn a_future_that_waits_for_nothing_is_reported_with_its_seed() {
+    crate::run(77, |_| std::future::pending::<()>());
 }
