@@ -63,8 +63,10 @@ struct Core {
 pub struct Executor(Rc<Core>);
 
 impl Executor {
-    /// An executor without tasks, owned by the calling thread.
+    /// An executor without tasks, owned by the calling thread. Panics where the configuration
+    /// allows no polls.
     pub fn new(time: Rc<dyn TimeSource>, config: ExecConfig) -> Executor {
+        assert!(config.polls_per_turn > 0, "a turn polls at least one task");
         Executor(Rc::new_cyclic(|this| Core {
             time,
             config,

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Linux' EIO, which a device answers when it fails.
 const EIO: i32 = 5;
+/// How much longer a slow operation takes: garbage collection inside the device.
+const SLOWDOWN: u64 = 50;
 
 /// What a device is and what goes wrong with it. Probabilities are per million operations.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,8 @@ pub struct DiskFaults {
     pub misdirect_per_million: u32,
     /// Shortest and longest time of an operation, nanoseconds.
     pub latency_ns: (u64, u64),
+    /// Operations that take `SLOWDOWN` times as long.
+    pub slow_per_million: u32,
 }
 
 impl Default for DiskFaults {
@@ -50,6 +54,7 @@ impl Default for DiskFaults {
             rot_per_million: 0,
             misdirect_per_million: 0,
             latency_ns: (5_000, 400_000),
+            slow_per_million: 10_000,
         }
     }
 }
@@ -107,6 +112,7 @@ impl MemoryDisk {
     /// This device as the core of `world` sees it: operations take a random time of its virtual
     /// clock and complete in any order. What is in flight when `world` goes stays undecided.
     pub fn attach(&self, world: &World) -> Rc<dyn Disk> {
+        let pace = Stream::new(world.rng.next_u64());
         let world = world.clone();
         let defer: Defer = Rc::new(move |delay, complete| {
             let clock = world.clock.clone();
@@ -116,12 +122,13 @@ impl MemoryDisk {
             };
             cfs_seam::spawn(&world.tasks, cfs_seam::Class::Foreground, task).detach();
         });
-        self.deferred(Life::begin(), defer)
+        self.deferred(Life::begin(), pace, defer)
     }
 
-    /// A handle whose completions go through `defer`, and which is dead once `life` is over.
-    pub(crate) fn deferred(&self, life: Life, defer: Defer) -> Rc<dyn Disk> {
-        Rc::new(Handle { disk: self.clone(), life, defer })
+    /// A handle whose completions go through `defer` after a time drawn from `pace`, and which is
+    /// dead once `life` is over.
+    pub(crate) fn deferred(&self, life: Life, pace: Stream, defer: Defer) -> Rc<dyn Disk> {
+        Rc::new(Handle { disk: self.clone(), life, pace, defer })
     }
 
     /// Replaces the faults from now on.
@@ -163,13 +170,19 @@ impl MemoryDisk {
         self.0.operations.get()
     }
 
+    /// A number of the device's own stream.
+    pub(crate) fn draw(&self) -> u64 {
+        self.0.rng.next()
+    }
+
     /// Cuts the power in place.
     pub(crate) fn cut_power(&self) {
         self.0.media.borrow_mut().cut_power(&self.0.rng);
     }
 
     fn immediate(&self) -> Handle {
-        Handle { disk: self.clone(), life: Life::begin(), defer: Rc::new(|_, complete| complete()) }
+        let defer: Defer = Rc::new(|_, complete| complete());
+        Handle { disk: self.clone(), life: Life::begin(), pace: Stream::new(0), defer }
     }
 }
 
@@ -203,6 +216,7 @@ struct Handle {
     disk: MemoryDisk,
     /// Of the machine that uses it: afterwards nothing reaches the device and nothing completes.
     life: Life,
+    pace: Stream,
     defer: Defer,
 }
 
@@ -211,8 +225,10 @@ impl Handle {
     fn later(&self, complete: impl FnOnce() + 'static) {
         let device = &self.disk.0;
         device.operations.set(device.operations.get() + 1);
-        let (low, high) = device.faults.get().latency_ns;
-        (self.defer)(device.rng.between(low, high), Box::new(complete));
+        let faults = device.faults.get();
+        let nanos = self.pace.between(faults.latency_ns.0, faults.latency_ns.1);
+        let factor = if self.pace.chance(faults.slow_per_million) { SLOWDOWN } else { 1 };
+        (self.defer)(nanos * factor, Box::new(complete));
     }
 
     /// Panics on a misaligned request: that is a bug of the caller. False beyond the end.

@@ -241,7 +241,9 @@ impl Sim {
         };
         let (timeline, user) = (self.timeline.clone(), life.clone());
         let defer = move |delay, complete| timeline.schedule(timeline.nanos() + delay, &user, Kind::Disk, complete);
-        self.media(disk).deferred(life, Rc::new(defer))
+        let media = self.media(disk);
+        let pace = Stream::new(media.draw());
+        media.deferred(life, pace, Rc::new(defer))
     }
 
     /// The device itself: to look at, to damage, to make it fail.

@@ -372,3 +372,57 @@ fn clocks_of_nodes_disagree_but_run_at_one_pace() {
 fn a_future_that_waits_for_nothing_is_reported_with_its_seed() {
     crate::run(77, |_| std::future::pending::<()>());
 }
+
+/// Three nodes that talk, write, go down and come back at random: the trace and what went well.
+fn chaos(seed: u64) -> (u64, u64) {
+    let mut config = SimConfig::default();
+    config.net.reset_per_million = 2_000;
+    let sim = Sim::new(seed, config);
+    let faults = DiskFaults { litter: true, flush_error_per_million: 1_000, ..DiskFaults::default() };
+    let nodes: Vec<(NodeId, SimDiskId)> = (0..3).map(|_| (sim.node(2), sim.disk(1 << 22, faults))).collect();
+    let well = Rc::new(Cell::new(0));
+    let start = |(node, disk): (NodeId, SimDiskId)| {
+        let (at, handle, went) = (sim.address(node, PORT), sim.open_disk(node, disk), well.clone());
+        sim.start_core(node, 0, |world| async move {
+            let listener = serve(world.clone(), at);
+            spawn(&world.tasks, Class::Foreground, listener).detach();
+            for n in 0..1024 {
+                let buf = IoBuf::zeroed(BLOCK_BYTES);
+                handle.write(n * 4096, buf, Durability::Flush).await.result.expect("no write errors are set");
+                went.set(went.get() + u64::from(handle.flush().await.is_ok()));
+            }
+        });
+        let (peers, went) = (nodes.iter().map(|(peer, _)| sim.address(*peer, PORT)).collect::<Vec<_>>(), well.clone());
+        sim.start_core(node, 1, |world| async move {
+            for peer in peers.iter().cycle() {
+                went.set(went.get() + u64::from(talk(&world, peer, 3000).await.is_ok()));
+                sleep(&world.clock, Duration::from_millis(1)).await;
+            }
+        });
+    };
+    nodes.iter().copied().for_each(&start);
+    for _ in 0..20 {
+        sim.run_for(Duration::from_micros(sim.random().below(20_000)));
+        let (victim, other) = (nodes[sim.random().index(3)], nodes[sim.random().index(3)]);
+        match sim.random().below(5) {
+            0 => sim.partition(victim.0, other.0),
+            1 => sim.heal_all(),
+            2 => sim.reset_connections(victim.0, other.0),
+            _ => {
+                sim.crash(victim.0, if sim.random().below(2) == 0 { Crash::Power } else { Crash::Process });
+                sim.run_for(Duration::from_micros(sim.random().below(2_000)));
+                start(victim);
+            }
+        }
+    }
+    (sim.trace(), well.get())
+}
+
+#[test]
+fn chaos_has_one_history_a_seed_and_work_gets_done() {
+    for seed in 0..30 {
+        let first = chaos(seed);
+        assert_eq!(first, chaos(seed), "seed {seed}");
+        assert!(first.1 > 50, "seed {seed}: hardly anything went well: {}", first.1);
+    }
+}
