@@ -28,6 +28,9 @@ const LEVEL0_TABLES: usize = 4;
 /// Flushing should wait for compaction from so many tables in level 0 on.
 const LEVEL0_TABLES_STALL: usize = 12;
 
+/// Size that level 1 should have, units (16 MiB).
+const LEVEL1_UNITS: u64 = 4096;
+
 /// Settings of one store.
 #[derive(Clone)]
 pub struct StoreConfig {
@@ -38,6 +41,15 @@ pub struct StoreConfig {
     /// Rises with every start of the server, so that table numbers used before a crash that no
     /// manifest names are not used again.
     pub start: u32,
+    /// Size that level 1 should have, units of 4 KiB; each deeper level is eight times larger.
+    pub level1_units: u64,
+}
+
+impl StoreConfig {
+    /// The usual level sizes.
+    pub fn new(memtable_bytes: usize, cache: BlockCache, start: u32) -> Self {
+        StoreConfig { memtable_bytes, cache, start, level1_units: LEVEL1_UNITS }
+    }
 }
 
 /// Why an operation failed.
@@ -167,7 +179,7 @@ impl Store {
     }
     /// Whether some level is larger than it should be.
     pub fn should_compact(&self) -> bool {
-        self.inner.state.borrow().pick_level().is_some()
+        self.inner.state.borrow().pick_level(self.inner.config.level1_units).is_some()
     }
     /// Whether flushing should wait for compaction: reads would otherwise look at ever more
     /// tables.

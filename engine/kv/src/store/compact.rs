@@ -14,8 +14,6 @@ use cfs_types::Timestamp;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-/// Size that level 1 should have, units (16 MiB).
-const LEVEL1_UNITS: u64 = 4096;
 /// Each deeper level is so many times larger.
 const LEVEL_RATIO: u64 = 8;
 
@@ -29,14 +27,14 @@ struct Step {
 
 impl State {
     /// The level that most exceeds its size, if any does.
-    pub(super) fn pick_level(&self) -> Option<usize> {
+    pub(super) fn pick_level(&self, level1_units: u64) -> Option<usize> {
         let score = |level: usize| {
             let tables = &self.version.levels[level];
             match level {
                 0 => u64::try_from(tables.len()).expect("bounded") * 1000 / u64::try_from(LEVEL0_TABLES).expect("small"),
                 _ => {
                     let depth = u32::try_from(level - 1).expect("few levels");
-                    Version::units(tables) * 1000 / (LEVEL1_UNITS * LEVEL_RATIO.pow(depth))
+                    Version::units(tables) * 1000 / (level1_units.max(1) * LEVEL_RATIO.pow(depth))
                 }
             }
         };
@@ -45,9 +43,9 @@ impl State {
     }
 
     /// Chooses inputs. None where nothing is to be done, Busy where an input is locked.
-    fn pick(&mut self) -> Result<Option<Step>, KvError> {
+    fn pick(&mut self, level1_units: u64) -> Result<Option<Step>, KvError> {
         let version = self.version.clone();
-        let Some(level) = self.pick_level() else { return Ok(None) };
+        let Some(level) = self.pick_level(level1_units) else { return Ok(None) };
         let upper = if level == 0 {
             version.levels[0].clone()
         } else {
@@ -110,7 +108,7 @@ impl Store {
         self.inner.all_footers().await?;
         let (step, floor) = {
             let mut state = self.inner.state.borrow_mut();
-            let Some(step) = state.pick()? else { return Ok(None) };
+            let Some(step) = state.pick(self.inner.config.level1_units)? else { return Ok(None) };
             (step, state.floor.unwrap_or(Timestamp::MAX))
         };
         let inputs: BTreeSet<u64> = step.upper.iter().chain(&step.lower).map(|t| t.id).collect();
