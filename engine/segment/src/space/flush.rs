@@ -31,6 +31,7 @@ impl Space {
     /// that runs when the last such write completed does not count, the next one serves all who
     /// came meanwhile.
     pub async fn sync(&self) -> Result<(), SpaceError> {
+        self.after_release(None);
         if !self.inner.disk.geometry().volatile_cache {
             return match self.inner.state.borrow().failed {
                 Some(error) => Err(SpaceError::Failed(error)),
