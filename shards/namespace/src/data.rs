@@ -27,7 +27,7 @@ mod write;
 pub use extent::Extent;
 pub use layout::{Layout, range_shard};
 pub use message::{Change, DataMessage};
-pub use pack::{Move, NewChunk};
+pub use pack::{MOVES_MAX, Move, NewChunk};
 pub use place::{LogRef, Place, Source};
 pub use range::acknowledged;
 pub use read::{
@@ -85,9 +85,9 @@ pub enum DataCommand {
     },
     /// Any range's shard: bytes were copied to new chunks. Reply: Offset, the bytes replaced.
     Pack {
-        /// The chunks, at most 2^32.
+        /// The chunks.
         chunks: Vec<NewChunk>,
-        /// What was copied.
+        /// What was copied: at most [`MOVES_MAX`].
         moves: Vec<Move>,
     },
     /// A range's shard: delete some more of what lies beyond a cut. Reply: Done; more is left

@@ -166,6 +166,26 @@ mod tests {
     }
 
     #[test]
+    fn golden_keys() {
+        let hex = |key: Key| key.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let ino = InodeId::from_raw(0x4d01).expect("valid");
+        let (id, range) = (ChunkId::from_raw(0x0507), RangeIndex::new(3));
+        let in_log = Source::Log { index: LogIndex::new(5), offset: 6 };
+        assert_eq!(hex(extent(ino, 0x1000)), "200000000000004d010000000000001000");
+        assert_eq!(hex(chunk(id)), "210000000000000507");
+        assert_eq!(hex(back_ref(in_log)), "2200000000000000000500000006");
+        assert_eq!(
+            hex(back_ref(Source::Chunk { id, offset: 6 })),
+            "2201000000000000050700000006"
+        );
+        assert_eq!(hex(super::range(ino, range)), "230000000000004d0100000003");
+        assert_eq!(hex(summary(ino, range)), "240000000000004d0100000003");
+        assert_eq!(hex(grant()), "25");
+        assert_eq!(hex(trimming(ino, range)), "260000000000004d0100000003");
+        assert_eq!(trimming_range(&trimming(ino, range)), Some((ino, range)));
+    }
+
+    #[test]
     fn key_order_is_file_order_and_log_order() {
         let ino = InodeId::from_raw(77).expect("valid");
         assert!(extent(ino, 255) < extent(ino, 256));

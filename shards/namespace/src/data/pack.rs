@@ -14,6 +14,9 @@ use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, InodeId};
 use cfs_wire::Reply;
 use serde::{Deserialize, Serialize};
 
+/// Moves of one command.
+pub const MOVES_MAX: usize = 4096;
+
 /// A chunk that a `Pack` fills.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NewChunk {
@@ -45,7 +48,8 @@ pub fn execute(state: &mut State<'_>, chunks: &[NewChunk], moves: &[Move]) -> St
     for chunk in chunks {
         check_unnamed(state, chunk.id)?;
     }
-    if !chunks.iter().all(|c| c.len <= CHUNK_BYTES_MAX) || !are_sound(state, chunks, moves) {
+    let lengths = chunks.iter().all(|c| c.len <= CHUNK_BYTES_MAX) && moves.len() <= MOVES_MAX;
+    if !lengths || !are_sound(state, chunks, moves) {
         return Err(Stop::Fail(FsError::Invalid));
     }
     let mut editor = Editor::new(state);

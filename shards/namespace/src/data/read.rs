@@ -79,7 +79,7 @@ pub fn plan_read(
     let mut at = offset;
     for extent in extents {
         let Some(part) = extent.clipped(offset, live_to) else { continue };
-        push_zeros(&mut pieces, part.start - at);
+        push_zeros(&mut pieces, record_of(part.start.checked_sub(at))?);
         at = part.end();
         match part.place {
             Place::Log(slice) => pieces.push(Piece::Log { slice, len: part.len }),
@@ -201,9 +201,10 @@ impl Spans<'_> {
             if let Some((_, summary)) = found {
                 return Ok(Some((summary.from, summary.through)));
             }
-            match told.last() {
-                Some((last, _)) if told.len() == SUMMARIES => next = last.get() + 1,
-                _ => return Ok(None),
+            let full = told.last().filter(|_| told.len() == SUMMARIES);
+            match full.and_then(|(last, _)| last.get().checked_add(1)) {
+                Some(after) => next = after,
+                None => return Ok(None),
             }
         }
     }

@@ -53,10 +53,11 @@ fn cut(file: &mut File<'_, '_>, size: u64) -> Step<()> {
 }
 
 /// How much of `offset..offset + len` one `Fallocate` command takes: the driver proposes the rest
-/// as further commands.
+/// as further commands. All of it where it begins beyond the longest file: the command says so.
 pub fn fallocate_slice(layout: Layout, offset: u64, len: u64) -> u64 {
     let last = layout.range_of(offset).get().saturating_add(RANGES_MAX - 1);
-    len.min(layout.end_of(RangeIndex::new(last)) - offset)
+    let room = layout.end_of(RangeIndex::new(last)).saturating_sub(offset);
+    if room > 0 { len.min(room) } else { len }
 }
 
 /// fallocate as asked for.
