@@ -102,6 +102,10 @@ impl Capabilities {
     pub fn and(self, other: Self) -> Self {
         Capabilities(self.0 & other.0)
     }
+    /// Whether the flag of this name is in the set.
+    pub fn has(self, name: &str) -> bool {
+        FLAGS.iter().any(|f| f.name == name && self.0 & 1 << f.bit != 0)
+    }
     /// Names of the flags in the set; flags unknown to protocol 7.45 are left out.
     pub fn names(self) -> Vec<&'static str> {
         FLAGS.iter().filter(|f| self.0 & 1 << f.bit != 0).map(|f| f.name).collect()
@@ -139,7 +143,7 @@ pub fn negotiate(init: &InitIn) -> Result<InitAnswer, FsError> {
         return Err(FsError::NotSupported);
     }
     let mut offered = Capabilities::from_words(init.flags, init.flags2);
-    if !offered.names().contains(&"INIT_EXT") {
+    if !offered.has("INIT_EXT") {
         offered = Capabilities::from_words(init.flags, 0);
     }
     let agreed = offered.and(Capabilities::wanted());

@@ -4,17 +4,22 @@
 
 mod stage;
 
-use cfs_fuse::{Device, Mount, MountError, MountOptions, Session, Unmounted, mend_dead_mount, mount};
+use cfs_fuse::{Device, Mount, MountError, MountOptions, Notifier, Session, Unmounted, mend_dead_mount, mount};
+use cfs_seam::{Class, spawn};
+use stage::memory::Memory;
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A place to mount on, removed at the end; never removes what is below.
 struct Place(PathBuf);
@@ -38,11 +43,21 @@ fn is_mounted(path: &Path) -> bool {
     table.lines().any(|line| line.split(' ').nth(1) == path.to_str())
 }
 
-fn serve(device: Device) -> JoinHandle<()> {
+/// Kernel time-outs of most tests: short, so that everything passes through here.
+const BRIEFLY: Duration = Duration::from_millis(10);
+
+fn serve(device: Device, ttl: Duration) -> JoinHandle<()> {
     std::thread::spawn(move || {
         stage::core::run(|host| async move {
-            let session = Session::new(host, device, Rc::new(stage::memory::Memory::new()));
+            let memory = Rc::new(Memory::new(ttl));
+            let session = Session::new(host.clone(), device.clone(), memory.clone());
+            let started = session.clone();
+            let notify = spawn(&host.tasks, Class::Foreground, async move {
+                let negotiated = started.started().await;
+                *memory.notifier.borrow_mut() = Some(Notifier::start(device, negotiated).expect("a thread"));
+            });
             session.serve().await.expect("the session ends with the mount");
+            drop(notify);
         });
     })
 }
@@ -51,7 +66,7 @@ fn serve(device: Device) -> JoinHandle<()> {
 fn with_mount(name: &str, work: impl FnOnce(&Path)) {
     let place = Place::new(name);
     let (device, mounted) = mount(&place.0, &MountOptions::default()).expect("mounted");
-    let server = serve(device);
+    let server = serve(device, BRIEFLY);
     work(&place.0);
     assert_eq!(mounted.unmount().expect("unmounted"), Unmounted::Clean);
     server.join().expect("served to the end");
@@ -179,7 +194,7 @@ fn a_process_that_waits_for_ever_can_be_killed() {
 fn a_mount_is_exclusive_and_goes_with_its_guard() {
     let place = Place::new("guard");
     let (device, mounted) = mount(&place.0, &MountOptions::default()).expect("mounted");
-    let server = serve(device);
+    let server = serve(device, BRIEFLY);
     let again = mount(&place.0, &MountOptions::default());
     assert!(matches!(again, Err(MountError::AlreadyMounted(_))));
     drop(mounted);
@@ -191,7 +206,7 @@ fn a_mount_is_exclusive_and_goes_with_its_guard() {
 fn a_busy_mount_is_taken_off_lazily() {
     let place = Place::new("busy");
     let (device, mounted) = mount(&place.0, &MountOptions::default()).expect("mounted");
-    let server = serve(device);
+    let server = serve(device, BRIEFLY);
     let file = fs::File::create(place.0.join("open")).expect("created");
     assert_eq!(mounted.unmount().expect("unmounted"), Unmounted::Lazy);
     assert!(!is_mounted(&place.0));
@@ -209,7 +224,7 @@ fn a_dead_mount_is_mended_by_the_next() {
     let error = fs::metadata(&place.0).expect_err("nobody serves it");
     assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN));
     let (device, mounted) = mount(&place.0, &MountOptions::default()).expect("mended and mounted");
-    let server = serve(device);
+    let server = serve(device, BRIEFLY);
     fs::write(place.0.join("alive"), b"x").expect("written");
     mounted.unmount().expect("unmounted");
     server.join().expect("served to the end");
@@ -221,9 +236,39 @@ fn a_read_only_mount_takes_no_changes() {
     let place = Place::new("read-only");
     let options = MountOptions { read_only: true, ..MountOptions::default() };
     let (device, mounted) = mount(&place.0, &options).expect("mounted");
-    let server = serve(device);
+    let server = serve(device, BRIEFLY);
     let error = fs::write(place.0.join("x"), b"x").expect_err("read-only");
     assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    mounted.unmount().expect("unmounted");
+    server.join().expect("served to the end");
+}
+
+fn set_xattr(path: &Path, name: &str, value: &str) -> io::Result<()> {
+    let text = |bytes: &[u8]| CString::new(bytes).expect("no NUL");
+    let (path, name) = (text(path.as_os_str().as_bytes()), text(name.as_bytes()));
+    // SAFETY: two NUL-terminated strings and a slice, all alive through the call.
+    match unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[test]
+fn what_changes_behind_the_kernel_is_seen_once_it_was_told() {
+    let place = Place::new("notify");
+    let root = &place.0;
+    let (device, mounted) = mount(root, &MountOptions::default()).expect("mounted");
+    let server = serve(device, Duration::from_secs(3600));
+    for name in ["file", "old", "trigger"] {
+        fs::write(root.join(name), name).expect("written");
+    }
+    assert_eq!(fs::read(root.join("file")).expect("read"), b"file");
+    assert!(fs::metadata(root.join("new")).is_err(), "its absence is cached");
+    set_xattr(&root.join("trigger"), "user.behind", "file").expect("changed behind");
+    assert_eq!(fs::metadata(root.join("file")).expect("stat").len(), 14);
+    assert_eq!(fs::read(root.join("file")).expect("read"), b"changed behind");
+    assert_eq!(fs::read(root.join("new")).expect("read"), b"old");
+    assert!(fs::metadata(root.join("old")).is_err());
     mounted.unmount().expect("unmounted");
     server.join().expect("served to the end");
 }
@@ -258,7 +303,7 @@ fn an_ordinary_user_mounts_through_fusermount3() {
         let refused = mount(&path, &MountOptions { allow_other: Some(true), ..MountOptions::default() });
         assert!(matches!(refused, Err(MountError::AllowOtherRefused)), "{refused:?}");
         let (device, mounted): (Device, Mount) = mount(&path, &MountOptions::default()).expect("mounted");
-        let server = serve(device);
+        let server = serve(device, BRIEFLY);
         fs::write(path.join("mine"), b"x").expect("written");
         assert_eq!(fs::metadata(path.join("mine")).expect("stat").uid(), USER);
         assert_eq!(mounted.unmount().expect("unmounted"), Unmounted::Clean);

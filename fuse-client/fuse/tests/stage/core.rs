@@ -1,4 +1,4 @@
-//! An executor under poll(2): the production runtime is tested where it lives.
+//! An executor under poll(2), woken by other threads through a socket.
 #![allow(unsafe_code)]
 
 use cfs_exec::{ExecConfig, Executor, TimeSource};
@@ -7,7 +7,9 @@ use cfs_seam::{Class, Instant, Promise, io, spawn};
 use cfs_types::Nanos;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,6 +36,8 @@ pub fn run<F: Future<Output = ()> + 'static>(start: impl FnOnce(Host) -> F) {
         polled.borrow_mut().push((fd.clone(), promise));
         future
     });
+    let (bell, rings) = UnixStream::pair().expect("sockets");
+    executor.set_remote_notify(Arc::new(move || (&bell).write_all(b"!").expect("room for a byte")));
     let host = Host { clock: executor.clock(), tasks: executor.tasks(), readable };
     let done = Rc::new(Cell::new(false));
     let (work, ended) = (start(host), done.clone());
@@ -49,15 +53,19 @@ pub fn run<F: Future<Output = ()> + 'static>(start: impl FnOnce(Host) -> F) {
             Some(at) => i32::try_from(at.since(now).as_millis() + 1).expect("a short test"),
             None => -1,
         };
-        poll(&waiting, wait_ms);
+        poll(&waiting, &rings, wait_ms);
     }
 }
 
-fn poll(waiting: &Waiting, wait_ms: i32) {
-    let entry = |fd: &Arc<OwnedFd>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let mut entries: Vec<libc::pollfd> = waiting.borrow().iter().map(|(fd, _)| entry(fd)).collect();
+fn poll(waiting: &Waiting, rings: &UnixStream, wait_ms: i32) {
+    let entry = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut entries: Vec<libc::pollfd> = waiting.borrow().iter().map(|(fd, _)| entry(fd.as_raw_fd())).collect();
+    entries.push(entry(rings.as_raw_fd()));
     // SAFETY: the pointer and the count are of one vector.
     unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, wait_ms) };
+    if entries.pop().is_some_and(|bell| bell.revents != 0) {
+        (&*rings).read_exact(&mut [0]).expect("it rang");
+    }
     let all = std::mem::take(&mut *waiting.borrow_mut());
     for (held, entry) in all.into_iter().zip(entries) {
         if entry.revents == 0 {

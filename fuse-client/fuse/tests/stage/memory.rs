@@ -1,8 +1,10 @@
 //! A small file system in memory. Names that begin with `fail-` answer the failure they name;
-//! reading a file called `stuck` waits until [`Memory::release_stuck`].
+//! reading a file called `stuck` waits until the attribute `user.release` is removed. Setting the attribute
+//! `user.behind` of any file to a name changes what that name of the root holds, and renames `old`
+//! to `new`, behind the kernel's back, as another mount would, and then notifies the kernel.
 
 use cfs_exec::Event;
-use cfs_fuse::{Caching, Entry, FileSystem, Listing, Lookup, OpenFlags, Opened, RenameMode};
+use cfs_fuse::{Caching, Entry, FileSystem, Listing, Lookup, Notifier, OpenFlags, Opened, RenameMode};
 use cfs_types::{FsError, InodeId, Name, Nanos};
 use cfs_wire::{
     Attr, AttrChange, DirEntry, FallocateMode, FileKind, Identity, SeekWhence, TimeChange, Volume, XattrMode,
@@ -27,9 +29,10 @@ pub struct Memory {
     is_free: Cell<bool>,
     /// Handles released.
     pub released: Cell<usize>,
+    /// Tells the kernel of changes behind its back.
+    pub notifier: RefCell<Option<Notifier>>,
+    ttl: Duration,
 }
-
-const TTL: Duration = Duration::from_millis(10);
 
 fn number(raw: u64) -> InodeId {
     InodeId::from_raw(raw).expect("a small number")
@@ -69,8 +72,8 @@ fn new_node(ino: InodeId, kind: FileKind, mode: u16, who: &Identity) -> Node {
 }
 
 impl Memory {
-    /// With an empty root that anybody may write to.
-    pub fn new() -> Self {
+    /// With an empty root that anybody may write to; the kernel may believe everything for `ttl`.
+    pub fn new(ttl: Duration) -> Self {
         let root = new_node(InodeId::ROOT, FileKind::Directory, 0o777, &Identity::default());
         Memory {
             nodes: RefCell::new(BTreeMap::from([(InodeId::ROOT, root)])),
@@ -78,13 +81,9 @@ impl Memory {
             free: Event::new(),
             is_free: Cell::new(false),
             released: Cell::new(0),
+            notifier: RefCell::new(None),
+            ttl,
         }
-    }
-
-    /// Lets reads of `stuck` end.
-    pub fn release_stuck(&self) {
-        self.is_free.set(true);
-        self.free.notify_all();
     }
 
     fn with<T>(&self, ino: InodeId, work: impl FnOnce(&mut Node) -> Result<T, FsError>) -> Result<T, FsError> {
@@ -96,7 +95,7 @@ impl Memory {
     }
 
     fn entry(&self, ino: InodeId) -> Result<Entry, FsError> {
-        self.with(ino, |node| Ok(Entry { attr: node.attr.clone(), entry_ttl: TTL, attr_ttl: TTL }))
+        self.with(ino, |node| Ok(Entry { attr: node.attr.clone(), entry_ttl: self.ttl, attr_ttl: self.ttl }))
     }
 
     fn place(&self, dir: InodeId, name: &Name, ino: InodeId) -> Result<(), FsError> {
@@ -123,6 +122,26 @@ impl Memory {
         self.entry(ino)
     }
 
+    async fn change_behind(&self, name: &[u8]) -> Result<(), FsError> {
+        let name_of = |bytes: &[u8]| Name::new(bytes).ok_or(FsError::Invalid);
+        let ino = self.find(InodeId::ROOT, &name_of(name)?)?;
+        self.with(ino, |node| {
+            node.bytes = b"changed behind".to_vec();
+            resize(node, 14);
+            Ok(())
+        })?;
+        let (old, new) = (name_of(b"old")?, name_of(b"new")?);
+        self.rename(&Identity::default(), (InodeId::ROOT, &old), (InodeId::ROOT, &new), RenameMode::Replace).await?;
+        let settled = self.notifier.borrow().as_ref().map(|notifier| {
+            notifier.forget_inode(ino);
+            notifier.forget_entry(InodeId::ROOT, &old);
+            notifier.forget_entry(InodeId::ROOT, &new);
+            notifier.settled()
+        });
+        settled.ok_or(FsError::Busy)?.await;
+        Ok(())
+    }
+
     fn remove(&self, dir: InodeId, name: &Name) -> Result<(), FsError> {
         let ino = self.find(dir, name)?;
         self.with(ino, |node| if node.names.is_empty() { Ok(()) } else { Err(FsError::NotEmpty) })?;
@@ -136,8 +155,15 @@ fn resize(node: &mut Node, len: usize) {
     node.attr.blocks = node.attr.size.div_ceil(512);
 }
 
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).expect("small")
+/// Files end here.
+const FILE_BYTES_MAX: u64 = 1 << 26;
+
+fn index(offset: u64) -> Result<usize, FsError> {
+    usize::try_from(offset).ok().filter(|_| offset <= FILE_BYTES_MAX).ok_or(FsError::FileTooLarge)
+}
+
+fn handle(fh: u64) -> Result<InodeId, FsError> {
+    InodeId::from_raw(fh).ok_or(FsError::Stale)
 }
 
 impl FileSystem for Memory {
@@ -147,23 +173,23 @@ impl FileSystem for Memory {
         match self.find(dir, name) {
             Ok(ino) => self.entry(ino).map(Lookup::Found),
             Err(FsError::NotFound) if failure(name) == Some(FsError::Corrupt) => Err(FsError::Corrupt),
-            Err(FsError::NotFound) => Ok(Lookup::Missing { ttl: TTL }),
+            Err(FsError::NotFound) => Ok(Lookup::Missing { ttl: self.ttl }),
             Err(error) => Err(error),
         }
     }
     async fn getattr(&self, ino: InodeId) -> Result<(Attr, Duration), FsError> {
-        self.entry(ino).map(|entry| (entry.attr, TTL))
+        self.entry(ino).map(|entry| (entry.attr, self.ttl))
     }
     async fn setattr(&self, _: &Identity, ino: InodeId, change: AttrChange) -> Result<(Attr, Duration), FsError> {
         self.with(ino, |node| {
             if let Some(size) = change.size {
-                resize(node, index(size));
+                resize(node, index(size)?);
             }
             node.attr.mode = change.mode.unwrap_or(node.attr.mode);
             if let Some(TimeChange::At(time)) = change.mtime {
                 node.attr.mtime = time;
             }
-            Ok((node.attr.clone(), TTL))
+            Ok((node.attr.clone(), self.ttl))
         })
     }
     async fn readlink(&self, ino: InodeId) -> Result<Vec<u8>, FsError> {
@@ -230,19 +256,19 @@ impl FileSystem for Memory {
         Ok(Opened { fh: ino.get(), caching: if flags.append || stuck { Caching::Direct } else { Caching::Keep } })
     }
     async fn read(&self, fh: u64, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        let stuck = self.with(number(fh), |node| Ok(node.stuck))?;
+        let stuck = self.with(handle(fh)?, |node| Ok(node.stuck))?;
         while stuck && !self.is_free.get() {
             self.free.wait().await;
         }
-        self.with(number(fh), |node| {
-            let from = index(offset).min(node.bytes.len());
-            let to = (from + index(len.into())).min(node.bytes.len());
+        self.with(handle(fh)?, |node| {
+            let from = index(offset)?.min(node.bytes.len());
+            let to = (from + index(len.into())?).min(node.bytes.len());
             Ok(node.bytes[from..to].to_vec())
         })
     }
     async fn write(&self, fh: u64, offset: u64, data: &[u8], append: bool, _kill: bool) -> Result<(), FsError> {
-        self.with(number(fh), |node| {
-            let from = if append { node.bytes.len() } else { index(offset) };
+        self.with(handle(fh)?, |node| {
+            let from = if append { node.bytes.len() } else { index(offset)? };
             let to = from + data.len();
             if to > node.bytes.len() {
                 resize(node, to);
@@ -262,11 +288,11 @@ impl FileSystem for Memory {
         Ok(())
     }
     async fn fallocate(&self, fh: u64, offset: u64, len: u64, _: FallocateMode, _: bool) -> Result<(), FsError> {
-        let end = index(offset + len);
-        self.with(number(fh), |node| Ok(if end > node.bytes.len() { resize(node, end) }))
+        let end = index(offset.saturating_add(len))?;
+        self.with(handle(fh)?, |node| Ok(if end > node.bytes.len() { resize(node, end) }))
     }
     async fn seek(&self, fh: u64, offset: u64, whence: SeekWhence) -> Result<u64, FsError> {
-        let size = self.with(number(fh), |node| Ok(node.attr.size))?;
+        let size = self.with(handle(fh)?, |node| Ok(node.attr.size))?;
         match whence {
             _ if offset >= size => Err(FsError::NoExtent),
             SeekWhence::Data => Ok(offset),
@@ -277,7 +303,7 @@ impl FileSystem for Memory {
         let rows = self.with(dir, |node| Ok(node.names.iter().map(|(n, (c, i))| (*c, n.clone(), *i)).collect()));
         let mut rows: Vec<(u64, Name, InodeId)> = rows?;
         rows.sort();
-        let mut listing = Listing { entries: Vec::new(), entry_ttl: TTL, attr_ttl: TTL };
+        let mut listing = Listing { entries: Vec::new(), entry_ttl: self.ttl, attr_ttl: self.ttl };
         for (cookie, name, ino) in rows.into_iter().filter(|row| row.0 > cookie) {
             let attr = self.entry(ino)?.attr;
             let (kind, attr) = (attr.kind, plus.then_some(attr));
@@ -302,6 +328,9 @@ impl FileSystem for Memory {
         value: Vec<u8>,
         _: XattrMode,
     ) -> Result<(), FsError> {
+        if name == b"user.behind" {
+            return self.change_behind(&value).await;
+        }
         self.with(ino, |node| {
             node.xattrs.insert(name.to_vec(), value);
             Ok(())
@@ -314,6 +343,10 @@ impl FileSystem for Memory {
         self.with(ino, |node| Ok(node.xattrs.keys().flat_map(|k| [k, &b"\0"[..]].concat()).collect()))
     }
     async fn removexattr(&self, _: &Identity, ino: InodeId, name: &[u8]) -> Result<(), FsError> {
+        if name == b"user.release" {
+            self.is_free.set(true);
+            self.free.notify_all();
+        }
         self.with(ino, |node| node.xattrs.remove(name).map(drop).ok_or(FsError::NoAttribute))
     }
 }
