@@ -369,9 +369,5 @@ pub mod notify {
     pub const INC_EPOCH: i32 = 8;
 }
 
-/// `OpenIn::open_flags` and `CreateIn::open_flags`: clear setuid and setgid.
-pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
-/// `FsyncIn::fsync_flags`: fdatasync.
-pub const FSYNC_FDATASYNC: u32 = 1 << 0;
 /// `STATX_BASIC_STATS | STATX_BTIME`.
 pub const STATX_MASK: u32 = 0xfff;

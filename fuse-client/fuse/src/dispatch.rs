@@ -56,20 +56,20 @@ async fn open<F: FileSystem>(
     operation: FileOperation,
 ) -> Result<Answer<F::Data>, FsError> {
     let (mut bytes, opened) = match operation {
-        FileOperation::Create { dir, name, mode, flags } => {
-            let (entry, opened) = fs.create(who, dir, &name, mode, flags).await?;
+        FileOperation::Create { dir, name, how } => {
+            let (entry, opened) = fs.create(who, dir, &name, &how).await?;
             (reply::entry_out(&entry).as_bytes().to_vec(), opened)
         }
         FileOperation::Open { ino, flags } => (Vec::new(), fs.open(who, ino, flags).await?),
         _ => return Err(FsError::UnknownOperation),
     };
     bytes.extend_from_slice(reply::open_out(&opened).as_bytes());
-    Ok(Answer { result: Ok(Body::Bytes(bytes)), opened: Some(opened.fh) })
+    Ok(Answer { result: Ok(Body::Bytes(bytes)), opened: Some(opened.handle) })
 }
 
 async fn change_names<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -> Outcome<F> {
     let entry = match operation {
-        FileOperation::Symlink { dir, name, target } => fs.symlink(who, dir, &name, target).await?,
+        FileOperation::Symlink { dir, name, target } => fs.symlink(who, dir, &name, &target).await?,
         FileOperation::Mknod { dir, name, kind, mode, rdev } => {
             fs.mknod(who, dir, &name, kind, mode, rdev).await?
         }
@@ -111,7 +111,7 @@ async fn inspect<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation
         }
         FileOperation::Readlink { ino } => Body::Bytes(fs.readlink(ino).await?),
         FileOperation::Readdir { dir, offset, bytes_max, plus } => {
-            Body::Bytes(read_dir(fs, dir, offset, bytes_max, plus).await?)
+            Body::Bytes(read_dir(fs, who, dir, offset, bytes_max, plus).await?)
         }
         FileOperation::Fsyncdir { dir } => {
             fs.fsyncdir(dir).await?;
@@ -132,6 +132,7 @@ async fn inspect<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation
 
 async fn read_dir<F: FileSystem>(
     fs: &F,
+    who: &Identity,
     dir: InodeId,
     offset: u64,
     bytes_max: u32,
@@ -141,32 +142,32 @@ async fn read_dir<F: FileSystem>(
     let mut packer = Packer::new(usize::try_from(bytes_max).expect("at most a transfer"), plus);
     packer.add_dots(dir, offset);
     let room = u32::try_from(packer.room()).expect("at most a transfer");
-    let listing = fs.readdir(dir, cookie_of(offset), room, plus).await?;
+    let listing = fs.readdir(who, dir, cookie_of(offset), room, plus).await?;
     packer.add_listing(&listing);
     Ok(packer.finish())
 }
 
 async fn data<F: FileSystem>(fs: &F, operation: FileOperation) -> Outcome<F> {
     match operation {
-        FileOperation::Read { fh, offset, len } => {
+        FileOperation::Read { handle, offset, len } => {
             let len = len.min(TRANSFER_BYTES_MAX);
-            let data = fs.read(fh, offset, len).await?;
-            let used = data.as_ref().len().min(usize::try_from(len).expect("at most a transfer"));
+            let data = fs.read(handle, offset, len).await?;
+            let used = data.len().min(usize::try_from(len).expect("at most a transfer"));
             return Ok(Body::Data(data, used));
         }
-        FileOperation::Write { fh, offset, append, kill_privileges, data } => {
-            fs.write(fh, offset, &data, append, kill_privileges).await?;
-            let size = u32::try_from(data.len()).expect("at most a transfer");
+        FileOperation::Write { handle, offset, flags, data } => {
+            let written = fs.write(handle, offset, &data, flags).await?.min(data.len());
+            let size = u32::try_from(written).expect("at most a transfer");
             return Ok(Body::of(&WriteOut { size, padding: 0 }));
         }
-        FileOperation::Lseek { fh, offset, whence } => {
-            return Ok(Body::of(&LseekOut { offset: fs.seek(fh, offset, whence).await? }));
+        FileOperation::Lseek { handle, offset, whence } => {
+            return Ok(Body::of(&LseekOut { offset: fs.seek(handle, offset, whence).await? }));
         }
-        FileOperation::Flush { fh } => fs.flush(fh).await?,
-        FileOperation::Release { fh } => fs.release(fh).await?,
-        FileOperation::Fsync { fh, data_only } => fs.fsync(fh, data_only).await?,
-        FileOperation::Fallocate { fh, offset, len, mode, keep_size } => {
-            fs.fallocate(fh, offset, len, mode, keep_size).await?;
+        FileOperation::Flush { handle } => fs.flush(handle).await?,
+        FileOperation::Release { handle } => fs.release(handle),
+        FileOperation::Fsync { handle } => fs.fsync(handle).await?,
+        FileOperation::Fallocate { handle, offset, len, mode, keep_size } => {
+            fs.fallocate(handle, offset, len, mode, keep_size).await?;
         }
         _ => return Err(FsError::UnknownOperation),
     }
@@ -176,7 +177,7 @@ async fn data<F: FileSystem>(fs: &F, operation: FileOperation) -> Outcome<F> {
 async fn xattr<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -> Outcome<F> {
     match operation {
         FileOperation::Setxattr { ino, name, value, mode } => {
-            fs.setxattr(who, ino, &name, value, mode).await?;
+            fs.setxattr(who, ino, &name, &value, mode).await?;
             Ok(Body::Empty)
         }
         FileOperation::Removexattr { ino, name } => {

@@ -18,12 +18,13 @@ mod payload;
 mod reply;
 mod request;
 mod session;
+mod volume_front;
 
 pub use capability::{Capabilities, Negotiated};
 pub use device::Device;
 pub use errno::Errno;
-pub use file_system::{Caching, Entry, FileSystem, Listing, Lookup, Opened};
+pub use file_system::{Caching, FileSystem, Opened};
 pub use mount::{Mount, MountError, MountOptions, Unmounted, mend_dead_mount, mount, unmount};
 pub use notifier::{Notifier, Settled};
-pub use request::{OpenFlags, RenameMode};
 pub use session::{Host, Readable, Session, SessionError};
+pub use volume_front::VolumeFront;

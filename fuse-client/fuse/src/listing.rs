@@ -4,11 +4,10 @@
 //! stay valid across calls, opens and mounts, so `telldir` and `seekdir` work.
 
 use crate::abi::{Dirent, EntryOut};
-use crate::file_system::{Entry, Listing};
 use crate::reply::{entry_out, kind_bits};
 use cfs_types::InodeId;
-use cfs_wire::{DirEntry, FileKind};
-use std::time::Duration;
+use cfs_volume::Listing;
+use cfs_wire::FileKind;
 use zerocopy::IntoBytes;
 
 const AFTER_DOT: u64 = 1;
@@ -44,16 +43,12 @@ impl Packer {
 
     /// Adds entries while they fit.
     pub fn add_listing(&mut self, listing: &Listing) {
-        for entry in &listing.entries {
-            if !self.add_entry(entry, listing.entry_ttl, listing.attr_ttl) {
+        for listed in &listing.entries {
+            let known = listed.entry.as_ref().map(entry_out);
+            if !self.add_record(known, listed.ino.get(), listed.cookie, listed.kind, listed.name.as_bytes()) {
                 return;
             }
         }
-    }
-
-    fn add_entry(&mut self, entry: &DirEntry, entry_ttl: Duration, attr_ttl: Duration) -> bool {
-        let known = entry.attr.clone().map(|attr| entry_out(&Entry { attr, entry_ttl, attr_ttl }));
-        self.add_record(known, entry.ino.get(), entry.cookie, entry.kind, entry.name.as_bytes())
     }
 
     /// False if there is no room. An entry without attributes has node id 0: the kernel lists it
@@ -96,16 +91,17 @@ pub fn cookie_of(offset: u64) -> u64 {
 mod tests {
     use super::*;
     use cfs_types::Name;
+    use cfs_volume::Listed;
 
     fn listing(names: &[&str]) -> Listing {
-        let entry = |(i, name): (usize, &&str)| DirEntry {
+        let entry = |(i, name): (usize, &&str)| Listed {
             cookie: 100 + u64::try_from(i).expect("small"),
             name: Name::new(name.as_bytes()).expect("a name"),
             ino: InodeId::from_raw(7).expect("valid"),
             kind: FileKind::File,
-            attr: None,
+            entry: None,
         };
-        Listing { entries: names.iter().enumerate().map(entry).collect(), ..Listing::default() }
+        Listing { entries: names.iter().enumerate().map(entry).collect(), end: true }
     }
 
     #[test]

@@ -5,9 +5,11 @@
 
 use crate::abi::{AttrOut, EntryOut, FileAttr, OpenOut, STATX_MASK, StatfsOut, Statx, StatxOut, SxTime, fopen};
 use crate::errno::Errno;
-use crate::file_system::{Caching, Entry, Lookup, Opened};
+use crate::file_system::{Caching, Opened};
 use cfs_types::{FsError, NAME_BYTES_MAX, Nanos};
+use cfs_volume::{Entry, Handle, Lookup};
 use cfs_wire::{Attr, FileKind, Volume};
+use std::ops::Deref;
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
@@ -26,13 +28,13 @@ pub enum Body<D> {
     Data(D, usize),
 }
 
-impl<D: AsRef<[u8]>> Body<D> {
+impl<D: Deref<Target = [u8]>> Body<D> {
     /// The bytes to send.
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Body::Empty => &[],
             Body::Bytes(bytes) => bytes,
-            Body::Data(data, len) => &data.as_ref()[..*len],
+            Body::Data(data, len) => &data[..*len],
         }
     }
     /// A structure's bytes.
@@ -46,7 +48,7 @@ pub struct Answer<D> {
     /// Body or error.
     pub result: Result<Body<D>, Errno>,
     /// The handle it hands to the kernel: to be released if the kernel does not take it.
-    pub opened: Option<u64>,
+    pub opened: Option<Handle>,
 }
 
 impl<D> Answer<D> {
@@ -136,7 +138,7 @@ pub fn open_out(opened: &Opened) -> OpenOut {
         Caching::Fresh => 0,
         Caching::Direct => fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES,
     };
-    OpenOut { fh: opened.fh, open_flags, backing_id: 0 }
+    OpenOut { fh: opened.handle.get(), open_flags, backing_id: 0 }
 }
 
 /// Reply to STATX.
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn direct_files_may_be_written_in_parallel_and_kept_pages_are_announced() {
-        let flags = |caching| open_out(&Opened { fh: 9, caching }).open_flags;
+        let flags = |caching| open_out(&Opened { handle: Handle::new(9), caching }).open_flags;
         assert_eq!([flags(Caching::Keep), flags(Caching::Fresh), flags(Caching::Direct)], [2, 0, 0b100_0001]);
     }
 

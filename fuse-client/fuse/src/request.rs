@@ -11,40 +11,13 @@ use crate::errno::Errno;
 use crate::payload::{Payload, Pooled};
 use args::Args;
 use cfs_types::{FsError, InodeId, Name, Nanos};
-use cfs_wire::{
-    AttrChange, FallocateMode, FileKind, Identity, OpenMode, SeekWhence, TimeChange, XattrMode,
-};
+use cfs_volume::{Creation, Handle, OpenFlags, RenameMode, WriteFlags};
+use cfs_wire::{AttrChange, FallocateMode, FileKind, Identity, SeekWhence, TimeChange, XattrMode};
 use zerocopy::FromBytes;
 
 /// Bytes before the payload of a WRITE: the device's first buffer is this long, so that the
 /// payload begins at the start of the second, aligned.
 pub const HEAD_BYTES: usize = size_of::<InHeader>() + size_of::<abi::WriteIn>();
-
-/// What rename may do to its target.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RenameMode {
-    /// Replace it.
-    Replace,
-    /// RENAME_NOREPLACE.
-    NoReplace,
-    /// RENAME_EXCHANGE.
-    Exchange,
-}
-
-/// How a file is opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OpenFlags {
-    /// Read or write.
-    pub access: OpenMode,
-    /// O_APPEND.
-    pub append: bool,
-    /// O_TRUNC; only CREATE carries it.
-    pub truncate: bool,
-    /// O_EXCL; only CREATE carries it.
-    pub exclusive: bool,
-    /// Clear setuid and setgid (the caller lacks CAP_FSETID).
-    pub kill_privileges: bool,
-}
 
 /// Who asks for what, and under which name the answer is awaited.
 #[derive(Debug)]
@@ -89,15 +62,15 @@ pub enum FileOperation {
     Rmdir { dir: InodeId, name: Name },
     Rename { from_dir: InodeId, from: Name, to_dir: InodeId, to: Name, mode: RenameMode },
     Link { ino: InodeId, dir: InodeId, name: Name },
-    Create { dir: InodeId, name: Name, mode: u16, flags: OpenFlags },
+    Create { dir: InodeId, name: Name, how: Creation },
     Open { ino: InodeId, flags: OpenFlags },
-    Read { fh: u64, offset: u64, len: u32 },
-    Write { fh: u64, offset: u64, append: bool, kill_privileges: bool, data: Payload },
-    Flush { fh: u64 },
-    Release { fh: u64 },
-    Fsync { fh: u64, data_only: bool },
-    Fallocate { fh: u64, offset: u64, len: u64, mode: FallocateMode, keep_size: bool },
-    Lseek { fh: u64, offset: u64, whence: SeekWhence },
+    Read { handle: Handle, offset: u64, len: u32 },
+    Write { handle: Handle, offset: u64, flags: WriteFlags, data: Payload },
+    Flush { handle: Handle },
+    Release { handle: Handle },
+    Fsync { handle: Handle },
+    Fallocate { handle: Handle, offset: u64, len: u64, mode: FallocateMode, keep_size: bool },
+    Lseek { handle: Handle, offset: u64, whence: SeekWhence },
     Opendir,
     Readdir { dir: InodeId, offset: u64, bytes_max: u32, plus: bool },
     Releasedir,
@@ -168,10 +141,13 @@ fn decode_write(arguments: &[u8], rest: &mut Option<Pooled>, bytes: usize) -> Re
     };
     let late = arg.write_flags & abi::write_flag::CACHE != 0;
     Ok(Operation::File(FileOperation::Write {
-        fh: arg.fh,
+        handle: Handle::new(arg.fh),
         offset: arg.offset,
-        append: !late && has(arg.flags, libc::O_APPEND),
-        kill_privileges: arg.write_flags & abi::write_flag::KILL_SUIDGID != 0,
+        flags: WriteFlags {
+            sync: has(arg.flags, libc::O_DSYNC),
+            kill_privileges: arg.write_flags & abi::write_flag::KILL_SUIDGID != 0,
+            append: Some(!late && has(arg.flags, libc::O_APPEND)),
+        },
         data,
     }))
 }
@@ -225,8 +201,13 @@ fn decode_named(header: &InHeader, opcode: Opcode, mut args: Args<'_>) -> Result
         }
         Opcode::Create => {
             let arg: abi::CreateIn = args.take()?;
-            let flags = open_flags(arg.flags, arg.open_flags);
-            FileOperation::Create { dir, name: args.name()?, mode: mode_bits(arg.mode), flags }
+            let how = Creation {
+                mode: mode_bits(arg.mode),
+                exclusive: has(arg.flags, libc::O_EXCL),
+                truncate: has(arg.flags, libc::O_TRUNC),
+                flags: open_flags(arg.flags),
+            };
+            FileOperation::Create { dir, name: args.name()?, how }
         }
         Opcode::Rename => {
             let to_dir = inode(args.take::<abi::RenameIn>()?.newdir)?;
@@ -274,31 +255,30 @@ fn decode_numbered(header: &InHeader, opcode: Opcode, mut args: Args<'_>) -> Res
         Opcode::Readlink => FileOperation::Readlink { ino: inode(node)? },
         Opcode::Open => {
             let arg: abi::OpenIn = args.take()?;
-            FileOperation::Open { ino: inode(node)?, flags: open_flags(arg.flags, arg.open_flags) }
+            FileOperation::Open { ino: inode(node)?, flags: open_flags(arg.flags) }
         }
         Opcode::Read => {
             let arg: abi::ReadIn = args.take()?;
-            FileOperation::Read { fh: arg.fh, offset: arg.offset, len: arg.size }
+            FileOperation::Read { handle: Handle::new(arg.fh), offset: arg.offset, len: arg.size }
         }
         Opcode::Readdir | Opcode::Readdirplus => {
             let arg: abi::ReadIn = args.take()?;
             let plus = opcode == Opcode::Readdirplus;
             FileOperation::Readdir { dir: inode(node)?, offset: arg.offset, bytes_max: arg.size, plus }
         }
-        Opcode::Flush => FileOperation::Flush { fh: args.take::<abi::FlushIn>()?.fh },
-        Opcode::Release => FileOperation::Release { fh: args.take::<abi::ReleaseIn>()?.fh },
-        Opcode::Fsync => {
-            let arg: abi::FsyncIn = args.take()?;
-            FileOperation::Fsync { fh: arg.fh, data_only: arg.fsync_flags & abi::FSYNC_FDATASYNC != 0 }
-        }
+        Opcode::Flush => FileOperation::Flush { handle: Handle::new(args.take::<abi::FlushIn>()?.fh) },
+        Opcode::Release => FileOperation::Release { handle: Handle::new(args.take::<abi::ReleaseIn>()?.fh) },
+        Opcode::Fsync => FileOperation::Fsync { handle: Handle::new(args.take::<abi::FsyncIn>()?.fh) },
         Opcode::Fallocate => {
             let arg: abi::FallocateIn = args.take()?;
             let (mode, keep_size) = fallocate_mode(arg.mode)?;
-            FileOperation::Fallocate { fh: arg.fh, offset: arg.offset, len: arg.length, mode, keep_size }
+            let handle = Handle::new(arg.fh);
+            FileOperation::Fallocate { handle, offset: arg.offset, len: arg.length, mode, keep_size }
         }
         Opcode::Lseek => {
             let arg: abi::LseekIn = args.take()?;
-            FileOperation::Lseek { fh: arg.fh, offset: arg.offset, whence: seek_whence(arg.whence)? }
+            let whence = seek_whence(arg.whence)?;
+            FileOperation::Lseek { handle: Handle::new(arg.fh), offset: arg.offset, whence }
         }
         Opcode::Opendir => FileOperation::Opendir,
         Opcode::Releasedir => FileOperation::Releasedir,
@@ -335,14 +315,12 @@ fn node_kind(mode: u32) -> Result<FileKind, FsError> {
     }
 }
 
-fn open_flags(flags: u32, extra: u32) -> OpenFlags {
-    let reads_only = flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned();
+fn open_flags(flags: u32) -> OpenFlags {
     OpenFlags {
-        access: if reads_only { OpenMode::Read } else { OpenMode::Write },
+        write: flags & libc::O_ACCMODE.cast_unsigned() != libc::O_RDONLY.cast_unsigned(),
         append: has(flags, libc::O_APPEND),
-        truncate: has(flags, libc::O_TRUNC),
-        exclusive: has(flags, libc::O_EXCL),
-        kill_privileges: extra & abi::OPEN_KILL_SUIDGID != 0,
+        direct: has(flags, libc::O_DIRECT),
+        sync: has(flags, libc::O_DSYNC),
     }
 }
 

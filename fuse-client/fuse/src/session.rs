@@ -19,7 +19,8 @@ use crate::payload::BufferPool;
 use crate::reply::Answer;
 use crate::request::{FileOperation, HEAD_BYTES, Operation, Refusal, Request, decode};
 use cfs_exec::{Event, Gate, Pass, Permit, Semaphore};
-use cfs_seam::{Class, Clock, Io, Spawn, spawn, timeout};
+use cfs_runtime::Reactor;
+use cfs_seam::{Class, Clock, Io, Spawn, World, spawn, timeout};
 use cfs_types::FsError;
 use cfs_wire::Identity;
 use std::cell::Cell;
@@ -52,6 +53,16 @@ pub struct Host {
     pub tasks: Rc<dyn Spawn>,
     /// Waits for a descriptor.
     pub readable: Readable,
+}
+
+impl Host {
+    /// A core of the production runtime. With `shared`, several cores serve clones of one device,
+    /// and the kernel wakes one of them for a request.
+    pub fn new(world: &World, reactor: &Rc<Reactor>, shared: bool) -> Self {
+        let reactor = reactor.clone();
+        let readable: Readable = Rc::new(move |fd| reactor.readable(fd, shared));
+        Host { clock: world.clock.clone(), tasks: world.tasks.clone(), readable }
+    }
 }
 
 /// Why a session ended other than by unmount.
@@ -230,9 +241,8 @@ impl<F: FileSystem> Session<F> {
                 work.await.opened
             }
         };
-        if let Some(fh) = answer {
-            // Nobody holds this handle: an error of its release has nobody to go to either.
-            let _ = self.fs.release(fh).await;
+        if let Some(handle) = answer {
+            self.fs.release(handle);
         }
         self.table.remove(unique, &waiting);
     }

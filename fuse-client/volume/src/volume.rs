@@ -87,6 +87,9 @@ pub struct WriteFlags {
     pub sync: bool,
     /// Clear setuid and setgid (the kernel's KILL_SUIDGID).
     pub kill_privileges: bool,
+    /// Whether this write appends; None: as its handle was opened. The kernel writes mapped pages
+    /// back through any handle, and fcntl can change O_APPEND.
+    pub append: Option<bool>,
 }
 
 /// A connected volume. Dropping it without [`Volume::shutdown`] is a crash of the client: what

@@ -253,7 +253,8 @@ impl Volume {
         data: &[u8],
         flags: WriteFlags,
     ) -> Result<usize, FsError> {
-        let file = self.core.files.get(handle)?;
+        let mut file = self.core.files.get(handle)?;
+        file.flags.append = flags.append.unwrap_or(file.flags.append);
         self.core.write_at(&file, offset, data, flags).await
     }
 

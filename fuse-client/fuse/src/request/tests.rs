@@ -130,12 +130,12 @@ fn a_short_write_is_copied_and_a_long_one_takes_the_buffer() {
         let data: Vec<u8> = (0..=u8::MAX).cycle().take(bytes).collect();
         let arguments = write_arguments(u32::try_from(bytes).expect("small"), 0, 0, &data);
         let (request, rest) = decode_bytes(&header(16, 5, &arguments));
-        let Operation::File(FileOperation::Write { fh, offset, data: payload, append, .. }) =
+        let Operation::File(FileOperation::Write { handle, offset, data: payload, flags }) =
             request.expect("valid").operation
         else {
             panic!("write")
         };
-        assert_eq!((fh, offset, append), (3, 4096, false));
+        assert_eq!((handle.get(), offset, flags.append), (3, 4096, Some(false)));
         assert!(payload[..] == data[..], "{bytes} bytes");
         assert_eq!(rest.is_none(), taken, "{bytes} bytes");
         assert!(!taken || payload.as_ptr().addr() % 4096 == 0);
@@ -146,12 +146,12 @@ fn a_short_write_is_copied_and_a_long_one_takes_the_buffer() {
 fn a_late_write_of_a_mapping_is_no_append() {
     let append = libc::O_APPEND.cast_unsigned();
     for (write_flags, expected) in [(0, true), (1, false), (4, true)] {
-        let Ok(FileOperation::Write { append, kill_privileges, .. }) =
+        let Ok(FileOperation::Write { flags, .. }) =
             operation(16, 5, &write_arguments(1, write_flags, append, b"x"))
         else {
             panic!("write")
         };
-        assert_eq!((append, kill_privileges), (expected, write_flags == 4));
+        assert_eq!((flags.append, flags.kill_privileges), (Some(expected), write_flags == 4));
     }
 }
 

@@ -4,11 +4,10 @@
 //! to `new`, behind the kernel's back, as another mount would, and then notifies the kernel.
 
 use cfs_exec::Event;
-use cfs_fuse::{Caching, Entry, FileSystem, Listing, Lookup, Notifier, OpenFlags, Opened, RenameMode};
+use cfs_fuse::{Caching, FileSystem, Notifier, Opened};
 use cfs_types::{FsError, InodeId, Name, Nanos};
-use cfs_wire::{
-    Attr, AttrChange, DirEntry, FallocateMode, FileKind, Identity, SeekWhence, TimeChange, Volume, XattrMode,
-};
+use cfs_volume::{Creation, Entry, Handle, Listed, Listing, Lookup, OpenFlags, RenameMode, WriteFlags};
+use cfs_wire::{Attr, AttrChange, FallocateMode, FileKind, Identity, SeekWhence, TimeChange, Volume, XattrMode};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -162,8 +161,8 @@ fn index(offset: u64) -> Result<usize, FsError> {
     usize::try_from(offset).ok().filter(|_| offset <= FILE_BYTES_MAX).ok_or(FsError::FileTooLarge)
 }
 
-fn handle(fh: u64) -> Result<InodeId, FsError> {
-    InodeId::from_raw(fh).ok_or(FsError::Stale)
+fn inode(handle: Handle) -> Result<InodeId, FsError> {
+    InodeId::from_raw(handle.get()).ok_or(FsError::Stale)
 }
 
 impl FileSystem for Memory {
@@ -195,9 +194,12 @@ impl FileSystem for Memory {
     async fn readlink(&self, ino: InodeId) -> Result<Vec<u8>, FsError> {
         self.with(ino, |node| Ok(node.bytes.clone()))
     }
-    async fn symlink(&self, who: &Identity, dir: InodeId, name: &Name, to: Vec<u8>) -> Result<Entry, FsError> {
+    async fn symlink(&self, who: &Identity, dir: InodeId, name: &Name, to: &[u8]) -> Result<Entry, FsError> {
         let entry = self.make(who, dir, name, FileKind::Symlink, 0o777)?;
-        self.with(entry.attr.ino, |node| Ok(node.bytes = to))?;
+        self.with(entry.attr.ino, |node| {
+            node.bytes = to.to_vec();
+            Ok(())
+        })?;
         Ok(entry)
     }
     async fn mknod(
@@ -235,7 +237,10 @@ impl FileSystem for Memory {
         self.place(to.0, to.1, ino)
     }
     async fn link(&self, _: &Identity, ino: InodeId, dir: InodeId, name: &Name) -> Result<Entry, FsError> {
-        self.with(ino, |node| Ok(node.attr.nlink += 1))?;
+        self.with(ino, |node| {
+            node.attr.nlink += 1;
+            Ok(())
+        })?;
         self.place(dir, name, ino)?;
         self.entry(ino)
     }
@@ -244,70 +249,79 @@ impl FileSystem for Memory {
         who: &Identity,
         dir: InodeId,
         name: &Name,
-        mode: u16,
-        flags: OpenFlags,
+        how: &Creation,
     ) -> Result<(Entry, Opened), FsError> {
-        let entry = self.make(who, dir, name, FileKind::File, mode)?;
-        let opened = self.open(who, entry.attr.ino, flags).await?;
+        let entry = self.make(who, dir, name, FileKind::File, how.mode)?;
+        let opened = self.open(who, entry.attr.ino, how.flags).await?;
         Ok((entry, opened))
     }
     async fn open(&self, _: &Identity, ino: InodeId, flags: OpenFlags) -> Result<Opened, FsError> {
         let stuck = self.with(ino, |node| Ok(node.stuck))?;
-        Ok(Opened { fh: ino.get(), caching: if flags.append || stuck { Caching::Direct } else { Caching::Keep } })
+        let caching = if flags.append || stuck { Caching::Direct } else { Caching::Keep };
+        Ok(Opened { handle: Handle::new(ino.get()), caching })
     }
-    async fn read(&self, fh: u64, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        let stuck = self.with(handle(fh)?, |node| Ok(node.stuck))?;
+    async fn read(&self, handle: Handle, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
+        let stuck = self.with(inode(handle)?, |node| Ok(node.stuck))?;
         while stuck && !self.is_free.get() {
             self.free.wait().await;
         }
-        self.with(handle(fh)?, |node| {
+        self.with(inode(handle)?, |node| {
             let from = index(offset)?.min(node.bytes.len());
             let to = (from + index(len.into())?).min(node.bytes.len());
             Ok(node.bytes[from..to].to_vec())
         })
     }
-    async fn write(&self, fh: u64, offset: u64, data: &[u8], append: bool, _kill: bool) -> Result<(), FsError> {
-        self.with(handle(fh)?, |node| {
-            let from = if append { node.bytes.len() } else { index(offset)? };
+    async fn write(&self, handle: Handle, offset: u64, data: &[u8], flags: WriteFlags) -> Result<usize, FsError> {
+        self.with(inode(handle)?, |node| {
+            let from = if flags.append == Some(true) { node.bytes.len() } else { index(offset)? };
             let to = from + data.len();
             if to > node.bytes.len() {
                 resize(node, to);
             }
             node.bytes[from..to].copy_from_slice(data);
+            Ok(data.len())
+        })
+    }
+    async fn flush(&self, _: Handle) -> Result<(), FsError> {
+        Ok(())
+    }
+    fn release(&self, _: Handle) {
+        self.released.set(self.released.get() + 1);
+    }
+    async fn fsync(&self, _: Handle) -> Result<(), FsError> {
+        Ok(())
+    }
+    async fn fallocate(&self, handle: Handle, offset: u64, len: u64, _: FallocateMode, _: bool) -> Result<(), FsError> {
+        let end = index(offset.saturating_add(len))?;
+        self.with(inode(handle)?, |node| {
+            resize(node, end.max(node.bytes.len()));
             Ok(())
         })
     }
-    async fn flush(&self, _: u64) -> Result<(), FsError> {
-        Ok(())
-    }
-    async fn release(&self, _: u64) -> Result<(), FsError> {
-        self.released.set(self.released.get() + 1);
-        Ok(())
-    }
-    async fn fsync(&self, _: u64, _: bool) -> Result<(), FsError> {
-        Ok(())
-    }
-    async fn fallocate(&self, fh: u64, offset: u64, len: u64, _: FallocateMode, _: bool) -> Result<(), FsError> {
-        let end = index(offset.saturating_add(len))?;
-        self.with(handle(fh)?, |node| Ok(if end > node.bytes.len() { resize(node, end) }))
-    }
-    async fn seek(&self, fh: u64, offset: u64, whence: SeekWhence) -> Result<u64, FsError> {
-        let size = self.with(handle(fh)?, |node| Ok(node.attr.size))?;
+    async fn seek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Result<u64, FsError> {
+        let size = self.with(inode(handle)?, |node| Ok(node.attr.size))?;
         match whence {
             _ if offset >= size => Err(FsError::NoExtent),
             SeekWhence::Data => Ok(offset),
             SeekWhence::Hole => Ok(size),
         }
     }
-    async fn readdir(&self, dir: InodeId, cookie: u64, _max: u32, plus: bool) -> Result<Listing, FsError> {
+    async fn readdir(
+        &self,
+        _: &Identity,
+        dir: InodeId,
+        cookie: u64,
+        _max: u32,
+        plus: bool,
+    ) -> Result<Listing, FsError> {
         let rows = self.with(dir, |node| Ok(node.names.iter().map(|(n, (c, i))| (*c, n.clone(), *i)).collect()));
         let mut rows: Vec<(u64, Name, InodeId)> = rows?;
         rows.sort();
-        let mut listing = Listing { entries: Vec::new(), entry_ttl: self.ttl, attr_ttl: self.ttl };
+        let mut listing = Listing { entries: Vec::new(), end: true };
         for (cookie, name, ino) in rows.into_iter().filter(|row| row.0 > cookie) {
-            let attr = self.entry(ino)?.attr;
-            let (kind, attr) = (attr.kind, plus.then_some(attr));
-            listing.entries.push(DirEntry { cookie, name, ino, kind, attr });
+            let entry = self.entry(ino)?;
+            let (kind, entry) = (entry.attr.kind, plus.then_some(entry));
+            listing.entries.push(Listed { cookie, name, ino, kind, entry });
         }
         Ok(listing)
     }
@@ -325,14 +339,14 @@ impl FileSystem for Memory {
         _: &Identity,
         ino: InodeId,
         name: &[u8],
-        value: Vec<u8>,
+        value: &[u8],
         _: XattrMode,
     ) -> Result<(), FsError> {
         if name == b"user.behind" {
-            return self.change_behind(&value).await;
+            return self.change_behind(value).await;
         }
         self.with(ino, |node| {
-            node.xattrs.insert(name.to_vec(), value);
+            node.xattrs.insert(name.to_vec(), value.to_vec());
             Ok(())
         })
     }

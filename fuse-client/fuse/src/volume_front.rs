@@ -1,0 +1,189 @@
+//! CoreFS's volume as the file system that is served.
+//!
+//! Invariant: pages of an earlier open are kept only if the file's change counter has not moved
+//! since; within an open file the kernel asks for attributes whenever their lease is over and drops
+//! its pages if size or time of change moved (AUTO_INVAL_DATA).
+
+use crate::file_system::{Caching, FileSystem, Opened};
+use crate::notifier::Notifier;
+use cfs_seam::IoBuf;
+use cfs_types::{FsError, InodeId, Name};
+use cfs_volume::{
+    Creation, Entry, Handle, KernelCache, Listing, Lookup, OpenFlags, RenameMode, Volume, WriteFlags,
+};
+use cfs_wire::{Attr, AttrChange, FallocateMode, FileKind, Identity, SeekWhence, XattrMode};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Files whose change counter is remembered; beyond, one open of each forgets its pages.
+const FILES_REMEMBERED_MAX: usize = 1 << 16;
+
+/// A volume behind a mount.
+pub struct VolumeFront {
+    volume: Rc<Volume>,
+    /// Change counters as of the last open.
+    changes: RefCell<BTreeMap<InodeId, u64>>,
+}
+
+type Done<T> = Result<T, FsError>;
+
+impl VolumeFront {
+    /// Serves `volume`.
+    pub fn new(volume: Rc<Volume>) -> Self {
+        VolumeFront { volume, changes: RefCell::default() }
+    }
+
+    fn caching(&self, attr: &Attr, flags: OpenFlags) -> Caching {
+        if flags.append {
+            // The server gives the offset, which the page cache would have to know before.
+            return Caching::Direct;
+        }
+        let mut changes = self.changes.borrow_mut();
+        if changes.get(&attr.ino) == Some(&attr.change) {
+            return Caching::Keep;
+        }
+        if changes.len() >= FILES_REMEMBERED_MAX {
+            changes.clear();
+        }
+        changes.insert(attr.ino, attr.change);
+        Caching::Fresh
+    }
+}
+
+impl FileSystem for VolumeFront {
+    type Data = IoBuf;
+
+    async fn lookup(&self, who: &Identity, dir: InodeId, name: &Name) -> Done<Lookup> {
+        self.volume.lookup(who, dir, name).await
+    }
+    async fn getattr(&self, ino: InodeId) -> Done<(Attr, Duration)> {
+        self.volume.getattr(ino).await
+    }
+    async fn setattr(&self, who: &Identity, ino: InodeId, change: AttrChange) -> Done<(Attr, Duration)> {
+        self.volume.setattr(who, ino, change).await
+    }
+    async fn readlink(&self, ino: InodeId) -> Done<Vec<u8>> {
+        self.volume.readlink(ino).await
+    }
+    async fn symlink(&self, who: &Identity, dir: InodeId, name: &Name, target: &[u8]) -> Done<Entry> {
+        self.volume.symlink(who, dir, name, target).await
+    }
+    async fn mknod(
+        &self,
+        who: &Identity,
+        dir: InodeId,
+        name: &Name,
+        kind: FileKind,
+        mode: u16,
+        rdev: u32,
+    ) -> Done<Entry> {
+        self.volume.mknod(who, dir, name, kind, mode, rdev).await
+    }
+    async fn mkdir(&self, who: &Identity, dir: InodeId, name: &Name, mode: u16) -> Done<Entry> {
+        self.volume.mkdir(who, dir, name, mode).await
+    }
+    async fn unlink(&self, who: &Identity, dir: InodeId, name: &Name) -> Done<()> {
+        self.volume.unlink(who, dir, name).await
+    }
+    async fn rmdir(&self, who: &Identity, dir: InodeId, name: &Name) -> Done<()> {
+        self.volume.rmdir(who, dir, name).await
+    }
+    async fn rename(
+        &self,
+        who: &Identity,
+        from: (InodeId, &Name),
+        to: (InodeId, &Name),
+        mode: RenameMode,
+    ) -> Done<()> {
+        self.volume.rename(who, from, to, mode).await
+    }
+    async fn link(&self, who: &Identity, ino: InodeId, dir: InodeId, name: &Name) -> Done<Entry> {
+        self.volume.link(who, ino, dir, name).await
+    }
+    async fn create(&self, who: &Identity, dir: InodeId, name: &Name, how: &Creation) -> Done<(Entry, Opened)> {
+        let (entry, handle) = self.volume.create(who, dir, name, how).await?;
+        let caching = self.caching(&entry.attr, how.flags);
+        Ok((entry, Opened { handle, caching }))
+    }
+    async fn open(&self, who: &Identity, ino: InodeId, flags: OpenFlags) -> Done<Opened> {
+        let handle = self.volume.open(who, ino, flags).await?;
+        match self.volume.getattr(ino).await {
+            Ok((attr, _)) => Ok(Opened { handle, caching: self.caching(&attr, flags) }),
+            Err(error) => {
+                self.volume.release(handle);
+                Err(error)
+            }
+        }
+    }
+    async fn read(&self, handle: Handle, offset: u64, len: u32) -> Done<IoBuf> {
+        self.volume.read(handle, offset, len).await
+    }
+    async fn write(&self, handle: Handle, offset: u64, data: &[u8], flags: WriteFlags) -> Done<usize> {
+        self.volume.write(handle, offset, data, flags).await
+    }
+    async fn flush(&self, handle: Handle) -> Done<()> {
+        self.volume.flush(handle).await
+    }
+    fn release(&self, handle: Handle) {
+        self.volume.release(handle);
+    }
+    async fn fsync(&self, handle: Handle) -> Done<()> {
+        self.volume.fsync(handle).await
+    }
+    async fn fallocate(
+        &self,
+        handle: Handle,
+        offset: u64,
+        len: u64,
+        mode: FallocateMode,
+        keep_size: bool,
+    ) -> Done<()> {
+        self.volume.fallocate(handle, offset, len, mode, keep_size).await
+    }
+    async fn seek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Done<u64> {
+        self.volume.seek(handle, offset, whence).await
+    }
+    async fn readdir(
+        &self,
+        who: &Identity,
+        dir: InodeId,
+        cookie: u64,
+        bytes_max: u32,
+        plus: bool,
+    ) -> Done<Listing> {
+        self.volume.readdir(who, dir, cookie, bytes_max, plus).await
+    }
+    /// Every reply of the server about names is durable: nothing is left to do.
+    async fn fsyncdir(&self, _dir: InodeId) -> Done<()> {
+        Ok(())
+    }
+    async fn statfs(&self) -> Done<cfs_wire::Volume> {
+        self.volume.statfs().await
+    }
+    async fn syncfs(&self) -> Done<()> {
+        self.volume.syncfs().await
+    }
+    async fn setxattr(&self, who: &Identity, ino: InodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Done<()> {
+        self.volume.setxattr(who, ino, name, value, mode).await
+    }
+    async fn getxattr(&self, ino: InodeId, name: &[u8]) -> Done<Vec<u8>> {
+        self.volume.getxattr(ino, name).await
+    }
+    async fn listxattr(&self, ino: InodeId) -> Done<Vec<u8>> {
+        self.volume.listxattr(ino).await
+    }
+    async fn removexattr(&self, who: &Identity, ino: InodeId, name: &[u8]) -> Done<()> {
+        self.volume.removexattr(who, ino, name).await
+    }
+}
+
+impl KernelCache for Notifier {
+    fn forget_inode(&self, ino: InodeId) {
+        Notifier::forget_inode(self, ino);
+    }
+    fn forget_entry(&self, dir: InodeId, name: &Name) {
+        Notifier::forget_entry(self, dir, name);
+    }
+}
