@@ -1,12 +1,12 @@
 //! One operation, from routing to its final answer: numbered once, sent until it is answered.
 
 use crate::core::Core;
-use crate::link::{Lost, Sent};
+use crate::link::{Answered, Link, Lost, Sent};
 use crate::options::Patience;
 use crate::session::Numbered;
 use crate::wait::Backoff;
 use cfs_seam::{Instant, IoBuf};
-use cfs_types::{FsError, RequestNumber, ShardId, VolumeId};
+use cfs_types::{FsError, InodeId, RequestNumber, ShardId, VolumeId};
 use cfs_wire::{Identity, Op, Reply, Request, RequestContext};
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,6 +42,14 @@ impl From<Failure> for FsError {
     }
 }
 
+/// Bytes held back since the file had this epoch: not to be written over those of whoever took
+/// the file meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldSince {
+    pub ino: InodeId,
+    pub epoch: u64,
+}
+
 enum Verdict {
     Final,
     /// Try again under the same number.
@@ -65,6 +73,69 @@ fn judge(op: &Op, error: FsError) -> Verdict {
     }
 }
 
+/// One operation on its way to an answer.
+struct Attempts<'a> {
+    volume: &'a Rc<Core>,
+    op: &'a Op,
+    number: Option<Numbered>,
+    /// An attempt may have been executed.
+    unknown: bool,
+    backoff: Backoff,
+    end: Option<Instant>,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(volume: &'a Rc<Core>, op: &'a Op) -> Self {
+        let end = match volume.options.patience {
+            Patience::Hard => None,
+            Patience::Soft(time) => Some(volume.now().after(time)),
+        };
+        let number = op.is_mutation().then(|| volume.session.number());
+        Attempts { volume, op, number, unknown: false, backoff: Backoff::new(), end }
+    }
+
+    /// Whether to try at all, and until when.
+    fn begin(&mut self) -> Result<Instant, FsError> {
+        let volume = self.volume;
+        volume.check()?;
+        if self.end.is_some_and(|end| volume.now() >= end) {
+            return Err(FsError::TimedOut);
+        }
+        if self.is_of_old_session() {
+            if self.unknown {
+                return Err(FsError::SessionExpired);
+            }
+            self.number = Some(volume.session.number());
+        }
+        let limit = volume.now().after(ATTEMPT_TIME_MAX);
+        Ok(self.end.map_or(limit, |end| end.min(limit)))
+    }
+
+    fn is_of_old_session(&self) -> bool {
+        self.number.as_ref().is_some_and(|n| n.generation != self.volume.session.generation())
+    }
+
+    fn running_number(&self) -> RequestNumber {
+        self.number.as_ref().map(|n| n.number).unwrap_or_default()
+    }
+
+    /// Prepares the next attempt after `error`; false where that is final.
+    async fn recover(&mut self, error: FsError, link: &Link, generation: u64) -> bool {
+        match judge(self.op, error) {
+            Verdict::Final => return false,
+            Verdict::Again => self.unknown |= error == FsError::TimedOut,
+            Verdict::Anew => {
+                self.number = self.op.is_mutation().then(|| self.volume.session.number());
+                self.unknown = false;
+            }
+            Verdict::Elsewhere => link.close(),
+            Verdict::SessionGone => self.volume.session_lost(generation),
+        }
+        self.backoff.wait(&self.volume.world).await;
+        true
+    }
+}
+
 impl Core {
     /// Executes `op` at the core that owns `shard`, under the volume's patience. `payload` is
     /// copied for each attempt. A mutation whose outcome cannot be known any more, because the
@@ -76,61 +147,76 @@ impl Core {
         op: &Op,
         payload: Option<&[u8]>,
     ) -> Result<Answer, Failure> {
-        let end = match self.options.patience {
-            Patience::Hard => None,
-            Patience::Soft(time) => Some(self.now().after(time)),
-        };
-        let mut number = op.is_mutation().then(|| self.session.number());
-        let mut unknown = false;
-        let mut backoff = Backoff::new();
+        self.call_held(shard, who, op, payload, None).await
+    }
+
+    /// `call`; where the lease under which bytes were held is over, each attempt first makes
+    /// sure that nobody took the file: `Stale` otherwise.
+    pub async fn call_held(
+        self: &Rc<Self>,
+        shard: ShardId,
+        who: &Identity,
+        op: &Op,
+        payload: Option<&[u8]>,
+        held: Option<HeldSince>,
+    ) -> Result<Answer, Failure> {
+        let mut attempts = Attempts::new(self, op);
         loop {
-            self.check()?;
-            if end.is_some_and(|end| self.now() >= end) {
-                return Err(FsError::TimedOut.into());
-            }
-            if number.as_ref().is_some_and(|n| n.generation != self.session.generation()) {
-                if unknown {
-                    return Err(FsError::SessionExpired.into());
-                }
-                number = Some(self.session.number());
-            }
-            let limit = self.now().after(ATTEMPT_TIME_MAX);
-            let limit = end.map_or(limit, |end| end.min(limit));
+            let limit = attempts.begin()?;
             // Before the first welcome there is no map: core 0 is asked for it.
             let core = self.links.core_of(shard).unwrap_or(0);
             let Some(link) = self.link(core, limit).await else { continue };
-            if number.as_ref().is_some_and(|n| n.generation != self.session.generation()) {
+            let generation = self.session.generation();
+            if attempts.is_of_old_session() {
                 continue;
             }
-            let generation = self.session.generation();
-            let running = number.as_ref().map(|n: &Numbered| n.number).unwrap_or_default();
-            let request = self.build(shard, running, who, op, limit);
-            match link.request(self, &request, payload.map(IoBuf::copy_of), limit).await {
-                Ok(answered) => {
-                    let error = match answered.response.result {
-                        Ok(reply) => {
-                            return Ok(Answer { reply, payload: answered.payload, sent: answered.sent });
+            if let Some(held) = held.filter(|held| !self.inodes.is_sure(*held, self.now())) {
+                match self.check_held(&link, held, limit).await {
+                    Ok(()) => {}
+                    Err(Refused::Lost) => continue,
+                    Err(Refused::Error(error)) => {
+                        if attempts.recover(error, &link, generation).await {
+                            continue;
                         }
-                        Err(error) => error,
-                    };
-                    match judge(op, error) {
-                        Verdict::Final => return Err(Failure { error, sent: Some(answered.sent) }),
-                        Verdict::Again => unknown |= error == FsError::TimedOut,
-                        Verdict::Anew => {
-                            number = op.is_mutation().then(|| self.session.number());
-                            unknown = false;
-                        }
-                        Verdict::Elsewhere => link.close(),
-                        Verdict::SessionGone => self.session_lost(generation),
+                        return Err(error.into());
                     }
-                    backoff.wait(&self.world).await;
                 }
+            }
+            let request = self.build(shard, attempts.running_number(), who, op, limit);
+            match link.request(self, &request, payload.map(IoBuf::copy_of), limit).await {
+                Ok(Answered { response, payload, sent }) => match response.result {
+                    Ok(reply) => return Ok(Answer { reply, payload, sent }),
+                    Err(error) => {
+                        if !attempts.recover(error, &link, generation).await {
+                            return Err(Failure { error, sent: Some(sent) });
+                        }
+                    }
+                },
                 Err(Lost::TooLong) => return Err(FsError::TooLarge.into()),
-                Err(Lost::Gone) => unknown = true,
+                Err(Lost::Gone) => attempts.unknown = true,
                 Err(Lost::TimedOut) => {
-                    unknown = true;
+                    attempts.unknown = true;
                     link.close();
                 }
+            }
+        }
+    }
+
+    /// Asks for the file's epoch: one that rose says that others had the file.
+    async fn check_held(self: &Rc<Self>, link: &Link, held: HeldSince, limit: Instant) -> Result<(), Refused> {
+        let op = Op::Getattr { ino: held.ino };
+        let request = self.build(held.ino.shard(), RequestNumber::default(), &Identity::default(), &op, limit);
+        match link.request(self, &request, None, limit).await {
+            Ok(answered) => match answered.response.result {
+                Ok(Reply::Attr(attr)) if attr.epoch == held.epoch => Ok(()),
+                Ok(_) => Err(Refused::Error(FsError::Stale)),
+                Err(error) => Err(Refused::Error(error)),
+            },
+            Err(lost) => {
+                if lost == Lost::TimedOut {
+                    link.close();
+                }
+                Err(Refused::Lost)
             }
         }
     }
@@ -159,4 +245,10 @@ impl Core {
         };
         Request { context, op: op.clone() }
     }
+}
+
+enum Refused {
+    /// The connection ended.
+    Lost,
+    Error(FsError),
 }

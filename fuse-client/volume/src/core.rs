@@ -12,7 +12,7 @@ use crate::KernelCache;
 use cfs_rpc::Frame;
 use cfs_seam::{Class, Instant, World, spawn};
 use cfs_types::{FsError, InodeId, Name};
-use cfs_wire::{Callback, CallbackReply, Response};
+use cfs_wire::{Callback, CallbackReply, Reply, Response};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
@@ -95,6 +95,7 @@ impl Core {
     /// Ends everything that waits.
     pub fn close(&self) {
         self.closed.set(true);
+        self.inodes.void_all();
         self.links.close_all();
         self.drained.notify();
         self.wake_keeper.notify();
@@ -119,10 +120,14 @@ impl Core {
         sent.after(term.saturating_sub(term / LEASE_MARGIN_DIVISOR))
     }
 
-    /// Takes what every response carries. Called in the order of arrival.
-    pub fn absorb(&self, response: &Response, sent: Sent) {
+    /// Takes what every response carries. Called in the order of arrival. `own`: the response is
+    /// to a mutation.
+    pub fn absorb(&self, response: &Response, sent: Sent, own: bool) {
         self.session.observe(response.timestamp);
         self.full_percent.set(response.full_percent);
+        if let Ok(Reply::Attr(attr) | Reply::Written { attr, .. }) = &response.result {
+            self.inodes.observe(attr, own);
+        }
         let end = self.lease_end(sent.at);
         for lease in &response.leases {
             self.inodes.grant(lease.ino, lease.kind, sent, end, self.now());

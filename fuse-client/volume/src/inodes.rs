@@ -6,6 +6,7 @@
 //! the kernel with a time-out only while it is recorded here, so that a revocation can name it;
 //! records and names are bounded.
 
+use crate::call::HeldSince;
 use crate::dirty::Dirty;
 use crate::link::Sent;
 use crate::signal::Signal;
@@ -50,6 +51,8 @@ pub(crate) struct Inode {
     /// A close is on its way to the server.
     pub closing: bool,
     pub dirty: Dirty,
+    /// The file's epoch when the first of them was held back.
+    pub held_epoch: Option<u64>,
     /// Local time of the last write held back.
     pub written_at: Nanos,
     /// When the oldest byte that waits was written.
@@ -215,11 +218,33 @@ impl Inodes {
         links
     }
 
+    /// The epoch and sequence that a reply told, before anything else of it is used. `own`: this
+    /// volume's own operation changed them, what is held back goes along.
+    pub fn observe(&self, attr: &Attr, own: bool) {
+        self.find(attr.ino, |inode| {
+            let position = (attr.epoch, attr.sequence);
+            let before = inode.position;
+            inode.position = before.max(Some(position));
+            let current = inode.held_epoch.is_some() && inode.held_epoch == before.map(|(epoch, _)| epoch);
+            if own && current {
+                inode.held_epoch = inode.position.map(|(epoch, _)| epoch);
+            }
+        });
+    }
+
+    /// Whether bytes held back since may be written without asking: the lease has lasted.
+    pub fn is_sure(&self, held: HeldSince, now: Instant) -> bool {
+        let sure = self.find(held.ino, |inode| {
+            let same = inode.position.is_some_and(|(epoch, _)| epoch == held.epoch);
+            same && (inode.revoking > 0 || inode.is_exclusive(now))
+        });
+        sure == Some(true)
+    }
+
     /// Keeps attributes if a lease covers them; gives them as a user sees them, and until when.
     pub fn keep_attr(&self, attr: &Attr, sent: Sent, now: Instant) -> (Attr, Option<Instant>) {
         let kept = self.cache(attr.ino, |inode| {
-            let position = (attr.epoch, attr.sequence);
-            inode.position = Some(inode.position.map_or(position, |old| old.max(position)));
+            inode.position = inode.position.max(Some((attr.epoch, attr.sequence)));
             let fresh = sent.tick >= inode.revoked.max(self.floor.get());
             let newest = inode.attr.as_ref().is_none_or(|old| old.change <= attr.change);
             let end = inode.leased(now).filter(|_| fresh);

@@ -1,5 +1,6 @@
 //! Opening, writing, and what ends a handle.
 
+use crate::call::HeldSince;
 use crate::core::Core;
 use crate::files::{Handle, OpenFile, OpenFlags};
 use crate::volume::{Volume, WriteFlags};
@@ -14,6 +15,15 @@ const PIECE_BYTES_MAX: u64 = 1 << 20;
 const WRITE_BACK_BYTES: usize = 4 << 20;
 /// Setuid and setgid, which a write by others clears.
 const PRIVILEGE_BITS: u16 = 0o6000;
+
+/// How a write reaches the server.
+#[derive(Clone, Copy)]
+pub(crate) enum Sending {
+    /// While its caller waits.
+    Through { append: bool, kill_privileges: bool },
+    /// After its caller was told that it is done.
+    HeldBack(HeldSince),
+}
 
 /// An open under way: counted, so that no close overtakes it.
 struct Opening {
@@ -137,8 +147,9 @@ impl Core {
         if file.flags.direct || !self.may_hold_back() || !exclusive(self) {
             return Ok(false);
         }
-        if flags.kill_privileges || file.flags.append {
-            // Mode and size must be known; the answer is kept under the lease.
+        let placed = self.inodes.find(file.ino, |inode| inode.position.is_some()) == Some(true);
+        if flags.kill_privileges || file.flags.append || !placed {
+            // Mode, size and epoch must be known; the answer is kept under the lease.
             let (attr, _) = self.attr(file.ino).await?;
             if flags.kill_privileges && attr.mode & PRIVILEGE_BITS != 0 {
                 return Ok(false);
@@ -166,6 +177,7 @@ impl Core {
             let before = inode.dirty.bytes();
             inode.dirty.write(offset, data);
             self.dirty_bytes.set(self.dirty_bytes.get() + inode.dirty.bytes() - before);
+            inode.held_epoch = inode.held_epoch.or(inode.position.map(|(epoch, _)| epoch));
             inode.written_at = wall;
             inode.dirty_since.get_or_insert(now);
             Ok(inode.dirty.waiting_bytes() >= WRITE_BACK_BYTES)
@@ -192,7 +204,8 @@ impl Core {
             let at = offset + u64::try_from(done).expect("64-bit");
             let room = PIECE_BYTES_MAX.min(RANGE_BYTES - at % RANGE_BYTES);
             let piece = &data[done..data.len().min(done + usize::try_from(room).expect("1 MiB fits"))];
-            let sent = self.send_write(file.ino, at, piece, file.flags.append, flags.kill_privileges).await;
+            let how = Sending::Through { append: file.flags.append, kill_privileges: flags.kill_privileges };
+            let sent = self.send_write(file.ino, at, piece, how).await;
             match sent {
                 Ok(_) => done += piece.len(),
                 // What was written was written: the next write tells the error.
@@ -209,12 +222,15 @@ impl Core {
         ino: InodeId,
         offset: u64,
         piece: &[u8],
-        append: bool,
-        kill_privileges: bool,
+        how: Sending,
     ) -> Result<Attr, FsError> {
         let len = u32::try_from(piece.len()).map_err(|_| FsError::TooLarge)?;
+        let (append, kill_privileges, held) = match how {
+            Sending::Through { append, kill_privileges } => (append, kill_privileges, None),
+            Sending::HeldBack(held) => (false, false, Some(held)),
+        };
         let op = Op::Write { ino, offset, len, append, kill_privileges };
-        let answer = self.call(ino.shard(), &Identity::default(), &op, Some(piece)).await;
+        let answer = self.call_held(ino.shard(), &Identity::default(), &op, Some(piece), held).await;
         let (place, result) = match answer {
             Ok(answer) => match answer.reply {
                 Reply::Written { offset, attr, .. } if attr.ino == ino => {

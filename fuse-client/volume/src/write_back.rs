@@ -1,10 +1,11 @@
 //! Writing back what is held: one flight of extents a file at a time, several extents at once.
 
 use crate::core::Core;
+use crate::call::HeldSince;
 use crate::names::all;
+use crate::write::Sending;
 use cfs_seam::Class;
 use cfs_types::{FsError, InodeId};
-use cfs_wire::{Identity, Op, Reply};
 use std::rc::Rc;
 
 /// Extents of one file sent at a time.
@@ -73,16 +74,16 @@ impl Core {
                 Some(inode.dirty.launch())
             });
             let Some(flight) = flight else { break };
-            let result = match self.still_ours(ino).await {
-                Ok(()) => self.send_all(ino, &flight).await,
-                Err(error) => Err(error),
-            };
+            let result = self.send_all(ino, &flight).await;
             let (freed, more) = self.inodes.with(ino, |inode| {
                 if let Err(error) = result {
                     inode.fail(error);
                 }
                 inode.landed = inode.launched;
                 let freed = inode.dirty.land();
+                if inode.dirty.is_empty() {
+                    inode.held_epoch = None;
+                }
                 let more = inode.wanted > inode.launched || inode.dirty.waiting_bytes() >= FULL_FLIGHT_BYTES;
                 inode.flushing = more;
                 (freed, more)
@@ -96,32 +97,15 @@ impl Core {
     }
 
     async fn send_all(self: &Rc<Self>, ino: InodeId, flight: &[Extent]) -> Result<(), FsError> {
+        let epoch = self.inodes.find(ino, |inode| inode.held_epoch).flatten();
+        let held = HeldSince { ino, epoch: epoch.ok_or(FsError::Stale)? };
         let mut result = Ok(());
         for some in flight.chunks(EXTENTS_IN_FLIGHT_MAX) {
-            let sent = some.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, false, false));
+            let sent = some.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, Sending::HeldBack(held)));
             for sent in all(sent.collect()).await {
                 result = result.and(sent.map(|_| ()));
             }
         }
         result
-    }
-
-    /// Whether bytes held back under a lease may still be written. Where the lease ran out or
-    /// was voided, the file must not have been taken by others meanwhile: that raises its epoch.
-    async fn still_ours(self: &Rc<Self>, ino: InodeId) -> Result<(), FsError> {
-        let now = self.now();
-        let (sure, position) = self.inodes.with(ino, |inode| {
-            (inode.revoking > 0 || inode.is_exclusive(now), inode.position)
-        });
-        let Some((epoch, _)) = position.filter(|_| !sure) else { return Ok(()) };
-        let answer = self.call(ino.shard(), &Identity::default(), &Op::Getattr { ino }, None).await?;
-        match answer.reply {
-            Reply::Attr(attr) if attr.epoch == epoch => {
-                self.keep(&attr, answer.sent);
-                Ok(())
-            }
-            Reply::Attr(_) => Err(FsError::Stale),
-            _ => Err(FsError::Malformed),
-        }
     }
 }

@@ -1,0 +1,149 @@
+//! What is kept under leases, and what a revocation takes away.
+
+use crate::fake::{Kernel, ino, name, stage};
+use cfs_seam::{Class, sleep, spawn};
+use cfs_types::InodeId;
+use cfs_volume::{Lookup, OpenFlags, Volume};
+use cfs_wire::{Identity, LeaseKind, Op};
+use std::rc::Rc;
+use std::time::Duration;
+
+async fn lookup(volume: &Volume, text: &str) -> Lookup {
+    volume.lookup(&Identity::default(), InodeId::ROOT, &name(text)).await.expect("answered")
+}
+
+fn is_getattr(op: &Op) -> bool {
+    matches!(op, Op::Getattr { .. })
+}
+fn is_lookup(op: &Op) -> bool {
+    matches!(op, Op::Lookup { .. })
+}
+
+#[test]
+fn without_a_lease_nothing_is_kept() {
+    cfs_sim::run(1, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        for _ in 0..3 {
+            let Lookup::Found(entry) = lookup(&volume, "a").await else { panic!("exists") };
+            assert_eq!((entry.entry_ttl, entry.attr_ttl), (Duration::ZERO, Duration::ZERO));
+            assert_eq!(lookup(&volume, "b").await, Lookup::Missing { ttl: Duration::ZERO });
+        }
+        assert_eq!(fake.count(is_lookup), 6);
+    });
+}
+
+#[test]
+fn names_present_and_absent_and_attributes_are_answered_from_memory() {
+    cfs_sim::run(2, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        fake.lease.set(Some(LeaseKind::Shared));
+        for _ in 0..3 {
+            let Lookup::Found(entry) = lookup(&volume, "a").await else { panic!("exists") };
+            assert!(entry.entry_ttl > Duration::ZERO && entry.entry_ttl <= Duration::from_secs(2));
+            assert!(entry.attr_ttl > Duration::ZERO && entry.attr_ttl <= Duration::from_secs(2));
+            assert!(matches!(lookup(&volume, "b").await, Lookup::Missing { ttl } if ttl > Duration::ZERO));
+            volume.getattr(ino(1)).await.expect("answered");
+        }
+        assert_eq!(fake.count(is_lookup), 2);
+        assert_eq!(fake.count(|op| matches!(op, Op::Getattr { ino: asked } if *asked == ino(1))), 0);
+    });
+}
+
+#[test]
+fn a_lease_in_use_is_renewed_and_one_that_is_not_ends() {
+    cfs_sim::run(3, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        fake.lease.set(Some(LeaseKind::Shared));
+        lookup(&volume, "a").await;
+        for _ in 0..50 {
+            sleep(&world.clock, Duration::from_millis(200)).await;
+            lookup(&volume, "a").await;
+        }
+        assert_eq!(fake.count(is_lookup), 1, "ten seconds under one grant");
+        sleep(&world.clock, Duration::from_secs(10)).await;
+        lookup(&volume, "a").await;
+        assert_eq!(fake.count(is_lookup), 2);
+    });
+}
+
+#[test]
+fn a_revocation_takes_everything_and_names_what_the_kernel_may_know() {
+    cfs_sim::run(4, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        let kernel = Rc::new(Kernel::default());
+        volume.set_kernel_cache(kernel.clone());
+        fake.lease.set(Some(LeaseKind::Shared));
+        lookup(&volume, "a").await;
+        lookup(&volume, "b").await;
+        assert!(!fake.revoke(InodeId::ROOT).await.pinned);
+        assert_eq!(*kernel.inodes.borrow(), [InodeId::ROOT]);
+        let mut told = kernel.entries.borrow().clone();
+        told.sort();
+        assert_eq!(told, [(InodeId::ROOT, name("a")), (InodeId::ROOT, name("b"))]);
+        lookup(&volume, "a").await;
+        assert_eq!(fake.count(is_lookup), 3);
+        let flags = OpenFlags::default();
+        let handle = volume.open(&Identity::default(), ino(1), flags).await.expect("open");
+        assert!(fake.revoke(ino(1)).await.pinned);
+        volume.release(handle);
+        assert!(!fake.revoke(ino(1)).await.pinned);
+    });
+}
+
+#[test]
+fn a_reply_that_was_asked_for_before_a_revocation_is_not_kept() {
+    for seed in 0..20 {
+        cfs_sim::run(seed, |world| async move {
+            let (fake, volume) = stage(&world).await;
+            fake.lease.set(Some(LeaseKind::Shared));
+            fake.hold.set(Some(Op::Getattr { ino: ino(1) }.opcode()));
+            let asking = volume.clone();
+            spawn(&world.tasks, Class::Foreground, async move {
+                let (_, ttl) = asking.getattr(ino(1)).await.expect("answered");
+                assert_eq!(ttl, Duration::ZERO, "the lease in the reply is void");
+            })
+            .detach();
+            while fake.held() == 0 {
+                sleep(&world.clock, Duration::from_millis(1)).await;
+            }
+            fake.revoke(ino(1)).await;
+            fake.files.borrow_mut().get_mut(&ino(1)).expect("exists").attr.size = 77;
+            fake.release();
+            sleep(&world.clock, Duration::from_millis(50)).await;
+            let (attr, _) = volume.getattr(ino(1)).await.expect("answered");
+            assert_eq!(attr.size, 77);
+        });
+    }
+}
+
+#[test]
+fn a_restart_of_the_server_voids_leases() {
+    cfs_sim::run(6, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        let kernel = Rc::new(Kernel::default());
+        volume.set_kernel_cache(kernel.clone());
+        fake.lease.set(Some(LeaseKind::Shared));
+        lookup(&volume, "a").await;
+        fake.restart();
+        while kernel.entries.borrow().is_empty() {
+            sleep(&world.clock, Duration::from_millis(1)).await;
+        }
+        assert_eq!(*kernel.entries.borrow(), [(InodeId::ROOT, name("a"))]);
+        lookup(&volume, "a").await;
+        assert_eq!(fake.count(is_lookup), 2);
+    });
+}
+
+#[test]
+fn own_changes_of_names_are_seen_at_once() {
+    cfs_sim::run(7, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        fake.lease.set(Some(LeaseKind::Shared));
+        assert!(matches!(lookup(&volume, "a").await, Lookup::Found(_)));
+        volume.unlink(&Identity::default(), InodeId::ROOT, &name("a")).await.expect("removed");
+        assert!(matches!(lookup(&volume, "a").await, Lookup::Missing { .. }));
+        let getattrs = fake.count(is_getattr);
+        volume.getattr(ino(1)).await.expect("still there in this server");
+        assert_eq!(fake.count(is_getattr), getattrs + 1, "its link count has changed");
+    });
+}

@@ -1,0 +1,6 @@
+//! The volume against a small server of its own, in the simulator.
+
+mod fake;
+mod leases;
+mod retry;
+mod write_behind;
