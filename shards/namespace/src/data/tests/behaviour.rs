@@ -9,7 +9,10 @@ use crate::data::{
 use crate::data::extent::Extent;
 use crate::data::keys;
 use crate::data::record::{BackRef, ChunkRecord, RangeRecord, Summary};
-use cfs_types::{ChunkId, FsError, InodeId, RangeIndex, ShardId};
+use crate::{Command, CommandBody};
+use cfs_types::{
+    ChunkId, FsError, InodeId, LogIndex, RangeIndex, RequestNumber, SessionId, ShardId,
+};
 use cfs_wire::{FallocateMode, Reply};
 
 #[test]
@@ -188,6 +191,29 @@ fn an_append_whose_chunk_was_written_for_another_range_is_a_conflict_and_changes
 }
 
 #[test]
+fn a_retried_append_appends_once_and_its_outcome_shows_that_it_wrote_nothing() {
+    let mut run = Run::new(13, 1);
+    let (ino, home) = (run.files[0].0, run.files[0].0.shard());
+    let append = |area: u32| {
+        let data = WriteData::Inline { data_offset: area, len: 1, checksums: checksums(&[9]) };
+        let body = DataCommand::Write { ino, at: WriteAt::Append, data, kill_privileges: false };
+        Command {
+            session: SessionId::new(5),
+            number: RequestNumber::new(1),
+            ..Command::internal(CommandBody::Data(body))
+        }
+    };
+    let mut memory = run.world.view(home).clone();
+    let ctx = World::context(home, LogIndex::new(50));
+    let first = crate::execute(&memory, &ctx, &append(0)).expect("in memory");
+    memory.apply(first.writes);
+    let ctx = World::context(home, LogIndex::new(51));
+    let again = crate::execute(&memory, &ctx, &append(7)).expect("in memory");
+    assert_eq!(again.result, first.result);
+    assert!(again.writes.is_empty() && again.effects.is_empty());
+}
+
+#[test]
 fn writes_beyond_the_longest_file_and_to_other_kinds_are_refused() {
     let mut run = Run::new(6, 1);
     let (ino, home) = (run.files[0].0, run.files[0].0.shard());
@@ -227,7 +253,7 @@ fn a_file_that_is_being_freed_takes_no_data() {
         crate::reap::drop_link(state, ino, inode, now, &[])
     };
     let mut memory = run.world.view(ino.shard()).clone();
-    let ctx = World::context(ino.shard(), cfs_types::LogIndex::new(1000));
+    let ctx = World::context(ino.shard(), LogIndex::new(1000));
     let mut state = crate::state::State::new(&memory, &ctx);
     unlink(&mut state).expect("in memory");
     memory.apply(state.finish().0);
