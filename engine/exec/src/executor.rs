@@ -175,15 +175,12 @@ impl Core {
         self.polling.set(Some(slot));
         let poll = task.as_mut().poll(&mut Context::from_waker(&waker));
         self.polling.set(None);
-        self.tasks.borrow_mut().return_waker(slot, waker);
-        let done = match poll {
-            Poll::Ready(()) => {
-                self.tasks.borrow_mut().release(slot);
-                Some(task)
-            }
-            Poll::Pending => self.tasks.borrow_mut().put_back(slot, task),
-        };
-        drop(done);
+        if poll.is_ready() {
+            self.tasks.borrow_mut().finish(slot, waker);
+            drop(task);
+        } else {
+            self.tasks.borrow_mut().put_back(slot, task, waker);
+        }
     }
 
     fn cancel(&self, slot: u32, generation: u64) {

@@ -26,7 +26,7 @@ struct Slot {
 pub enum Next {
     /// Nobody lives there any more, or it is being polled further up the stack.
     Nothing,
-    /// Poll it, then call [`Tasks::return_waker`], then `put_back` or `release`.
+    /// Poll it, then [`Tasks::put_back`] or [`Tasks::finish`].
     Poll(Task, Waker),
     /// Drop it: it was cancelled. The slot is free.
     Drop(Task),
@@ -79,24 +79,20 @@ impl Tasks {
         }
     }
 
-    /// After a poll.
-    pub fn return_waker(&mut self, slot: u32, waker: Waker) {
-        self.slots[at(slot)].waker = Some(waker);
-    }
-
-    /// After a poll that was pending: keeps the task, or gives it back to be dropped.
-    pub fn put_back(&mut self, slot: u32, task: Task) -> Option<Task> {
+    /// After a poll that was pending. A task cancelled meanwhile is queued, to be dropped.
+    pub fn put_back(&mut self, slot: u32, task: Task, waker: Waker) {
         let s = &mut self.slots[at(slot)];
-        if s.cancelled || self.closed {
-            self.release(slot);
-            return Some(task);
-        }
-        s.task = Some(task);
-        None
+        (s.task, s.waker) = (Some(task), Some(waker));
     }
 
-    /// Frees the slot of a task that is done.
-    pub fn release(&mut self, slot: u32) {
+    /// After the last poll of a task.
+    pub fn finish(&mut self, slot: u32, waker: Waker) {
+        self.slots[at(slot)].waker = Some(waker);
+        self.release(slot);
+    }
+
+    /// Frees a slot.
+    fn release(&mut self, slot: u32) {
         self.slots[at(slot)].occupied = false;
         self.free.push(slot);
     }

@@ -21,13 +21,12 @@ struct Inbox {
     waiting: Option<Promise<Message>>,
 }
 
-/// One ring: what is in it, and when its last message arrives.
+/// One ring. Each send schedules one arrival, which takes the oldest message: order is kept.
 #[derive(Default)]
 struct Ring {
     messages: VecDeque<MeshMessage>,
     /// Sent and not yet received.
     used: usize,
-    last_at: u64,
 }
 
 #[derive(Default)]
@@ -100,8 +99,7 @@ impl Mesh for CoreMesh {
         }
         ring.used += 1;
         ring.messages.push_back(message);
-        ring.last_at = ring.last_at.max(node.timeline.nanos() + node.rng.below(DELAY_NS_MAX));
-        let at = ring.last_at;
+        let at = node.timeline.nanos() + node.rng.below(DELAY_NS_MAX);
         self.node.timeline.schedule(at, &self.node.life, Kind::Mesh, move || node.arrive(from, to));
         Ok(())
     }

@@ -97,6 +97,27 @@ fn a_turn_is_bounded_and_shared() {
 }
 
 #[test]
+fn a_class_that_slept_does_not_take_the_core_for_itself() {
+    let rig = Rig::with(ExecConfig { polls_per_turn: 90 });
+    let spin = |n: u32| {
+        let note = rig.note();
+        std::future::poll_fn(move |cx| {
+            note(n);
+            cx.waker().wake_by_ref();
+            Poll::<()>::Pending
+        })
+    };
+    rig.go(Class::Foreground, spin(1));
+    for _ in 0..100 {
+        rig.exec.run_turn();
+    }
+    rig.trace.borrow_mut().clear();
+    rig.go(Class::Background, spin(2));
+    rig.exec.run_turn();
+    assert_eq!(rig.traced().iter().filter(|n| **n == 2).count(), 10);
+}
+
+#[test]
 fn who_yields_lets_all_others_run_first() {
     let rig = Rig::new();
     let (note, tasks) = (rig.note(), rig.exec.tasks());

@@ -74,8 +74,6 @@ struct End {
     wire: VecDeque<Piece>,
     /// Bytes of this end on the wire or in the other's inbox.
     unread: usize,
-    /// When the last piece on the wire arrives.
-    last_at: u64,
 }
 
 impl End {
@@ -166,14 +164,12 @@ impl Connection {
         }
     }
 
+    /// Puts a piece on the wire. Each schedules one arrival, which takes the oldest piece: order
+    /// is kept whatever the delays.
     fn put(self: &Rc<Self>, side: usize, piece: Piece) {
         let delay = self.fabric.latency(self.node(side), self.node(1 - side));
-        let mut end = self.ends[side].borrow_mut();
-        end.wire.push_back(piece);
-        end.last_at = end.last_at.max(self.fabric.timeline.nanos() + delay);
-        let at = end.last_at;
-        drop(end);
-        self.deliver_at(side, at, 0);
+        self.ends[side].borrow_mut().wire.push_back(piece);
+        self.deliver_at(side, self.fabric.timeline.nanos() + delay, 0);
     }
 
     /// Schedules the arrival of one piece of `side`, which has waited for `waited` nanoseconds.
