@@ -2,7 +2,7 @@
 
 use crate::superblock::{inspect, store};
 use crate::transfer::{flush, read_at, write_at};
-use crate::{DeviceError, LOG_SLOT_BYTES, Layout, Superblock, SuperblockCopy, Uuid};
+use crate::{DeviceError, Layout, Superblock, SuperblockCopy, Uuid};
 use cfs_seam::{Disk, IoBuf};
 
 /// Bytes of one zero write.
@@ -22,7 +22,8 @@ pub struct FormatOptions {
     /// The device.
     pub device: Uuid,
     /// Bytes of a log slot, a power of two from 64 KiB; a quarter of it is the longest record.
-    pub log_slot_bytes: u64,
+    /// None: 4 MiB, or 1 MiB where the log area is small, so that several cores can share it.
+    pub log_slot_bytes: Option<u64>,
     /// Bytes of the log area; None: a sixteenth of the device, 32 MiB to 1 GiB.
     pub log_bytes: Option<u64>,
 }
@@ -30,7 +31,7 @@ pub struct FormatOptions {
 impl FormatOptions {
     /// The defaults, for an empty device.
     pub fn new(cluster: Uuid, node: Uuid, device: Uuid) -> Self {
-        FormatOptions { force: false, cluster, node, device, log_slot_bytes: LOG_SLOT_BYTES, log_bytes: None }
+        FormatOptions { force: false, cluster, node, device, log_slot_bytes: None, log_bytes: None }
     }
 }
 

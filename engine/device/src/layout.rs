@@ -17,8 +17,12 @@ pub(crate) const STREAM_ENTRIES_FROM: u16 = 384;
 pub const STREAMS_MAX: u16 = ANCHOR_ENTRIES - STREAM_ENTRIES_FROM;
 /// First byte of the log area.
 pub const LOG_AT: u64 = ANCHORS_AT + ANCHOR_ENTRIES as u64 * 2 * ANCHOR_COPY_BYTES;
-/// Default size of a log slot.
+/// Usual size of a log slot.
 pub const LOG_SLOT_BYTES: u64 = 4 * MIB;
+/// Size of a log slot where the area would have fewer than [`LOG_SLOTS_WANTED`] of the others.
+const LOG_SLOT_BYTES_SMALL: u64 = MIB;
+/// Each core needs several slots (`engine/log`).
+const LOG_SLOTS_WANTED: u64 = 64;
 /// Smallest log slot: 16 blocks.
 pub const LOG_SLOT_BYTES_MIN: u64 = 64 << 10;
 /// Region size and alignment.
@@ -59,7 +63,7 @@ impl Layout {
     /// 32 MiB to 1 GiB, and what the alignment of the regions leaves over.
     pub fn derive(
         device_bytes: u64,
-        log_slot_bytes: u64,
+        log_slot_bytes: Option<u64>,
         log_bytes: Option<u64>,
     ) -> Result<Self, DeviceError> {
         if device_bytes < DEVICE_BYTES_MIN {
@@ -71,6 +75,8 @@ impl Layout {
         }
         let regions_at = (LOG_AT + share).next_multiple_of(REGION_BYTES);
         let log_bytes = log_bytes.unwrap_or(regions_at - LOG_AT);
+        let few = log_bytes / LOG_SLOT_BYTES < LOG_SLOTS_WANTED;
+        let log_slot_bytes = log_slot_bytes.unwrap_or(if few { LOG_SLOT_BYTES_SMALL } else { LOG_SLOT_BYTES });
         let layout = Layout {
             device_bytes,
             anchors_at: ANCHORS_AT,
@@ -139,7 +145,8 @@ mod tests {
         for (device, log_at_least, log_at_most) in
             [(256 * MIB, 32, 96), (8192 * MIB, 512, 576), (4 << 40, 1024, 1088)]
         {
-            let layout = Layout::derive(device, LOG_SLOT_BYTES, None).expect("large enough");
+            let layout = Layout::derive(device, None, None).expect("large enough");
+            assert!(layout.log_slots >= 47 && layout.log_slots <= 300);
             let log = layout.log_slots * layout.log_slot_bytes / MIB;
             assert!((log_at_least..=log_at_most).contains(&log), "{device}: {log} MiB");
             assert!(layout.region_at(layout.regions - 1) + REGION_BYTES <= device);
@@ -150,21 +157,21 @@ mod tests {
     #[test]
     fn small_devices_and_odd_slots_are_refused() {
         assert!(matches!(
-            Layout::derive(DEVICE_BYTES_MIN - 1, LOG_SLOT_BYTES, None),
+            Layout::derive(DEVICE_BYTES_MIN - 1, None, None),
             Err(DeviceError::TooSmall { .. })
         ));
         for slot in [0, 4096, 3 << 20, 1 << 40] {
-            assert!(matches!(Layout::derive(1 << 30, slot, None), Err(DeviceError::BadLayout { .. })), "{slot}");
+            assert!(matches!(Layout::derive(1 << 30, Some(slot), None), Err(DeviceError::BadLayout { .. })), "{slot}");
         }
     }
 
     #[test]
     fn a_log_area_of_a_given_size_is_kept() {
-        let layout = Layout::derive(1 << 30, LOG_SLOT_BYTES_MIN, Some(MIB)).expect("fits");
+        let layout = Layout::derive(1 << 30, Some(LOG_SLOT_BYTES_MIN), Some(MIB)).expect("fits");
         assert_eq!((layout.log_slots, layout.regions_at), (16, REGION_BYTES));
-        let half = Layout::derive(1 << 30, LOG_SLOT_BYTES_MIN, Some(1 << 30));
+        let half = Layout::derive(1 << 30, Some(LOG_SLOT_BYTES_MIN), Some(1 << 30));
         assert!(matches!(half, Err(DeviceError::BadOption { .. })));
-        let none = Layout::derive(1 << 30, LOG_SLOT_BYTES, Some(MIB));
+        let none = Layout::derive(1 << 30, Some(LOG_SLOT_BYTES), Some(MIB));
         assert!(matches!(none, Err(DeviceError::BadLayout { .. })));
     }
 }

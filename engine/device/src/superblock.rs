@@ -268,7 +268,7 @@ mod tests {
             device: Uuid([3; 16]),
             generation: 5,
             failed: false,
-            layout: Layout::derive(1 << 30, LOG_SLOT_BYTES, None).expect("large enough"),
+            layout: Layout::derive(1 << 30, Some(LOG_SLOT_BYTES), None).expect("large enough"),
         }
     }
 

@@ -22,7 +22,7 @@ fn now<T>(work: impl Future<Output = T>) -> T {
 
 fn options() -> FormatOptions {
     FormatOptions {
-        log_slot_bytes: 64 << 10,
+        log_slot_bytes: Some(64 << 10),
         log_bytes: Some(1 << 20),
         ..FormatOptions::new(Uuid::new([1; 16]), Uuid::new([2; 16]), Uuid::new([3; 16]))
     }

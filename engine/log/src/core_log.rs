@@ -8,7 +8,7 @@ use crate::old::Freed;
 use crate::record::{Position, Record, RecordKind};
 use crate::recover::{CorePart, Found, GroupLog};
 use crate::signal::Signal;
-use crate::slots::{Released, Slots};
+use crate::slots::{Released, Slots, Urgency};
 use crate::stream::{StreamHead, StreamId};
 use crate::{LogError, batch};
 use cfs_device::{AnchorId, Anchors, Superblock, crc32c, read_at};
@@ -20,8 +20,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
-
-pub use crate::slots::RESERVED_SLOTS;
 
 /// Sizes that follow from the slot.
 #[derive(Clone, Copy)]
@@ -53,7 +51,7 @@ impl Limits {
 pub struct Usage {
     /// Slots of this core, without those of old streams.
     pub slots_total: usize,
-    /// Slots that can be taken.
+    /// Slots that entries can still take; the reserves are not counted.
     pub slots_free: usize,
     /// Slots that hold records.
     pub slots_live: usize,
@@ -103,7 +101,7 @@ impl CoreLog {
     /// returns what the log holds of the core's groups. Nothing may be executed and no vote be cast
     /// before. Once all cores are open, [`crate::OldStreams::settle`] follows.
     ///
-    /// `LogError::Full`: the core has no two free slots.
+    /// `LogError::Full`: the core has no two free slots; fewer cores may still open.
     pub async fn open(
         world: &World,
         disk: Rc<dyn Disk>,
@@ -112,7 +110,9 @@ impl CoreLog {
     ) -> Result<(CoreLog, BTreeMap<GroupId, GroupLog>), LogError> {
         let limits = Limits::of(superblock.layout.log_slot_bytes);
         let stream = StreamId { boot: part.boot, core: part.core.get(), salt: world.rng.next_u64() };
-        let slots = Slots::new(part.free_slots).ok_or(LogError::Full)?;
+        let share = superblock.layout.log_slots / u64::from(part.cores);
+        let share = usize::try_from(share).expect("fewer than 2^32 slots");
+        let slots = Slots::new(part.free_slots, share).ok_or(LogError::Full)?;
         let anchors = Anchors::new(disk.clone(), superblock);
         let anchor = AnchorId::stream(part.anchor).expect("chosen among those");
         let head = StreamHead { stream, slot: slots.current(), sequence: 1, previous_crc: 0 };
@@ -173,10 +173,10 @@ impl CoreLog {
             copies.push(copy);
             if bytes >= self.shared.limits.item_bytes / 2 {
                 bytes = 0;
-                self.shared.append_copies(std::mem::take(&mut copies)).await?;
+                self.shared.append_copies(std::mem::take(&mut copies), Urgency::Boot).await?;
             }
         }
-        self.shared.append_copies(copies).await
+        self.shared.append_copies(copies, Urgency::Boot).await
     }
 
     /// Resolves when all records are on stable media, in the order of the calls. Records that fit

@@ -27,7 +27,7 @@ mod signal;
 mod slots;
 mod stream;
 
-pub use core_log::{CoreLog, RESERVED_SLOTS, Usage};
+pub use core_log::{CoreLog, Usage};
 pub use error::LogError;
 pub use old::{Freed, OldStreams};
 pub use record::{Record, RecordKind};

@@ -9,6 +9,8 @@ pub(crate) struct OldStream {
     pub anchor: u16,
     pub slots: Vec<u32>,
     pub holders: BTreeSet<GroupId>,
+    /// All its surviving records were written again, so it may go whatever came before it.
+    pub collapsed: bool,
 }
 
 /// What came free; to be sent to every core and handed to its `CoreLog::take_freed`.
@@ -23,7 +25,8 @@ pub struct Freed {
 /// The old streams of a device; lives on one core.
 ///
 /// They go in the order in which they were written, and before any slot of the new streams, so
-/// that no record outlives the one that superseded it.
+/// that no record outlives the one that superseded it; those that were written again as a whole
+/// go at once.
 pub struct OldStreams {
     anchors: Anchors,
     streams: Vec<OldStream>,
@@ -56,10 +59,16 @@ impl OldStreams {
         self.streams.iter().flat_map(|stream| stream.holders.iter().copied()).collect()
     }
 
+    /// The next stream that may go.
+    fn unheld(&self) -> Option<usize> {
+        let oldest = self.streams.first().is_some_and(|stream| stream.holders.is_empty()).then_some(0);
+        oldest.or_else(|| self.streams.iter().position(|stream| stream.collapsed))
+    }
+
     async fn free_unheld(&mut self) -> Result<Freed, LogError> {
         let mut freed = Freed::default();
-        while self.settled && self.streams.first().is_some_and(|stream| stream.holders.is_empty()) {
-            let stream = self.streams.remove(0);
+        while self.settled && let Some(at) = self.unheld() {
+            let stream = self.streams.remove(at);
             let id = AnchorId::stream(stream.anchor).expect("it was read from there");
             self.anchors.write(id, &[]).await?;
             freed.slots.extend(stream.slots);

@@ -15,8 +15,8 @@ use std::rc::Rc;
 pub use walk::StreamEnd;
 use walk::{Walked, walk};
 
-/// Slots that a core needs: the one it writes, the one named next, the reserve, and one to reclaim.
-pub const SLOTS_PER_CORE_MIN: u64 = 5;
+/// Slots that a core needs: the one it writes, the one named next, one to reclaim, and the reserves.
+pub const SLOTS_PER_CORE_MIN: u64 = 8;
 
 /// An entry that survived; its payload is read on demand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +98,7 @@ pub struct Recovered {
     /// The groups that have records.
     groups: BTreeMap<GroupId, merge::Merged>,
     streams: Vec<(u16, Walked)>,
+    collapsed: BTreeSet<usize>,
     layout: Layout,
 }
 
@@ -148,7 +149,7 @@ async fn read_streams(disk: &Rc<dyn Disk>, superblock: &Superblock, mend: bool) 
         }
     }
     let groups = by_group.into_iter().map(|(group, found)| (group, merge::merge(found))).collect();
-    Ok(Recovered { groups, streams, layout })
+    Ok(Recovered { groups, streams, collapsed, layout })
 }
 
 /// The smallest streams, at most `bytes` together. They are written again as a whole and freed at
@@ -207,7 +208,7 @@ impl Recovered {
         let boot = self.boot();
         let old_exist = !self.streams.is_empty();
         let mut parts = Vec::new();
-        for core in 0..cores {
+        for (core, free_slots) in (0..cores).zip(self.deal_free_slots(cores)) {
             let Some(anchor) = anchors.next() else {
                 return too_many("anchors of streams");
             };
@@ -216,7 +217,7 @@ impl Recovered {
                 cores,
                 boot,
                 anchor,
-                free_slots: self.free_slots(core, cores),
+                free_slots,
                 groups: BTreeMap::new(),
                 rewrite: Vec::new(),
                 old_holds: BTreeMap::new(),
@@ -226,10 +227,12 @@ impl Recovered {
         let mut old: Vec<OldStream> = self
             .streams
             .iter()
-            .map(|(anchor, walked)| OldStream {
+            .enumerate()
+            .map(|(n, (anchor, walked))| OldStream {
                 anchor: *anchor,
                 slots: walked.slots.clone(),
                 holders: BTreeSet::new(),
+                collapsed: self.collapsed.contains(&n),
             })
             .collect();
         for (group, merged) in self.groups {
@@ -246,12 +249,31 @@ impl Recovered {
         Ok((OldStreams::new(Anchors::new(disk.clone(), superblock), old), parts))
     }
 
-    fn free_slots(&self, core: u16, cores: u16) -> Vec<u32> {
+    /// Slot i belongs to core i mod cores, but where old streams leave a core short, others share.
+    fn deal_free_slots(&self, cores: u16) -> Vec<Vec<u32>> {
         let used: BTreeSet<u32> =
             self.streams.iter().flat_map(|(_, walked)| walked.slots.iter().copied()).collect();
         let count = u32::try_from(self.layout.log_slots).expect("checked by the layout");
-        (u32::from(core)..count).step_by(usize::from(cores)).filter(|slot| !used.contains(slot)).collect()
+        let mut dealt: Vec<Vec<u32>> = (0..cores).map(|_| Vec::new()).collect();
+        for slot in (0..count).filter(|slot| !used.contains(slot)) {
+            let core = usize::try_from(slot % u32::from(cores)).expect("a small number");
+            dealt[core].push(slot);
+        }
+        loop {
+            let (poor, rich) = (extreme(&dealt, false), extreme(&dealt, true));
+            if dealt[rich].len() <= dealt[poor].len() + 1 {
+                return dealt;
+            }
+            let slot = dealt[rich].pop().expect("longer than another");
+            dealt[poor].push(slot);
+        }
     }
+}
+
+fn extreme(dealt: &[Vec<u32>], longest: bool) -> usize {
+    let by_length = (0..dealt.len()).map(|core| (dealt[core].len(), core));
+    let found = if longest { by_length.max() } else { by_length.min() };
+    found.expect("at least one core").1
 }
 
 impl CorePart {

@@ -8,9 +8,10 @@ use crate::stream::{StreamHead, StreamId};
 use cfs_types::GroupId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Slots that entries never use up: one for what groups write while they flush (states and local
-/// records), one for what the log copies to reclaim a slot.
-pub const RESERVED_SLOTS: usize = 2;
+/// Slots of a core that no running log touches: a log that was full must open again, perhaps with
+/// more cores, and write again what was not proven. A sixth of the core's share, at least this.
+const BOOT_SLOTS_MIN: usize = 3;
+const BOOT_SHARE: usize = 6;
 
 /// How badly the log needs a record to be written when space is short.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -21,19 +22,12 @@ pub(crate) enum Urgency {
     Flush,
     /// Copies of the log itself: a slot is reclaimed after them.
     Reclaim,
+    /// What is written before a log is open, and to end it.
+    Boot,
 }
 
 impl Urgency {
-    pub const ALL: [Urgency; 3] = [Urgency::Normal, Urgency::Flush, Urgency::Reclaim];
-
-    /// Free slots that it must leave to the more urgent.
-    fn keeps(self) -> usize {
-        match self {
-            Urgency::Normal => RESERVED_SLOTS,
-            Urgency::Flush => 1,
-            Urgency::Reclaim => 0,
-        }
-    }
+    pub const ALL: [Urgency; 4] = [Urgency::Normal, Urgency::Flush, Urgency::Reclaim, Urgency::Boot];
 }
 
 /// What a group has in a slot.
@@ -89,6 +83,7 @@ pub(crate) struct Slots {
     live: VecDeque<LiveSlot>,
     next: u32,
     total: usize,
+    boot_slots: usize,
     /// The current slot is only for records at least as urgent, while space is short.
     entered_for: Urgency,
     released: BTreeMap<GroupId, Released>,
@@ -96,16 +91,35 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// Takes the first two of the free slots: one to write, one to name as the next. None where
-    /// there are not two.
-    pub fn new(free: Vec<u32>) -> Option<Self> {
+    /// there are not two. `share` is how many slots the core has when no old stream is left.
+    pub fn new(free: Vec<u32>, share: usize) -> Option<Self> {
         let mut free: BTreeSet<u32> = free.into_iter().collect();
         let total = free.len();
         let first = free.pop_first()?;
         let next = free.pop_first()?;
         let live = LiveSlot { slot: first, sequence: 1, previous_crc: 0, holds: BTreeMap::new() };
-        let entered_for = Urgency::ALL.into_iter().find(|urgency| free.len() >= urgency.keeps());
-        let entered_for = entered_for.expect("the last keeps none");
-        Some(Slots { free, live: VecDeque::from([live]), next, total, entered_for, released: BTreeMap::new() })
+        let mut slots = Slots {
+            free,
+            live: VecDeque::from([live]),
+            next,
+            total,
+            boot_slots: BOOT_SLOTS_MIN.max(share / BOOT_SHARE),
+            entered_for: Urgency::Boot,
+            released: BTreeMap::new(),
+        };
+        let entered_for = Urgency::ALL.into_iter().find(|urgency| slots.free.len() >= slots.keeps(*urgency));
+        slots.entered_for = entered_for.expect("the last keeps none");
+        Some(slots)
+    }
+
+    /// Free slots that must be left to the more urgent.
+    fn keeps(&self, urgency: Urgency) -> usize {
+        match urgency {
+            Urgency::Normal => self.boot_slots + 2,
+            Urgency::Flush => self.boot_slots + 1,
+            Urgency::Reclaim => self.boot_slots,
+            Urgency::Boot => 0,
+        }
     }
 
     fn current_slot(&self) -> &LiveSlot {
@@ -123,9 +137,9 @@ impl Slots {
     pub fn total(&self) -> usize {
         self.total
     }
-    /// Slots that can be written, without the one named next.
+    /// Slots that entries can still take.
     pub fn free(&self) -> usize {
-        self.free.len()
+        self.free.len().saturating_sub(self.keeps(Urgency::Normal))
     }
     /// Live slots.
     pub fn live(&self) -> usize {
@@ -134,13 +148,13 @@ impl Slots {
 
     /// Whether records may go into the current slot.
     pub fn may_write(&self, urgency: Urgency) -> bool {
-        urgency >= self.entered_for || self.free.len() >= urgency.keeps()
+        urgency >= self.entered_for || self.free.len() >= self.keeps(urgency)
     }
 
     /// Goes on in the next slot, whose first batch will be `sequence`. False where that would use
     /// up what is kept for the more urgent.
     pub fn advance(&mut self, urgency: Urgency, sequence: u64, previous_crc: u32) -> bool {
-        if self.free.len() <= urgency.keeps() {
+        if self.free.len() <= self.keeps(urgency) {
             return false;
         }
         let following = self.free.pop_first().expect("not empty");
@@ -221,14 +235,14 @@ impl Slots {
 mod tests {
     use super::*;
     use RecordKind::{Entry, Local};
-    use Urgency::{Flush, Normal, Reclaim};
+    use Urgency::{Boot, Flush, Normal, Reclaim};
 
     const GROUP: GroupId = GroupId::new(1);
     const STREAM: StreamId = StreamId { boot: 1, core: 0, salt: 0 };
 
     #[test]
     fn slots_go_oldest_first_once_every_group_has_released() {
-        let mut slots = Slots::new((0..8).collect()).expect("enough");
+        let mut slots = Slots::new((0..13).collect(), 13).expect("enough");
         slots.hold(GROUP, Entry, 5);
         slots.hold(GroupId::new(2), Local, 1);
         assert!(slots.advance(Normal, 10, 0));
@@ -244,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_was_superseded_holds_nothing() {
-        let mut slots = Slots::new((0..8).collect()).expect("enough");
+        let mut slots = Slots::new((0..13).collect(), 13).expect("enough");
         slots.hold(GROUP, Entry, 7);
         slots.advance(Normal, 2, 0);
         slots.supersede(GROUP, Entry, 5);
@@ -255,13 +269,18 @@ mod tests {
 
     #[test]
     fn the_reserve_is_for_records_that_free_space() {
-        let mut slots = Slots::new((0..5).collect()).expect("enough");
+        // One to write, one named next, one for entries, one each for flush and reclaim, three.
+        let mut slots = Slots::new((0..8).collect(), 8).expect("enough");
         assert!(slots.advance(Normal, 2, 0));
         assert!(slots.may_write(Normal) && !slots.advance(Normal, 3, 0));
         assert!(slots.advance(Flush, 3, 0) && !slots.may_write(Normal));
         assert!(slots.may_write(Flush) && !slots.advance(Flush, 4, 0));
         assert!(slots.advance(Reclaim, 4, 0) && !slots.may_write(Flush) && !slots.advance(Reclaim, 5, 0));
-        slots.add([9, 10].into_iter());
+        for n in 5..8 {
+            assert!(slots.advance(Boot, n, 0));
+        }
+        assert!(!slots.advance(Boot, 9, 0));
+        slots.add(10..15);
         assert!(slots.may_write(Normal));
     }
 }

@@ -95,7 +95,8 @@ impl Queue {
 
     fn next_from(&self, from: usize, urgency: Urgency, blocked: &mut BTreeSet<GroupId>) -> Option<usize> {
         for (at, item) in self.items.iter().enumerate().skip(from) {
-            if item.urgency == Urgency::Reclaim {
+            if item.urgency >= Urgency::Reclaim {
+                // A copy: it stands in no order to the others.
                 return Some(at);
             }
             if item.urgency >= urgency && !item.groups().any(|group| blocked.contains(&group)) {

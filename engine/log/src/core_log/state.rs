@@ -146,7 +146,7 @@ impl State {
     }
 
     fn plan_end(&mut self) -> Step {
-        let fits = self.room_bytes() >= padded_bytes(0) || self.advance(Urgency::Reclaim);
+        let fits = self.room_bytes() >= padded_bytes(0) || self.advance(Urgency::Boot);
         if self.ends == END_BATCHES || !fits {
             self.phase = Phase::Closed;
             return Step::Stop;

@@ -41,7 +41,7 @@ pub(super) async fn reclaim_slots(shared: Rc<Shared>) {
             shared.reclaim.wait().await;
             continue;
         };
-        if shared.append_copies(plan.copies).await.is_err() {
+        if shared.append_copies(plan.copies, Urgency::Reclaim).await.is_err() {
             return;
         }
         if let Err(error) = shared.anchors.write(shared.anchor, &plan.head.encode()).await {
@@ -96,11 +96,11 @@ impl Shared {
     }
 
     /// Writes copies of records; resolves when they are durable.
-    pub(super) async fn append_copies(&self, copies: Vec<Queued>) -> Result<(), LogError> {
+    pub(super) async fn append_copies(&self, copies: Vec<Queued>, urgency: Urgency) -> Result<(), LogError> {
         let mut waits = Vec::new();
         for mut item in super::divide(copies, self.limits.item_bytes) {
             let (promise, done) = io();
-            item.urgency = Urgency::Reclaim;
+            item.urgency = urgency;
             item.done = Some(promise);
             self.enqueue_copies(item)?;
             waits.push(done);

@@ -1,0 +1,200 @@
+//! Flipped bytes: the same records or an error that names the place; after a crash only the last
+//! batch may be cut off.
+
+mod harness;
+
+use cfs_device::{AnchorId, Anchors, Superblock};
+use cfs_log::{CoreLog, GroupLog, LogError, Recovered, Record, RecordKind, StreamEnd, inspect, recover};
+use cfs_seam::{Disk, World};
+use cfs_sim::{MemoryDisk, disk, run};
+use cfs_types::{CoreId, GroupId};
+use harness::{DEVICE_BYTES, formatted, now, record};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+type Groups = BTreeMap<GroupId, GroupLog>;
+
+const SLOTS: u64 = 16;
+/// Batches of the small log.
+const BATCHES: u64 = 6;
+
+fn batch(n: u64) -> Vec<Record> {
+    vec![
+        record(1, RecordKind::Entry, n, n, format!("entry {n}").into_bytes()),
+        record(2, RecordKind::Local, 0, n, format!("fact {n}").into_bytes()),
+        record(2, RecordKind::HardState, n, 0, format!("state {n}").into_bytes()),
+        record(3, RecordKind::Adopt, n, 1 + n % 2, Vec::new()),
+    ]
+}
+
+async fn open(world: &World, disk: Rc<dyn Disk>, superblock: &Superblock) -> CoreLog {
+    let recovered = recover(&disk, superblock).await.expect("intact");
+    let (mut old, mut parts) = recovered.split(&disk, superblock, 1, |_| CoreId::new(0)).expect("enough slots");
+    let part = parts.pop().expect("one core");
+    let (log, _) = CoreLog::open(world, disk, superblock, part).await.expect("enough slots");
+    log.take_freed(&old.settle().await.expect("a sound device"));
+    log
+}
+
+/// A log of a few batches, closed or not.
+fn small_log(close: bool) -> (MemoryDisk, Superblock) {
+    let device = disk(DEVICE_BYTES);
+    let superblock = formatted(&device, SLOTS);
+    let disk = device.clone();
+    run(7, move |world| async move {
+        let log = open(&world, disk.attach(&world), &superblock).await;
+        for n in 1..=BATCHES {
+            log.append(batch(n)).await.expect("room");
+        }
+        if close {
+            log.close().await.expect("room");
+            assert_eq!(log.append(batch(1)).await, Err(LogError::Closed));
+        }
+    });
+    (device, superblock)
+}
+
+fn read(device: &MemoryDisk, superblock: &Superblock) -> Result<Recovered, LogError> {
+    let disk: Rc<dyn Disk> = Rc::new(device.clone());
+    now(inspect(&disk, superblock))
+}
+
+fn groups(recovered: &Recovered) -> Groups {
+    recovered.groups().map(|(group, log)| (group, log.clone())).collect()
+}
+
+/// All bytes that are not zero, and some of the padding.
+fn places(device: &MemoryDisk, superblock: &Superblock) -> Vec<u64> {
+    let anchors = Anchors::new(Rc::new(device.clone()), superblock);
+    let stream = anchors.offsets(AnchorId::stream(0).expect("the first"));
+    let slot = superblock.layout.slot_at(0);
+    let mut places = Vec::new();
+    for from in [stream[0], stream[1], slot, superblock.layout.slot_at(1)] {
+        let bytes = device.peek(from, 64 << 10);
+        let interesting = |at: &u64| {
+            let byte = bytes[usize::try_from(*at).expect("small")];
+            byte != 0 || at % 4096 < 128 || at % 509 == 0
+        };
+        places.extend((0..64 << 10).filter(interesting).map(|at| from + at));
+    }
+    places
+}
+
+#[test]
+fn no_flip_in_a_closed_log_changes_or_loses_a_record() {
+    let (device, superblock) = small_log(true);
+    let before = read(&device, &superblock).expect("intact");
+    assert_eq!(before.streams()[0].end, StreamEnd::Clean);
+    let before = groups(&before);
+    assert_eq!(before[&GroupId::new(2)].locals.len(), usize::try_from(BATCHES).expect("small"));
+    let (mut same, mut refused) = (0, 0);
+    for (n, at) in (0..8).cycle().zip(places(&device, &superblock)) {
+        device.flip_bit(at, n);
+        match read(&device, &superblock) {
+            Ok(recovered) => {
+                assert_eq!(groups(&recovered), before, "offset {at}");
+                same += 1;
+            }
+            Err(LogError::Damaged { offset, .. }) => {
+                assert!(offset <= at && at < offset + 4096, "flip at {at}, named {offset}");
+                refused += 1;
+            }
+            Err(error) => panic!("offset {at}: {error}"),
+        }
+        device.flip_bit(at, n);
+    }
+    assert!(same > 500 && refused > 1000, "{same} and {refused}");
+}
+
+#[test]
+fn after_a_crash_only_the_last_batch_can_be_cut_off() {
+    let (device, superblock) = small_log(false);
+    let device = device.crash(3);
+    let before = read(&device, &superblock).expect("intact");
+    let report = before.streams()[0].clone();
+    assert_eq!((report.end, report.batches_through), (StreamEnd::Cut, BATCHES));
+    let before = groups(&before);
+    let last = report.end_at - 4096;
+    let mut cut = 0;
+    for (n, at) in (0..8).cycle().zip(places(&device, &superblock)) {
+        device.flip_bit(at, n);
+        match read(&device, &superblock) {
+            Ok(recovered) if at >= last && at < report.end_at && groups(&recovered) != before => {
+                assert_eq!(recovered.streams()[0].batches_through, BATCHES - 1);
+                assert_eq!(groups(&recovered)[&GroupId::new(1)].entries.len(), 5);
+                cut += 1;
+            }
+            Ok(recovered) => assert_eq!(groups(&recovered), before, "offset {at}"),
+            Err(LogError::Damaged { offset, .. }) => {
+                assert!(offset <= at && at < offset + 4096 && at < last, "flip at {at}, named {offset}");
+            }
+            Err(error) => panic!("offset {at}: {error}"),
+        }
+        device.flip_bit(at, n);
+    }
+    assert!(cut > 100, "{cut}");
+}
+
+#[test]
+fn a_tail_that_was_written_again_survives_damage_of_the_original() {
+    let (device, superblock) = small_log(false);
+    let before = groups(&read(&device, &superblock).expect("intact"));
+    let last = read(&device, &superblock).expect("intact").streams()[0].end_at - 4096;
+    let disk = device.clone();
+    run(8, move |world| async move {
+        open(&world, disk.attach(&world), &superblock).await;
+    });
+    device.flip_bit(last + 8, 1);
+    let after = groups(&read(&device.crash(1), &superblock).expect("the copy counts"));
+    for (group, log) in &before {
+        let terms = |log: &GroupLog| log.entries.iter().map(|e| (e.index, e.term)).collect::<Vec<_>>();
+        assert_eq!(terms(&after[group]), terms(log));
+        assert_eq!(after[group].locals, log.locals);
+        assert_eq!(after[group].hard_state, log.hard_state);
+        assert_eq!(after[group].adopt, log.adopt);
+    }
+}
+
+#[test]
+fn a_slot_in_the_middle_that_is_gone_is_damage() {
+    let device = disk(DEVICE_BYTES);
+    let superblock = formatted(&device, SLOTS);
+    let disk = device.clone();
+    run(9, move |world| async move {
+        let log = open(&world, disk.attach(&world), &superblock).await;
+        for n in 1..=12 {
+            let entry = record(1, RecordKind::Entry, 1, n, vec![7; 15_000]);
+            log.append(vec![entry]).await.expect("room");
+        }
+    });
+    let whole = read(&device, &superblock).expect("intact").streams()[0].clone();
+    assert!(whole.slots >= 3);
+    for slot in 0..2 {
+        let gone = device.crash(0);
+        gone.poke(superblock.layout.slot_at(slot), &vec![0; 64 << 10]);
+        match read(&gone, &superblock).map(|_| ()) {
+            Err(LogError::Damaged { sequence, .. }) => assert_eq!(sequence, u64::from(slot) * 4 + 1),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_payload_is_named_and_never_returned() {
+    let device = disk(DEVICE_BYTES);
+    let superblock = formatted(&device, SLOTS);
+    let disk = device.clone();
+    run(10, move |world| async move {
+        let log = open(&world, disk.attach(&world), &superblock).await;
+        let index = cfs_types::LogIndex::new(1);
+        let payload: Vec<u8> = (0..10_000u32).map(|n| n.to_le_bytes()[0]).collect();
+        log.append(vec![record(1, RecordKind::Entry, 1, 1, payload.clone())]).await.expect("room");
+        let group = GroupId::new(1);
+        assert_eq!(log.read_payload_range(group, index, 4095..4099).await, Ok(payload[4095..4099].to_vec()));
+        let beyond = log.read_payload_range(group, index, 9_999..10_001).await;
+        assert_eq!(beyond, Err(LogError::NotFound { group, index }));
+        disk.flip_bit(superblock.layout.slot_at(0) + 5000, 2);
+        let read = log.read_payload(group, index).await;
+        assert!(matches!(read, Err(LogError::EntryDamaged { .. })), "{read:?}");
+    });
+}
