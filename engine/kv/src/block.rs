@@ -45,10 +45,16 @@ impl BlockBuilder {
     pub fn units_alone(key: &[u8], value: usize) -> usize {
         (HEAD_BYTES + ENTRY_BYTES + key.len() + value + 2).div_ceil(UNIT_BYTES)
     }
+    fn used(&self) -> usize {
+        HEAD_BYTES + self.entries.len() + self.restarts.len() * 2
+    }
+    /// Units of the block so far.
+    pub fn units(&self) -> usize {
+        self.used().div_ceil(UNIT_BYTES)
+    }
     /// Whether the entry still goes into this block's one unit.
     pub fn fits(&self, key: &[u8], value: usize) -> bool {
-        let used = HEAD_BYTES + self.entries.len() + self.restarts.len() * 2;
-        self.count == 0 || used + ENTRY_BYTES + key.len() + value + 2 <= UNIT_BYTES
+        self.count == 0 || self.used() + ENTRY_BYTES + key.len() + value + 2 <= UNIT_BYTES
     }
     pub fn push(&mut self, key: &[u8], inverted: u64, value: Option<&[u8]>) {
         let restart = self.count.is_multiple_of(RESTART_EVERY);
@@ -72,7 +78,7 @@ impl BlockBuilder {
     /// Appends the block to `out`, whole units, and begins the next one.
     pub fn finish(&mut self, owner: CellOwner, first_unit: u32, out: &mut Vec<u8>) {
         let start = out.len();
-        let used = HEAD_BYTES + self.entries.len() + self.restarts.len() * 2;
+        let used = self.used();
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&u32::try_from(used).expect("below 2 MiB").to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());

@@ -110,6 +110,8 @@ impl Footer {
         let first_end = FOOTER_HEAD_BYTES + usize::from(lengths.0);
         let last_end = first_end + usize::from(lengths.1);
         let inverted = |at| number(bytes, at).map(u64::from_le_bytes);
+        let zeros = [bytes.get(36..40)?, bytes.get(60..64)?, bytes.get(last_end..UNIT_BYTES)?];
+        zeros.iter().all(|part| part.iter().all(|b| *b == 0)).then_some(())?;
         let first = Position { key: bytes.get(FOOTER_HEAD_BYTES..first_end)?.into(), inverted: inverted(40)? };
         let last = Position { key: bytes.get(first_end..last_end)?.into(), inverted: inverted(48)? };
         let sorted = compare((&first.key, first.inverted), (&last.key, last.inverted)).is_le();
@@ -226,11 +228,11 @@ impl TableBuilder {
         if self.entries == 0 {
             return true;
         }
-        let data = self.data.len() / UNIT_BYTES + 1 + BlockBuilder::units_alone(key, value);
+        let data = self.data.len() / UNIT_BYTES + self.block.units() + BlockBuilder::units_alone(key, value);
         let per_key = INDEX_ENTRY_BYTES + 4;
         let index = self.index.len() + self.index_at.len() * 4 + 2 * (per_key + KEY_BYTES_MAX);
         let meta = META_HEAD_BYTES + index + filter::filter_bytes(self.hashes.len() + 1);
-        data + meta.div_ceil(UNIT_BYTES) + 1 <= UNITS_MAX
+        data + meta.div_ceil(UNIT_BYTES) < UNITS_MAX
     }
     pub fn push(&mut self, key: &[u8], inverted: u64, value: Option<&[u8]>) {
         if !self.block.fits(key, value.map_or(0, <[u8]>::len)) {
@@ -281,3 +283,5 @@ impl TableBuilder {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -151,10 +151,11 @@ impl Rig {
             if self.rng.chance(30_000) && self.store.freeze() {
                 frozen = self.model.borrow().clone();
             }
-            if self.rng.chance(30_000) && !self.store.is_stalled() {
-                if let Some(change) = self.store.flush().await.expect("there is space") {
-                    self.commit(change, Some(&frozen)).await;
-                }
+            if self.rng.chance(30_000)
+                && !self.store.is_stalled()
+                && let Some(change) = self.store.flush().await.expect("there is space")
+            {
+                self.commit(change, Some(&frozen)).await;
             }
             self.nap(30_000).await;
         }

@@ -1,0 +1,107 @@
+use super::*;
+
+const GROUP: GroupId = GroupId::new(3);
+const ID: u64 = 0x0a0b;
+const OWNER: CellOwner = CellOwner::Table { group: GROUP, table: ID };
+
+fn sample() -> (Vec<u8>, Footer) {
+    let mut builder = TableBuilder::new(GROUP, ID);
+    builder.push(b"apple", !7, Some(b"red"));
+    builder.push(b"apple", !5, None);
+    builder.push(b"apricot", !6, Some(b"orange"));
+    builder.finish().expect("not empty")
+}
+
+fn many(count: u32) -> (Vec<u8>, Footer) {
+    let mut builder = TableBuilder::new(GROUP, ID);
+    for i in 0..count {
+        builder.push(format!("key{i:05}").as_bytes(), !7, Some(&[1; 100]));
+    }
+    builder.finish().expect("not empty")
+}
+
+#[test]
+fn a_table_is_these_bytes() {
+    let (bytes, _) = sample();
+    assert_eq!(bytes.len(), 3 * UNIT_BYTES);
+    let golden = include_str!("../../tests/golden/table.hex");
+    for (unit, part) in bytes.chunks(UNIT_BYTES).zip(golden.split("\n\n")) {
+        let part: String = part.split_whitespace().collect();
+        let hex: String = unit.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex[..part.len()], part);
+        assert!(hex[part.len()..].bytes().all(|b| b == b'0'));
+    }
+}
+
+#[test]
+fn what_is_built_is_read_back() {
+    let (bytes, footer) = many(500);
+    let units = bytes.len() / UNIT_BYTES;
+    let last = &bytes[(units - 1) * UNIT_BYTES..];
+    assert_eq!(Footer::decode(last, GROUP, ID, u32::try_from(units).expect("small")), Some(footer.clone()));
+    let meta_at = usize::try_from(footer.meta_unit).expect("small") * UNIT_BYTES;
+    let meta = Meta::decode(&bytes[meta_at..(units - 1) * UNIT_BYTES], OWNER, footer.meta_unit).expect("sound");
+    assert!((0..500).all(|i| meta.may_contain(filter::hash(format!("key{i:05}").as_bytes()))));
+    assert_eq!(meta.seek(b"key", 0), 0);
+    assert_eq!(meta.block(meta.seek(b"key99999", 0)), None);
+}
+
+#[test]
+fn another_tables_bytes_are_refused() {
+    let (bytes, footer) = sample();
+    assert!(Footer::decode(&bytes[2 * UNIT_BYTES..], GROUP, ID, 3).is_some());
+    for (group, id, units) in [(4, ID, 3), (3, ID + 1, 3), (3, ID, 4), (3, ID, 0)] {
+        assert_eq!(Footer::decode(&bytes[2 * UNIT_BYTES..], GroupId::new(group), id, units), None);
+    }
+    let meta = &bytes[UNIT_BYTES..2 * UNIT_BYTES];
+    assert!(Meta::decode(meta, OWNER, footer.meta_unit).is_some());
+    assert!(Meta::decode(meta, OWNER, 2).is_none());
+}
+
+/// Changes each byte, makes the checksum right again, and decodes.
+fn hostile(bytes: &[u8], unit: u32, decode: impl Fn(&[u8])) {
+    for at in 4..bytes.len().min(800) {
+        for value in [0, 1, 0x7f, 0xff] {
+            let mut bytes = bytes.to_vec();
+            bytes[at] = value;
+            let crc = checksum(OWNER, unit, &bytes[4..]);
+            bytes[..4].copy_from_slice(&crc.to_le_bytes());
+            decode(&bytes);
+        }
+    }
+}
+
+#[test]
+fn hostile_footers_and_indexes_with_a_good_checksum_never_panic() {
+    let (bytes, footer) = many(300);
+    let units = u32::try_from(bytes.len() / UNIT_BYTES).expect("small");
+    hostile(&bytes[bytes.len() - UNIT_BYTES..], units - 1, |bytes| {
+        std::hint::black_box(Footer::decode(bytes, GROUP, ID, units));
+    });
+    let meta_at = usize::try_from(footer.meta_unit).expect("small") * UNIT_BYTES;
+    hostile(&bytes[meta_at..bytes.len() - UNIT_BYTES], footer.meta_unit, |bytes| {
+        let Some(meta) = Meta::decode(bytes, OWNER, footer.meta_unit) else { return };
+        std::hint::black_box((meta.seek(b"key00100", 5), meta.may_contain(77)));
+        assert!((0..400).map_while(|i| meta.block(i)).all(|p| p.first_unit + p.units <= footer.meta_unit));
+    });
+}
+
+#[test]
+fn a_builder_that_says_it_fits_keeps_to_the_cell() {
+    for (key_bytes, value_bytes) in [(8, 0), (1000, 10), (20, 100), (1024, 3000), (8, 4064), (8, 4065), (8, 300_000)] {
+        let (mut builder, value, mut count) = (TableBuilder::new(GROUP, ID), vec![3; value_bytes], 0u64);
+        loop {
+            let mut key = count.to_be_bytes().to_vec();
+            key.resize(key_bytes, 0);
+            if !builder.fits(&key, value.len()) {
+                break;
+            }
+            builder.push(&key, 1, Some(&value));
+            count += 1;
+        }
+        let (bytes, footer) = builder.finish().expect("not empty");
+        assert_eq!(footer.entries, count);
+        assert!(bytes.len() <= UNITS_MAX * UNIT_BYTES);
+        assert!(bytes.len() > UNITS_MAX * UNIT_BYTES * 8 / 10, "{key_bytes}, {value_bytes}: {} bytes", bytes.len());
+    }
+}
