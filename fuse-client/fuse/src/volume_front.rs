@@ -14,6 +14,8 @@ use cfs_volume::{
 use cfs_wire::{Attr, AttrChange, FallocateMode, FileKind, Identity, SeekWhence, XattrMode};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -185,5 +187,8 @@ impl KernelCache for Notifier {
     }
     fn forget_entry(&self, dir: InodeId, name: &Name) {
         Notifier::forget_entry(self, dir, name);
+    }
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(Notifier::settled(self))
     }
 }

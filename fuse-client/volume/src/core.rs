@@ -27,6 +27,10 @@ const FULL_PERCENT: u8 = 95;
 /// Answers asked of the server are held this much shorter than it grants, for drifting clocks.
 const LEASE_MARGIN_DIVISOR: u32 = 16;
 
+/// Longest wait for the kernel to forget what is revoked. The lock it needs may be held by an
+/// operation of ours that the server lets through only after our answer: then the answer goes first.
+const KERNEL_WAIT_MAX: Duration = Duration::from_millis(10);
+
 pub(crate) struct Core {
     pub world: World,
     pub options: VolumeOptions,
@@ -178,6 +182,10 @@ impl Core {
                 kernel.forget_entry(ino, name);
             }
         });
+        let settled = self.kernel.borrow().as_ref().map(|kernel| kernel.settled());
+        if let Some(settled) = settled {
+            cfs_seam::timeout(&self.world.clock, self.now().after(KERNEL_WAIT_MAX), settled).await;
+        }
     }
 
     fn forget_in_kernel(&self, forget: impl FnOnce(&dyn KernelCache)) {

@@ -7,6 +7,8 @@ use crate::options::{VolumeError, VolumeOptions};
 use cfs_seam::{Class, TaskHandle, World, spawn, timeout};
 use cfs_types::{FsError, InodeId, Name, SessionId, ShardId};
 use cfs_wire::{Attr, FileKind, Identity, Op};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +22,10 @@ pub trait KernelCache {
     fn forget_inode(&self, ino: InodeId);
     /// Drop a name, present or absent.
     fn forget_entry(&self, dir: InodeId, name: &Name);
+    /// Resolves when the kernel has forgotten everything it was told to until now.
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// An inode found or made, and how long the kernel may believe it.

@@ -1,4 +1,4 @@
-//! What the tests of this crate play on: a core that polls descriptors, and a file system in memory.
+//! What the tests of this crate play on: a core, and a file system in memory.
 
 pub mod core;
 pub mod memory;
