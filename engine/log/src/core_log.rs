@@ -324,6 +324,12 @@ impl CoreLog {
         self.shared.state.borrow().laggards()
     }
 
+    /// Whether streams of earlier starts are left: until all are gone no slot of this stream can be
+    /// reclaimed, so their groups should flush soon.
+    pub fn has_old_streams(&self) -> bool {
+        self.shared.state.borrow().old_exist
+    }
+
     /// Figures for metrics, and for deciding when laggards must flush.
     pub fn usage(&self) -> Usage {
         let state = self.shared.state.borrow();

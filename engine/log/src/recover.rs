@@ -281,6 +281,10 @@ impl CorePart {
     pub fn core(&self) -> CoreId {
         self.core
     }
+    /// Number of this start.
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
     /// The core's groups that have records.
     pub fn groups(&self) -> &BTreeMap<GroupId, GroupLog> {
         &self.groups

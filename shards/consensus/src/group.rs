@@ -159,6 +159,12 @@ impl Group {
         Term::new(self.raw.raft.term)
     }
 
+    /// Term, vote and commit index now.
+    pub fn vote(&self) -> VoteState {
+        let hard = self.raw.raft.hard_state();
+        VoteState { term: hard.term, vote: hard.vote, commit: hard.commit }
+    }
+
     /// Last index in the log, durable or not.
     pub fn last_index(&self) -> LogIndex {
         LogIndex::new(self.raw.raft.raft_log.last_index())

@@ -102,3 +102,15 @@ pub fn rename_lock(view: &dyn View, volume: VolumeId) -> Listing<TxId> {
     let holder = find::<TxId>(view, &keys::rename_lock(volume));
     listing(holder.map(|holder| holder.into_iter().collect()))
 }
+
+/// Whether the shard knows a session: there is something to expire.
+pub fn knows_session(view: &dyn View, session: SessionId) -> Result<bool, NeedMore> {
+    Ok(view.get(&keys::session(session))?.is_some())
+}
+
+/// Inodes in use.
+pub fn inode_count(view: &dyn View) -> Result<u64, NeedMore> {
+    let value = view.get(&keys::counters())?;
+    let counters = value.and_then(|v| record::decode::<record::Counters>(&v).ok());
+    Ok(counters.map_or(0, |c| c.inodes))
+}

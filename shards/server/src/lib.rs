@@ -1,1 +1,116 @@
 //! One core put together: connections, mesh, shards, batches.
+//!
+//! `serve_core` is a core's whole life. Everything here runs on the seam, so the same code serves
+//! users and runs in the simulator.
+
+mod boot;
+mod cells;
+mod checkpoint;
+mod clean;
+mod config;
+mod connection;
+mod control;
+mod coordinate;
+mod core;
+mod delivery;
+mod effects;
+mod entry;
+mod file_data;
+mod hybrid_clock;
+mod inline_cache;
+mod leases;
+mod links;
+mod machine;
+mod manifest;
+mod messages;
+mod metrics;
+mod operation;
+mod pack;
+mod peers;
+mod regions;
+mod replica;
+mod seat;
+mod shard;
+mod status;
+mod touched;
+mod upkeep;
+mod view;
+
+pub use boot::StartError;
+pub use config::{MemoryLimits, ServerConfig};
+pub use messages::{CoreReply, CoreRequest};
+pub use metrics::{CoreStatus, LATENCY_BUCKETS, Latencies};
+pub use peers::Envelope;
+
+use cfs_device::Superblock;
+use cfs_seam::{Class, Disk, World, spawn};
+use cfs_types::{CoreId, InodeId};
+use seat::Seat;
+use std::rc::Rc;
+
+/// Who owns the root directory of a new volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RootOwner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Serves with one core until it is told to stop (`CoreRequest::Stop`) or its log fails. Every
+/// core of the process runs this; core 0 leads the start and calls `ready` once all serve.
+pub async fn serve_core(
+    world: World,
+    disk: Rc<dyn Disk>,
+    superblock: Superblock,
+    config: ServerConfig,
+    root: RootOwner,
+    ready: impl FnOnce(),
+) -> Result<(), StartError> {
+    if boot::region_layout(&superblock.layout).is_none() {
+        return Err(StartError("the superblock's regions are not of a size that this version knows".into()));
+    }
+    let seat = Seat::new(world.clone(), disk, superblock, config);
+    let served = seat.peers.clone().serve(seat.clone());
+    let _mesh = spawn(&world.tasks, Class::Foreground, served);
+    if seat.peers.me() == CoreId::new(0) {
+        world.tasks.yield_now().await;
+        if let Err(error) = lead(&seat, root).await {
+            stop_all(&seat).await;
+            return Err(error);
+        }
+        ready();
+    }
+    seat.wait_stopped().await;
+    if seat.peers.me() == CoreId::new(0) {
+        stop_all(&seat).await;
+    }
+    match seat.core().and_then(|core| core.log.failed()) {
+        Some(error) => Err(StartError(format!("the log failed: {error}"))),
+        None => Ok(()),
+    }
+}
+
+async fn lead(seat: &Rc<Seat>, root: RootOwner) -> Result<(), StartError> {
+    let core = boot::lead(seat).await?;
+    let sessions = control::open_sessions(&core).await;
+    let sessions = sessions.map_err(|e| StartError::new("reading the sessions", e))?;
+    for to in (0..seat.config.cores).map(CoreId::new) {
+        seat.peers.call(to, CoreRequest::Former(sessions.clone())).await;
+    }
+    let owner = seat.config.owner(InodeId::ROOT.shard().into());
+    match seat.peers.call(owner, CoreRequest::MakeRoot(root)).await {
+        CoreReply::Answered(Ok(_)) => Ok(()),
+        CoreReply::Answered(Err(error)) => Err(StartError::new("making the root directory", error)),
+        _ => Err(StartError("making the root directory: no answer".into())),
+    }
+}
+
+/// Core 0 stops last: the others need it until then.
+async fn stop_all(seat: &Rc<Seat>) {
+    for core in (0..seat.config.cores).map(CoreId::new) {
+        if core != seat.peers.me() {
+            seat.peers.call(core, CoreRequest::Stop).await;
+        }
+    }
+}

@@ -33,8 +33,8 @@ fn layer(name: &str) -> Option<u8> {
     Some(match name {
         "cfs-types" => 0,
         "cfs-seam" | "cfs-wire" => 1,
-        "cfs-exec" | "cfs-device" | "cfs-consensus" | "cfs-namespace" | "cfs-cluster" | "cfs-observe" => 2,
-        "cfs-log" | "cfs-segment" | "cfs-rpc" | "cfs-runtime" => 3,
+        "cfs-exec" | "cfs-device" | "cfs-consensus" | "cfs-namespace" | "cfs-observe" => 2,
+        "cfs-cluster" | "cfs-log" | "cfs-segment" | "cfs-rpc" | "cfs-runtime" => 3,
         "cfs-kv" => 4,
         "cfs-server" | "cfs-volume" => 5,
         "cfs-fuse" | "cfs-api" => 6,

@@ -1,0 +1,133 @@
+//! Start of a server: read the log, open every group, agree on the regions, serve.
+//!
+//! Core 0 leads. It reads the log, gives every core its part (`Load`), collects what the groups
+//! own, divides the regions, and lets every core serve (`Start`).
+//!
+//! Invariants: nothing is executed before what the log could not prove is durable again; a region
+//! with cells belongs to one core; damage ends the start with the place it was found at.
+
+mod load;
+
+pub use load::{Loaded, load};
+
+use crate::core::Core;
+use crate::messages::{CoreReply, CoreRequest};
+use crate::peers::Peers;
+use crate::seat::Seat;
+use cfs_log::recover;
+use cfs_segment::{CellOwner, CellRef, REGION_BYTES, RegionLayout};
+use cfs_types::{CoreId, SessionId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// Why a server did not start, in words for its operator.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub String);
+
+impl StartError {
+    /// What was being done, and what went wrong.
+    pub fn new(doing: &str, error: impl std::fmt::Display) -> Self {
+        StartError(format!("{doing}: {error}"))
+    }
+}
+
+/// What the groups of one core own on the device.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// Cells of tables and chunks.
+    pub cells: Vec<(CellOwner, CellRef)>,
+}
+
+/// The division of the regions, as one core needs it.
+#[derive(Clone, Debug, Default)]
+pub struct Regions {
+    /// Cells in regions that this core holds.
+    pub cells: Vec<(CellOwner, CellRef)>,
+    /// Its share of the regions without cells.
+    pub pool: BTreeSet<u32>,
+    /// Who holds the regions with cells.
+    pub holders: BTreeMap<u32, CoreId>,
+    /// Sessions that were open before.
+    pub former: Vec<SessionId>,
+}
+
+/// Core 0: brings up all cores.
+pub async fn lead(seat: &Rc<Seat>) -> Result<Rc<Core>, StartError> {
+    let cores = seat.config.cores;
+    let recovered = recover(&seat.disk, &seat.superblock).await;
+    let recovered = recovered.map_err(|e| StartError::new("reading the log", e))?;
+    let config = seat.config.clone();
+    let (mut old, parts) = recovered
+        .split(&seat.disk, &seat.superblock, cores, |group| config.owner(group))
+        .map_err(|e| StartError::new("dividing the log", e))?;
+    let mut claims = Vec::new();
+    for (core, part) in (0..).map(CoreId::new).zip(parts) {
+        match seat.peers.call(core, CoreRequest::Load(Box::new(part))).await {
+            CoreReply::Claims(Ok(claim)) => claims.push(claim),
+            CoreReply::Claims(Err(error)) => return Err(StartError(error)),
+            _ => return Err(StartError(format!("core {core} did not load"))),
+        }
+    }
+    let freed = old.settle().await.map_err(|e| StartError::new("freeing old log streams", e))?;
+    *seat.old_streams.borrow_mut() = Some(old);
+    let divided = divide(seat.regions(), cores, claims)?;
+    for (core, mut regions) in (0..).map(CoreId::new).zip(divided) {
+        if core.get() == 0 {
+            regions.former = Vec::new();
+        }
+        start_core(&seat.peers, core, regions).await?;
+    }
+    announce_freed(&seat.peers, freed).await;
+    seat.core().ok_or_else(|| StartError("core 0 did not start".into()))
+}
+
+async fn start_core(peers: &Rc<Peers>, core: CoreId, regions: Regions) -> Result<(), StartError> {
+    match peers.call(core, CoreRequest::Start(Box::new(regions))).await {
+        CoreReply::Started(Ok(())) => Ok(()),
+        CoreReply::Started(Err(error)) => Err(StartError(error)),
+        _ => Err(StartError(format!("core {core} did not start"))),
+    }
+}
+
+/// Tells every core which log slots came free.
+pub async fn announce_freed(peers: &Rc<Peers>, freed: cfs_log::Freed) {
+    for core in (0..peers.cores()).map(CoreId::new) {
+        peers.call(core, CoreRequest::FreeSlots(freed.clone())).await;
+    }
+}
+
+/// Gives each region with cells to the core that has most there, and shares out the others.
+fn divide(layout: RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<Regions>, StartError> {
+    let mut counts: BTreeMap<u32, BTreeMap<u16, usize>> = BTreeMap::new();
+    let mut by_region: BTreeMap<u32, Vec<(CellOwner, CellRef)>> = BTreeMap::new();
+    for (core, claim) in (0..).zip(claims) {
+        for (owner, cell) in claim.cells {
+            let place = layout.locate(cell);
+            let (segment, _) =
+                place.ok_or_else(|| StartError(format!("damage: {owner} names {cell:?}, which is in no segment")))?;
+            *counts.entry(segment.region()).or_default().entry(core).or_default() += 1;
+            by_region.entry(segment.region()).or_default().push((owner, cell));
+        }
+    }
+    let most = |c: &BTreeMap<u16, usize>| c.iter().max_by_key(|(_, n)| **n).map_or(0, |(core, _)| *core);
+    let holders: BTreeMap<u32, CoreId> = counts.iter().map(|(r, c)| (*r, CoreId::new(most(c)))).collect();
+    let mut out: Vec<Regions> =
+        (0..cores).map(|_| Regions { holders: holders.clone(), ..Regions::default() }).collect();
+    for (region, cells) in by_region {
+        out[usize::from(holders[&region].get())].cells.extend(cells);
+    }
+    let free = (0..layout.regions()).filter(|r| !holders.contains_key(r));
+    for (n, region) in free.enumerate() {
+        out[n % usize::from(cores)].pool.insert(region);
+    }
+    Ok(out)
+}
+
+/// The regions of a device.
+pub fn region_layout(layout: &cfs_device::Layout) -> Option<RegionLayout> {
+    if layout.region_bytes != REGION_BYTES {
+        return None;
+    }
+    RegionLayout::new(layout.regions_at, u32::try_from(layout.regions).ok()?)
+}

@@ -1,0 +1,92 @@
+//! The cleaner: segments of which little is alive are emptied, so that they come back whole.
+//!
+//! It asks the owner of each live cell to write it elsewhere; the old place is given back once
+//! the new one is durable. Sparse chunks are packed first, so that there is something to gain.
+
+use crate::cells::{self, Found, Place};
+use crate::checkpoint::relocate_table;
+use crate::core::Core;
+use crate::file_data::{read_chunk, space_error};
+use crate::messages::CoreRequest;
+use crate::pack::pack_sparse;
+use crate::shard::Shard;
+use cfs_kv::Pins;
+use cfs_segment::{CellOwner, CellRef, Lifetime};
+use cfs_types::{ChunkId, FsError, GroupId, UNIT_BYTES};
+use std::rc::Rc;
+
+/// The cleaner works while less than this share of the units is free, percent.
+const FREE_PERCENT_LOW: u64 = 20;
+/// Sparse chunks packed in one round and shard.
+const SPARSE_AT_ONCE: usize = 16;
+
+/// Cleans one segment, if space is short and something is to be gained. True where it did.
+pub async fn clean_one(core: &Rc<Core>) -> Result<bool, FsError> {
+    let usage = core.space.usage();
+    if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW {
+        return Ok(false);
+    }
+    let Some(victim) = core.space.victim() else {
+        return pack_sparse_everywhere(core).await;
+    };
+    for (owner, cell) in victim.live.clone() {
+        let group = match owner {
+            CellOwner::Chunk(id) => id.shard().into(),
+            CellOwner::Table { group, .. } => group,
+        };
+        let to = core.config.owner(group);
+        core.peers.call(to, CoreRequest::Relocate(owner, cell)).await;
+    }
+    core.metrics.cleaned_bytes.add(victim.live.iter().map(|(_, c)| u64::from(c.units() * UNIT_BYTES)).sum());
+    Ok(true)
+}
+
+async fn pack_sparse_everywhere(core: &Rc<Core>) -> Result<bool, FsError> {
+    let mut packed = 0;
+    for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
+        packed += pack_sparse(core, shard, SPARSE_AT_ONCE).await?;
+    }
+    Ok(packed > 0)
+}
+
+/// Moves a cell of a group of this core elsewhere.
+pub async fn relocate(core: &Rc<Core>, owner: CellOwner, cell: CellRef) -> Result<(), FsError> {
+    match owner {
+        CellOwner::Table { group, .. } => relocate_table(core, &group_of(core, group)?, cell).await,
+        CellOwner::Chunk(id) => relocate_chunk(core, &group_of(core, id.shard().into())?, id, cell).await,
+    }
+}
+
+fn group_of(core: &Rc<Core>, group: GroupId) -> Result<Rc<Shard>, FsError> {
+    core.groups.get(&group).cloned().ok_or(FsError::WrongShard)
+}
+
+async fn relocate_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<(), FsError> {
+    if !shard.freeing.borrow_mut().insert(id) {
+        return Ok(());
+    }
+    let moved = move_chunk(core, shard, id, cell).await;
+    shard.freeing.borrow_mut().remove(&id);
+    moved
+}
+
+async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<(), FsError> {
+    let mut pins = Pins::default();
+    let place = loop {
+        match cells::find(shard.replica.store(), id) {
+            Found::Place(place, _) if place.cell == cell => break place,
+            Found::Place(..) | Found::Absent => return Ok(()),
+            Found::Damaged => return Err(FsError::Corrupt),
+            Found::Miss(fetch) => {
+                pins.merge(shard.replica.store().fetch(&fetch).await.map_err(|_| FsError::Corrupt)?);
+            }
+        }
+    };
+    let Some(bytes) = read_chunk(core, shard, id, 0, place.len).await? else { return Ok(()) };
+    let owner = CellOwner::Chunk(id);
+    let written = core.space.write(owner, Lifetime::Relocated, bytes).await.map_err(space_error)?;
+    core.space.sync().await.map_err(space_error)?;
+    let moved = Place { cell: written.cell, len: place.len };
+    shard.replica.write_locals(cells::record(id, moved, &written.checksums).into()).await?;
+    core.space.retire(owner, cell).map_err(space_error)
+}

@@ -1,0 +1,130 @@
+//! One client connection: handshake, then requests in any order, each in its own task.
+//!
+//! Invariants: requests served at once on a connection are bounded, and so is the memory of
+//! their payloads; what does not decode gets an error or ends this connection and no other.
+
+use crate::core::Core;
+use crate::messages::{CoreReply, CoreRequest};
+use cfs_exec::Semaphore;
+use cfs_rpc::{Connection, Frame, accept_handshake, answer_hello};
+use cfs_seam::{Class, IoBuf, Listener, Stream, spawn};
+use cfs_types::{CoreId, FsError, SessionId};
+use cfs_wire::{CallbackReply, Flags, Header, Hello, Opcode, Request, Response, Welcome};
+use std::rc::Rc;
+
+/// Requests of one connection served at once; further ones stay in the socket.
+const REQUESTS_AT_ONCE: u64 = 512;
+/// Payload bytes of one connection's requests held at once.
+const PAYLOAD_BYTES_AT_ONCE: u64 = 32 << 20;
+/// Connections of one core; further ones are closed at once.
+const CONNECTIONS_MAX: u64 = 1024;
+
+/// Accepts until the core stops.
+pub async fn accept(core: Rc<Core>, listener: Rc<dyn Listener>) {
+    let seats = Semaphore::new(CONNECTIONS_MAX);
+    loop {
+        let Ok(stream) = listener.accept().await else {
+            cfs_seam::sleep(&core.world.clock, std::time::Duration::from_millis(10)).await;
+            continue;
+        };
+        let Some(seat) = seats.try_acquire(1) else {
+            stream.close();
+            continue;
+        };
+        let core = core.clone();
+        let world = core.world.clone();
+        let task = async move {
+            serve(core, stream).await;
+            drop(seat);
+        };
+        spawn(&world.tasks, Class::Foreground, task).detach();
+    }
+}
+
+async fn serve(core: Rc<Core>, stream: Rc<dyn Stream>) {
+    let connection = Connection::new(&core.world, stream);
+    let shaken = accept_handshake(&connection, &core.world.clock, &*core.world.rng, &core.config.admission).await;
+    let Ok((hello, proven)) = shaken else {
+        core.metrics.refused.bump();
+        return;
+    };
+    let welcome = admit(&core, &hello).await;
+    let session = welcome.as_ref().map(|w| w.session).map_err(|e| *e);
+    if answer_hello(&connection, &proven, welcome).await.is_err() {
+        return;
+    }
+    let Ok(session) = session else { return };
+    let link = (!hello.bulk).then(|| core.attach(session, hello.instance, connection.clone()));
+    core.metrics.connections.add(1);
+    receive(&core, &connection, session).await;
+    core.metrics.connections.sub(1);
+    connection.close();
+    if let Some(number) = link {
+        core.links.remove(session, number);
+    }
+}
+
+/// Opens or resumes the session that a client asks for.
+async fn admit(core: &Rc<Core>, hello: &Hello) -> Result<Welcome, FsError> {
+    let wanted = (hello.session.get() != 0).then_some(hello.session);
+    let reply = core.peers.call(CoreId::new(0), CoreRequest::OpenSession(wanted)).await;
+    let session = match reply {
+        CoreReply::Session(session) => session?,
+        _ => return Err(FsError::Malformed),
+    };
+    Ok(Welcome {
+        session,
+        cluster: core.config.cluster,
+        map_epoch: core.config.map_epoch,
+        shard_core: core.config.shard_core(),
+        cores: core.config.advertised.clone(),
+        lease_ms: u32::try_from(core.config.lease_term.as_millis()).unwrap_or(u32::MAX),
+        incarnation: core.config.incarnation,
+    })
+}
+
+async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionId) {
+    let requests = Semaphore::new(REQUESTS_AT_ONCE);
+    let bytes = Semaphore::new(PAYLOAD_BYTES_AT_ONCE);
+    loop {
+        let Ok(frame) = connection.recv().await else { return };
+        let header = frame.header;
+        if header.opcode == Opcode::CALLBACK && header.flags.has(Flags::RESPONSE) {
+            if let Ok(reply) = frame.message::<CallbackReply>() {
+                core.lease_answered(session, reply);
+            }
+            continue;
+        }
+        let payload_bytes = frame.payload.as_ref().map_or(0, |p| p.len() as u64);
+        let request_seat = requests.acquire(1).await;
+        let bytes_seat = bytes.acquire(payload_bytes.min(PAYLOAD_BYTES_AT_ONCE)).await;
+        let (core, connection) = (core.clone(), connection.clone());
+        let world = core.world.clone();
+        let task = async move {
+            let (response, payload) = answer(&core, session, frame).await;
+            if !header.flags.has(Flags::ONE_WAY) {
+                let _closed = connection.respond(&header, &response, payload).await;
+            }
+            drop((request_seat, bytes_seat));
+        };
+        spawn(&world.tasks, Class::Foreground, task).detach();
+    }
+}
+
+async fn answer(core: &Rc<Core>, session: SessionId, frame: Frame) -> (Response, Option<IoBuf>) {
+    let started = core.world.clock.now();
+    let header: Header = frame.header;
+    if !header.opcode.is_operation() {
+        return (core.response(Err(FsError::UnknownOperation)), None);
+    }
+    let Ok(request) = frame.message::<Request>() else {
+        return (core.response(Err(FsError::Malformed)), None);
+    };
+    if request.op.opcode() != header.opcode || request.context.session != session {
+        return (core.response(Err(FsError::Malformed)), None);
+    }
+    let payload = frame.into_bulk();
+    let answered = core.serve_or_forward(request, payload).await;
+    core.metrics.request(header.opcode, core.world.clock.now().since(started));
+    answered
+}

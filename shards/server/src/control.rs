@@ -1,0 +1,86 @@
+//! Sessions, on core 0: issued and ended by the control group, alive while a core hears of them.
+
+use crate::core::Core;
+use crate::machine::{GroupAnswer, GroupCommand};
+use crate::messages::CoreRequest;
+use crate::shard::Shard;
+use cfs_cluster::{ControlAnswer, ControlCommand};
+use cfs_types::{CoreId, FsError, GroupId, SessionId};
+use std::rc::Rc;
+
+/// Sessions looked at in one step.
+const PAGE: usize = 256;
+
+fn control(core: &Rc<Core>) -> Result<Rc<Shard>, FsError> {
+    core.groups.get(&GroupId::CONTROL).cloned().ok_or(FsError::WrongShard)
+}
+
+/// Issues a session, or confirms that the wanted one is open.
+pub async fn open_session(core: &Rc<Core>, wanted: Option<SessionId>) -> Result<SessionId, FsError> {
+    let group = control(core)?;
+    if let Some(session) = wanted {
+        let open = group.read(|view, _| cfs_cluster::is_open(view, session)).await?;
+        if open {
+            alive(core, &[session]);
+            return Ok(session);
+        }
+        return Err(FsError::SessionExpired);
+    }
+    let command = ControlCommand::OpenSession { now: core.clock.now() };
+    let executed = group.replica.propose(GroupCommand::Control(command), Vec::new(), Vec::new()).await?;
+    match executed.result? {
+        GroupAnswer::Control(ControlAnswer::Opened(session)) => {
+            alive(core, &[session]);
+            Ok(session)
+        }
+        _ => Err(FsError::Invalid),
+    }
+}
+
+/// Ends a session for good: fenced first, then its leases, pins and results go everywhere.
+pub async fn end_session(core: &Rc<Core>, session: SessionId) {
+    let Ok(group) = control(core) else { return };
+    let command = GroupCommand::Control(ControlCommand::EndSession { session });
+    if group.replica.propose(command, Vec::new(), Vec::new()).await.is_err() {
+        return;
+    }
+    core.last_seen.borrow_mut().remove(&session);
+    for to in (0..core.config.cores).map(CoreId::new) {
+        core.peers.call(to, CoreRequest::DropSession(session)).await;
+    }
+}
+
+/// Notes that sessions were heard of.
+pub fn alive(core: &Rc<Core>, sessions: &[SessionId]) {
+    let now = core.world.clock.now();
+    let mut seen = core.last_seen.borrow_mut();
+    for session in sessions {
+        seen.insert(*session, now);
+    }
+}
+
+/// All open sessions.
+pub async fn open_sessions(core: &Rc<Core>) -> Result<Vec<SessionId>, FsError> {
+    let group = control(core)?;
+    let mut all: Vec<SessionId> = Vec::new();
+    loop {
+        let after = all.last().copied().unwrap_or_default();
+        let page = group.read(|view, _| cfs_cluster::open_sessions(view, after, PAGE)).await?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
+    }
+}
+
+/// Ends the sessions that no core has heard of for too long.
+pub async fn expire(core: &Rc<Core>) -> Result<(), FsError> {
+    let now = core.world.clock.now();
+    for session in open_sessions(core).await? {
+        let seen = *core.last_seen.borrow_mut().entry(session).or_insert(now);
+        if now.since(seen) > core.config.session_life {
+            end_session(core, session).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! One core put together: what its tasks share, and how a request finds its way.
+//!
+//! Invariants: a core touches only its own shards; a request for another core's shard crosses the
+//! mesh once; every request ends by its deadline.
+
+use crate::config::ServerConfig;
+use crate::coordinate::release_orphans;
+use crate::hybrid_clock::HybridClock;
+use crate::inline_cache::InlineCache;
+use crate::leases::{Clearance, Intent, Leases};
+use crate::links::Links;
+use crate::messages::{CoreReply, CoreRequest};
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::regions::RegionPool;
+use crate::shard::Shard;
+use cfs_device::Anchors;
+use cfs_exec::Event;
+use cfs_kv::BlockCache;
+use cfs_log::CoreLog;
+use cfs_rpc::Connection;
+use cfs_namespace::{Command, CommandBody};
+use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, spawn, timeout};
+use cfs_segment::Space;
+use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId};
+use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, Response};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A core while it serves.
+pub struct Core {
+    /// The world.
+    pub world: World,
+    /// Settings.
+    pub config: ServerConfig,
+    /// The other cores.
+    pub peers: Rc<Peers>,
+    /// Connected clients.
+    pub links: Links,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Commit timestamps.
+    pub clock: Rc<HybridClock>,
+    /// The log.
+    pub log: CoreLog,
+    /// Space on the device.
+    pub space: Space,
+    /// Units of the space that are kept back from file data.
+    pub floor_units: u64,
+    /// Blocks of tables in memory.
+    pub block_cache: BlockCache,
+    /// Manifests on the device.
+    pub anchors: Rc<Anchors>,
+    /// Recent small writes.
+    pub inline: Rc<InlineCache>,
+    /// Ungranted regions.
+    pub regions: Rc<RegionPool>,
+    /// The groups this core serves.
+    pub groups: BTreeMap<GroupId, Rc<Shard>>,
+    /// Who may cache what.
+    pub leases: RefCell<Leases>,
+    /// A lease ended or was answered, or a change is over.
+    pub leases_moved: Event,
+    /// Sessions of before the restart that are not back yet, and until when they are waited for.
+    pub former: RefCell<(BTreeSet<SessionId>, Instant)>,
+    /// Bytes of small writes that are not packed into chunks yet.
+    pub unpacked_bytes: Cell<u64>,
+    /// Something for the upkeep tasks to look at.
+    pub upkeep: Event,
+    /// Set when the core stops: upkeep must not start anything new.
+    pub stopping: Cell<bool>,
+    /// Sessions heard of since core 0 was last told.
+    pub heard: RefCell<BTreeSet<SessionId>>,
+    /// When each session was last heard of by any core (core 0).
+    pub last_seen: RefCell<BTreeMap<SessionId, Instant>>,
+    /// The core's tasks; they end with it.
+    pub tasks: RefCell<Vec<TaskHandle>>,
+}
+
+impl Core {
+    /// This core's number.
+    pub fn me(&self) -> CoreId {
+        self.peers.me()
+    }
+
+    /// A shard of this core.
+    pub fn shard(&self, shard: ShardId) -> Result<&Rc<Shard>, FsError> {
+        self.groups.get(&shard.into()).ok_or(FsError::WrongShard)
+    }
+
+    /// A response without leases.
+    pub fn response(&self, result: Result<Reply, FsError>) -> Response {
+        Response {
+            timestamp: self.clock.last(),
+            map_epoch: self.config.map_epoch,
+            leases: Vec::new(),
+            full_percent: self.full_percent(),
+            result,
+        }
+    }
+
+    fn full_percent(&self) -> u8 {
+        let usage = self.space.usage();
+        let used = usage.total_units.saturating_sub(usage.free_units + usage.garbage_units);
+        u8::try_from(used * 100 / usage.total_units.max(1)).unwrap_or(100)
+    }
+
+    /// Serves a client's request here, or at the core that owns its shard.
+    pub async fn serve_or_forward(self: &Rc<Self>, request: Request, payload: Option<IoBuf>) -> (Response, Option<IoBuf>) {
+        let owner = self.config.owner(request.context.shard.into());
+        if owner == self.me() {
+            return self.serve(request, payload, true).await;
+        }
+        self.metrics.forwarded.bump();
+        match self.peers.call(owner, CoreRequest::Serve(Box::new(request), payload)).await {
+            CoreReply::Served(response, payload) => (*response, payload),
+            _ => (self.response(Err(FsError::WrongShard)), None),
+        }
+    }
+
+    /// Serves a request for a shard of this core. `direct`: the client's connection ends here, so
+    /// that it may be granted leases.
+    pub async fn serve(self: &Rc<Self>, request: Request, payload: Option<IoBuf>, direct: bool) -> (Response, Option<IoBuf>) {
+        let wait = match request.context.deadline_ms {
+            0 => self.config.deadline,
+            ms => Duration::from_millis(u64::from(ms)).min(self.config.deadline),
+        };
+        self.clock.observe(request.context.timestamp);
+        self.metrics.in_service.add(1);
+        let end = self.world.clock.now().after(wait);
+        let work = crate::operation::serve(self.clone(), request, payload, direct);
+        let answered = timeout(&self.world.clock, end, work).await;
+        self.metrics.in_service.sub(1);
+        let (result, leases, payload) = answered.unwrap_or((Err(FsError::TimedOut), Vec::new(), None));
+        let mut response = self.response(result);
+        response.leases = leases;
+        (response, payload)
+    }
+
+    /// Registers a client's connection for callbacks.
+    pub fn attach(self: &Rc<Self>, session: SessionId, instance: u64, connection: Rc<Connection>) -> u64 {
+        let (number, taken_over) = self.links.add(&self.world, session, instance, connection);
+        if taken_over {
+            self.leases.borrow_mut().end_session(session);
+        }
+        for r in self.leases.borrow().unanswered(session) {
+            self.links.call_back(session, Callback::Revoke { ino: r.ino, sequence: r.sequence });
+        }
+        self.leases_moved.notify_all();
+        if self.session_back(session) {
+            for core in (0..self.config.cores).map(CoreId::new).filter(|c| *c != self.me()) {
+                let peers = self.peers.clone();
+                let tell = async move {
+                    peers.call(core, CoreRequest::SessionBack(session)).await;
+                };
+                spawn(&self.world.tasks, Class::Foreground, tell).detach();
+            }
+        }
+        number
+    }
+
+    /// A session of before the restart is connected again. True where it was waited for.
+    pub fn session_back(&self, session: SessionId) -> bool {
+        let was = self.former.borrow_mut().0.remove(&session);
+        self.leases_moved.notify_all();
+        was
+    }
+
+    /// The session is over: its leases and pins go.
+    pub fn end_session(&self, session: SessionId) {
+        self.leases.borrow_mut().end_session(session);
+        self.links.close(Some(session));
+        self.session_back(session);
+    }
+
+    /// This core forgets a session that has ended, and what it held.
+    pub async fn drop_session(self: &Rc<Self>, session: SessionId) {
+        self.end_session(session);
+        for shard in self.groups.values().filter(|s| s.group().shard().is_some()) {
+            let body = CommandBody::ExpireSession { session };
+            let known = shard.read(|view, _| cfs_namespace::pending::knows_session(view, session)).await;
+            if matches!(known, Ok(true)) {
+                let _failed = shard.command(Command::internal(body)).await;
+            }
+            let _failed = release_orphans(shard, session).await;
+        }
+    }
+
+    /// Ends every connection, then the log. What is acknowledged is durable already.
+    pub async fn stop(self: &Rc<Self>) {
+        self.stopping.set(true);
+        self.links.close(None);
+        self.upkeep.notify_all();
+        let _failed = self.space.seal_all().await;
+        let _failed = self.log.close().await;
+    }
+
+    /// A client answered a revocation.
+    pub fn lease_answered(&self, session: SessionId, reply: CallbackReply) {
+        let mut leases = self.leases.borrow_mut();
+        if reply.pinned {
+            leases.pin(reply.ino, session);
+        }
+        leases.answered(session, reply.ino, reply.sequence);
+        drop(leases);
+        self.leases_moved.notify_all();
+    }
+
+    /// Waits until sessions of before the restart are back or their leases have ended.
+    pub async fn grace(&self, by: SessionId) {
+        loop {
+            let until = {
+                let former = self.former.borrow();
+                let others = former.0.iter().any(|s| *s != by);
+                if !others || self.world.clock.now() >= former.1 {
+                    return;
+                }
+                former.1
+            };
+            timeout(&self.world.clock, until, self.leases_moved.wait()).await;
+        }
+    }
+
+    /// Asks others to give way on objects and waits until they have. While the result lives,
+    /// nobody is granted what conflicts with it.
+    pub async fn hold(self: &Rc<Self>, mut inodes: Vec<InodeId>, by: SessionId, intent: Intent) -> Held {
+        self.grace(by).await;
+        inodes.sort_unstable();
+        inodes.dedup();
+        let held = Held { core: self.clone(), inodes, intent };
+        for ino in &held.inodes {
+            let asked = self.leases.borrow_mut().begin(*ino, by, intent);
+            for r in asked {
+                self.metrics.revocations.bump();
+                self.links.call_back(r.session, Callback::Revoke { ino: r.ino, sequence: r.sequence });
+            }
+        }
+        for ino in &held.inodes {
+            loop {
+                let now = self.world.clock.now();
+                let clearance = self.leases.borrow_mut().clearance(*ino, by, intent, now);
+                match clearance {
+                    Clearance::Clear => break,
+                    Clearance::WaitUntil(at) => {
+                        timeout(&self.world.clock, at, self.leases_moved.wait()).await;
+                    }
+                }
+            }
+        }
+        held
+    }
+
+    /// Grants leases on what a reply shows.
+    pub fn grant(&self, session: SessionId, wanted: &[(InodeId, LeaseKind)]) -> Vec<Lease> {
+        let now = self.world.clock.now();
+        let mut leases = self.leases.borrow_mut();
+        let grants = wanted.iter().filter_map(|(ino, kind)| {
+            leases.grant(*ino, session, *kind, now).map(|kind| Lease { ino: *ino, kind })
+        });
+        grants.collect()
+    }
+}
+
+/// Objects on which a request is in progress.
+pub struct Held {
+    core: Rc<Core>,
+    inodes: Vec<InodeId>,
+    intent: Intent,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for ino in &self.inodes {
+            self.core.leases.borrow_mut().end(*ino, self.intent);
+        }
+        self.core.leases_moved.notify_all();
+    }
+}

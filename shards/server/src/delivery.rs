@@ -1,0 +1,134 @@
+//! Messages between shards: the outbox is delivered in order, exactly once.
+//!
+//! One courier a pair of shards runs while there is something to deliver; after a start it finds
+//! the rest in the outbox. The receiver's inbox cursor makes a repeated delivery harmless.
+//!
+//! Invariant: a message leaves the outbox only after the receiver has executed it durably.
+
+use crate::core::Core;
+use crate::messages::{CoreReply, CoreRequest};
+use crate::shard::Shard;
+use cfs_exec::Event;
+use cfs_namespace::{Command, CommandBody, Effect, Message, pending};
+use cfs_seam::{Class, sleep, spawn};
+use cfs_types::{FsError, ShardId};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Messages read from the outbox at once.
+const PAGE: usize = 64;
+/// Wait before a delivery that failed is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// What a shard has delivered since start, and to whom couriers run.
+#[derive(Default)]
+pub struct Outbox {
+    delivered: RefCell<BTreeMap<ShardId, u64>>,
+    running: RefCell<BTreeSet<ShardId>>,
+    kicked: RefCell<BTreeSet<ShardId>>,
+    moved: Event,
+}
+
+impl Outbox {
+    fn is_delivered(&self, to: ShardId, sequence: u64) -> bool {
+        self.delivered.borrow().get(&to).is_some_and(|done| *done >= sequence)
+    }
+}
+
+impl Core {
+    /// Waits until the messages among `effects` have been executed by their receivers.
+    pub async fn await_delivery(&self, shard: &Rc<Shard>, effects: &[Effect]) -> Result<(), FsError> {
+        for effect in effects {
+            let Effect::Sent { to, sequence } = effect else { continue };
+            self.await_sent(shard, *to, *sequence).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until one message has been executed by its receiver.
+    pub async fn await_sent(&self, shard: &Rc<Shard>, to: ShardId, sequence: u64) -> Result<(), FsError> {
+        while !shard.outbox.is_delivered(to, sequence) {
+            if let Some(error) = shard.replica.failure() {
+                return Err(error);
+            }
+            shard.outbox.moved.wait().await;
+        }
+        Ok(())
+    }
+
+    /// Starts a courier to `to`, or has the running one look again.
+    pub fn deliver_to(self: &Rc<Self>, shard: &Rc<Shard>, to: ShardId) {
+        shard.outbox.kicked.borrow_mut().insert(to);
+        if shard.outbox.running.borrow_mut().insert(to) {
+            let (core, shard) = (self.clone(), shard.clone());
+            let task = async move {
+                while shard.outbox.kicked.borrow_mut().remove(&to) {
+                    courier(&core, &shard, to).await;
+                }
+                shard.outbox.running.borrow_mut().remove(&to);
+            };
+            spawn(&self.world.tasks, Class::Foreground, task).detach();
+        }
+    }
+
+    /// Starts couriers for what a start finds in the outbox.
+    pub async fn deliver_left_over(self: &Rc<Self>, shard: &Rc<Shard>) -> Result<(), FsError> {
+        let mut after = None;
+        loop {
+            let page = shard.read(|view, _| pending::outbox(view, after, PAGE)).await??;
+            let Some((to, sequence, _)) = page.last() else { return Ok(()) };
+            after = Some((*to, *sequence));
+            for (to, ..) in &page {
+                self.deliver_to(shard, *to);
+            }
+        }
+    }
+}
+
+/// Delivers what waits for one peer, until nothing is left.
+async fn courier(core: &Rc<Core>, shard: &Rc<Shard>, to: ShardId) {
+    let mut after = shard.outbox.delivered.borrow().get(&to).copied().unwrap_or(0);
+    while !core.stopping.get() && shard.replica.failure().is_none() {
+        let page = shard.read(|view, _| pending::outbox(view, Some((to, after)), PAGE)).await;
+        let Ok(Ok(page)) = page else { return };
+        let mine: Vec<(u64, Message)> =
+            page.into_iter().filter(|(peer, ..)| *peer == to).map(|(_, s, m)| (s, m)).collect();
+        if mine.is_empty() {
+            return;
+        }
+        for (sequence, message) in mine {
+            while deliver(core, shard, to, sequence, message.clone()).await.is_err() {
+                if core.stopping.get() || shard.replica.failure().is_some() {
+                    return;
+                }
+                sleep(&core.world.clock, RETRY).await;
+            }
+            after = sequence;
+            shard.outbox.delivered.borrow_mut().insert(to, sequence);
+            shard.outbox.moved.notify_all();
+        }
+        let acknowledge = Command::internal(CommandBody::Acknowledge { to, through: after });
+        if shard.execute(acknowledge, Vec::new(), Vec::new()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn deliver(core: &Rc<Core>, shard: &Rc<Shard>, to: ShardId, sequence: u64, mut message: Message) -> Result<(), FsError> {
+    let mut data = Vec::new();
+    if let Message::Data(body) = &mut message
+        && let Some(slice) = body.carries()
+    {
+        data = shard.replica.read_data(slice.index, slice.data_offset, slice.data_len).await?;
+        body.carried_at(0);
+    }
+    let command =
+        Command::internal(CommandBody::Deliver { from: shard.id(), sequence, message, pinned_by: Vec::new() });
+    let owner = core.config.owner(to.into());
+    match core.peers.call(owner, CoreRequest::Execute(to, Box::new(command), data)).await {
+        CoreReply::Executed(remote) => remote.result.map(|_| ()),
+        _ => Err(FsError::WrongShard),
+    }
+}

@@ -1,0 +1,64 @@
+//! What follows from executed commands: deliveries, reaping, trimming, freed chunks.
+//!
+//! Effects are hints. Each is either done here or found again in the state after a start.
+
+use crate::core::Core;
+use crate::file_data::free_chunk;
+use crate::shard::Shard;
+use cfs_namespace::data::{DataCommand, DataEffect};
+use cfs_namespace::{Command, CommandBody, Effect, pending};
+use cfs_seam::{Class, spawn};
+use cfs_types::FsError;
+use std::rc::Rc;
+
+/// Rows looked at in one step of a sweep.
+const PAGE: usize = 64;
+
+/// Carries out a shard's effects until the core stops.
+pub async fn run(core: Rc<Core>, shard: Rc<Shard>) {
+    loop {
+        let effects = shard.replica.take_effects().await;
+        for effect in effects {
+            carry_out(&core, &shard, effect);
+        }
+    }
+}
+
+fn carry_out(core: &Rc<Core>, shard: &Rc<Shard>, effect: Effect) {
+    let command = match effect {
+        Effect::Sent { to, .. } => return core.deliver_to(shard, to),
+        Effect::Unlocked | Effect::Gone(_) => return,
+        Effect::ReapPending(ino) => CommandBody::Reap { ino },
+        Effect::ExpirePending(session) => CommandBody::ExpireSession { session },
+        Effect::Data(DataEffect::TrimPending { ino, range }) => {
+            CommandBody::Data(DataCommand::Trim { ino, range })
+        }
+        Effect::Data(DataEffect::FreeChunk(id)) => {
+            let (owner, shard) = (core.clone(), shard.clone());
+            let task = async move {
+                let _failed = free_chunk(&owner, &shard, id).await;
+            };
+            return spawn(&core.world.tasks, Class::Background, task).detach();
+        }
+    };
+    let shard = shard.clone();
+    let task = async move {
+        let _failed = shard.command(Command::internal(command)).await;
+    };
+    spawn(&core.world.tasks, Class::Background, task).detach();
+}
+
+/// Takes up what a start finds unfinished in a shard.
+pub async fn resume(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
+    core.deliver_left_over(shard).await?;
+    let mut after = None;
+    loop {
+        let inodes = shard.read(|view, _| pending::reaps(view, after, PAGE)).await??;
+        let Some(last) = inodes.last() else { break };
+        after = Some(*last);
+        for ino in inodes {
+            carry_out(core, shard, Effect::ReapPending(ino));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! A log entry of a shard: a batch of commands and the bytes of their small writes.
+//!
+//! Layout (docs/formats/entry.md): version u8, feature level u8, reserved u16, data length u32,
+//! data area, then the batch (postcard). The data area comes first, so that a small write's bytes
+//! lie at a known offset of the entry and are read back without decoding it.
+
+use crate::machine::GroupCommand;
+use cfs_types::{Nanos, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Version of the layout.
+const VERSION: u8 = 1;
+/// Level of command semantics this build writes; an entry of a higher one is refused.
+const FEATURE_LEVEL: u8 = 1;
+/// Bytes before the data area.
+pub const DATA_OFFSET: usize = 8;
+/// Bytes of data in one entry at the most; larger writes become chunks.
+pub const DATA_BYTES_MAX: usize = 512 << 10;
+/// Commands in one entry at the most.
+pub const COMMANDS_MAX: usize = 256;
+
+/// What one entry executes, in order.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Batch {
+    /// Commit timestamp of the whole entry.
+    pub timestamp: Timestamp,
+    /// Wall time for file times.
+    pub now: Nanos,
+    /// Commands.
+    pub commands: Vec<GroupCommand>,
+}
+
+/// Why an entry cannot be executed. It was checked before it was proposed, so this is damage that
+/// the checksums missed, or a newer version's entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EntryError {
+    /// Not an entry.
+    #[error("the entry does not decode")]
+    Malformed,
+    /// Written by a newer version.
+    #[error("the entry needs a newer version of the server (feature level {0})")]
+    Newer(u8),
+}
+
+/// The bytes of an entry.
+pub fn encode(batch: &Batch, data: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(data.len()).expect("bounded by DATA_BYTES_MAX");
+    let mut bytes = Vec::with_capacity(DATA_OFFSET + data.len() + 128 * batch.commands.len());
+    bytes.extend_from_slice(&[VERSION, FEATURE_LEVEL, 0, 0]);
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(data);
+    postcard::to_extend(batch, bytes).expect("a batch in memory always encodes")
+}
+
+/// The batch and the data area of an entry.
+pub fn decode(bytes: &[u8]) -> Result<(Batch, &[u8]), EntryError> {
+    let (head, rest) = bytes.split_at_checked(DATA_OFFSET).ok_or(EntryError::Malformed)?;
+    if head[0] != VERSION || head[1] > FEATURE_LEVEL {
+        return Err(EntryError::Newer(head[1].max(head[0])));
+    }
+    let length = u32::from_le_bytes(head[4..8].try_into().expect("four bytes"));
+    let length = usize::try_from(length).map_err(|_| EntryError::Malformed)?;
+    let (data, batch) = rest.split_at_checked(length).ok_or(EntryError::Malformed)?;
+    let batch = postcard::from_bytes(batch).map_err(|_| EntryError::Malformed)?;
+    Ok((batch, data))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Batch {
+        Batch { timestamp: Timestamp::new(7), now: Nanos::new(9), commands: Vec::new() }
+    }
+
+    #[test]
+    fn entries_round_trip_with_their_data_at_a_fixed_offset() {
+        let bytes = encode(&batch(), b"hello");
+        assert_eq!(&bytes[DATA_OFFSET..DATA_OFFSET + 5], b"hello");
+        assert_eq!(decode(&bytes), Ok((batch(), &b"hello"[..])));
+    }
+
+    #[test]
+    fn cut_or_newer_entries_are_refused() {
+        let bytes = encode(&batch(), b"hello");
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut newer = bytes;
+        newer[1] = 200;
+        assert_eq!(decode(&newer), Err(EntryError::Newer(200)));
+    }
+}

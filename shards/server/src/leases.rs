@@ -1,0 +1,330 @@
+//! Who may cache what: the lease table of one shard.
+//!
+//! Sans-I/O. Leases are memory only; what survives a restart is one line a session in replicated
+//! state (ARCHITECTURE, Leases and sessions). A lease ends by itself when its session has been
+//! silent for the term; until then a conflicting request waits for the holder's answer.
+//!
+//! Invariants: while a change is in progress on an object nobody is granted a lease on it; a
+//! session never waits for itself, so that a holder asked to give way can still write back.
+
+use cfs_seam::Instant;
+use cfs_types::{InodeId, SessionId};
+use cfs_wire::LeaseKind;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Objects with leases or pins in one shard; beyond it nothing more is granted.
+pub const OBJECTS_MAX: usize = 1 << 18;
+
+/// What a request is about to do to an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Intent {
+    /// Conflicts with exclusive leases of others.
+    Read,
+    /// Conflicts with every lease of others.
+    Change,
+}
+
+/// A holder to be asked to give way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Revocation {
+    /// Holder.
+    pub session: SessionId,
+    /// Object.
+    pub ino: InodeId,
+    /// Names this revocation in the answer.
+    pub sequence: u64,
+}
+
+/// Whether a request may go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Clearance {
+    /// Nobody else holds a conflicting lease.
+    Clear,
+    /// Look again when a holder answers, or at this time at the latest.
+    WaitUntil(Instant),
+}
+
+struct Holding {
+    kind: LeaseKind,
+    granted: Instant,
+    /// The revocation it was asked with; 0 while it was not.
+    asked: u64,
+}
+
+#[derive(Default)]
+struct Object {
+    holders: BTreeMap<SessionId, Holding>,
+    pins: BTreeMap<SessionId, u32>,
+    changes: u32,
+    reads: u32,
+}
+
+impl Object {
+    fn is_idle(&self) -> bool {
+        self.holders.is_empty() && self.pins.is_empty() && self.changes == 0 && self.reads == 0
+    }
+}
+
+/// The table.
+pub struct Leases {
+    term: Duration,
+    objects: BTreeMap<InodeId, Object>,
+    renewed: BTreeMap<SessionId, Instant>,
+    next_sequence: u64,
+}
+
+impl Leases {
+    /// `term`: how long a silent session's leases stand in others' way.
+    pub fn new(term: Duration) -> Self {
+        Leases { term, objects: BTreeMap::new(), renewed: BTreeMap::new(), next_sequence: 1 }
+    }
+
+    /// Announces a request of `by`; returns the holders to ask. Pair with [`Leases::end`].
+    pub fn begin(&mut self, ino: InodeId, by: SessionId, intent: Intent) -> Vec<Revocation> {
+        let object = self.objects.entry(ino).or_default();
+        match intent {
+            Intent::Read => object.reads += 1,
+            Intent::Change => object.changes += 1,
+        }
+        let mut asked = Vec::new();
+        for (session, holding) in &mut object.holders {
+            if *session != by && conflicts(holding.kind, intent) && holding.asked == 0 {
+                holding.asked = self.next_sequence;
+                asked.push(Revocation { session: *session, ino, sequence: self.next_sequence });
+                self.next_sequence += 1;
+            }
+        }
+        asked
+    }
+
+    /// Whether a request announced with [`Leases::begin`] may go on now.
+    pub fn clearance(&mut self, ino: InodeId, by: SessionId, intent: Intent, now: Instant) -> Clearance {
+        let (term, renewed) = (self.term, &self.renewed);
+        let Some(object) = self.objects.get_mut(&ino) else { return Clearance::Clear };
+        let mut latest = None;
+        object.holders.retain(|session, holding| {
+            if *session == by || !conflicts(holding.kind, intent) {
+                return true;
+            }
+            let seen = renewed.get(session).copied().unwrap_or_default().max(holding.granted);
+            let ends = seen.after(term);
+            if ends > now {
+                latest = latest.max(Some(ends));
+            }
+            ends > now
+        });
+        latest.map_or(Clearance::Clear, Clearance::WaitUntil)
+    }
+
+    /// The request announced with [`Leases::begin`] is over.
+    pub fn end(&mut self, ino: InodeId, intent: Intent) {
+        if let Some(object) = self.objects.get_mut(&ino) {
+            match intent {
+                Intent::Read => object.reads = object.reads.saturating_sub(1),
+                Intent::Change => object.changes = object.changes.saturating_sub(1),
+            }
+        }
+        self.tidy(ino);
+    }
+
+    /// A holder gave way.
+    pub fn answered(&mut self, session: SessionId, ino: InodeId, sequence: u64) {
+        if let Some(object) = self.objects.get_mut(&ino) {
+            let matches = object.holders.get(&session).is_some_and(|h| h.asked == sequence);
+            if matches {
+                object.holders.remove(&session);
+            }
+        }
+        self.tidy(ino);
+    }
+
+    /// Those of `inodes` of which another session may hold unwritten data.
+    pub fn dirty_elsewhere(&self, inodes: &[InodeId], by: SessionId) -> Vec<InodeId> {
+        let dirty = |ino: &&InodeId| {
+            self.objects.get(ino).is_some_and(|o| {
+                o.holders.iter().any(|(s, h)| *s != by && h.kind == LeaseKind::Exclusive)
+            })
+        };
+        inodes.iter().filter(dirty).copied().collect()
+    }
+
+    /// Grants what is possible now, at most `wanted`. Exclusive needs to be alone.
+    pub fn grant(&mut self, ino: InodeId, session: SessionId, wanted: LeaseKind, now: Instant) -> Option<LeaseKind> {
+        if self.objects.len() >= OBJECTS_MAX && !self.objects.contains_key(&ino) {
+            return None;
+        }
+        let object = self.objects.entry(ino).or_default();
+        let others = object.holders.iter().filter(|(s, _)| **s != session);
+        let (mut any, mut exclusive) = (false, false);
+        for (_, holding) in others {
+            any = true;
+            exclusive |= holding.kind == LeaseKind::Exclusive;
+        }
+        let contended = object.changes > 0 || (object.reads > 0 && wanted == LeaseKind::Exclusive);
+        let asked = object.holders.get(&session).is_some_and(|h| h.asked != 0);
+        let kind = if any || object.pins.keys().any(|s| *s != session) { LeaseKind::Shared } else { wanted };
+        if contended || exclusive || asked {
+            self.tidy(ino);
+            return None;
+        }
+        let holding = object.holders.entry(session).or_insert(Holding { kind, granted: now, asked: 0 });
+        holding.kind = holding.kind.max(kind);
+        holding.granted = now;
+        Some(holding.kind)
+    }
+
+    /// The session is alive. False where its leases had lapsed: they are gone and it must know.
+    pub fn renew(&mut self, session: SessionId, now: Instant) -> bool {
+        let last = self.renewed.insert(session, now);
+        let lapsed = last.is_some_and(|at| at.after(self.term) <= now);
+        if lapsed {
+            self.forget_leases(session);
+        }
+        !lapsed
+    }
+
+    /// The session gave leases back by itself.
+    pub fn give_back(&mut self, session: SessionId, ino: InodeId) {
+        if let Some(object) = self.objects.get_mut(&ino) {
+            object.holders.remove(&session);
+        }
+        self.tidy(ino);
+    }
+
+    /// Revocations that the session has not answered: sent again on its new connection.
+    pub fn unanswered(&self, session: SessionId) -> Vec<Revocation> {
+        let asked = self.objects.iter().filter_map(|(ino, object)| {
+            let sequence = object.holders.get(&session)?.asked;
+            (sequence != 0).then_some(Revocation { session, ino: *ino, sequence })
+        });
+        asked.collect()
+    }
+
+    fn forget_leases(&mut self, session: SessionId) {
+        self.objects.retain(|_, object| {
+            object.holders.remove(&session);
+            !object.is_idle()
+        });
+    }
+
+    /// The session is over.
+    pub fn end_session(&mut self, session: SessionId) {
+        self.renewed.remove(&session);
+        self.objects.retain(|_, object| {
+            object.holders.remove(&session);
+            object.pins.remove(&session);
+            !object.is_idle()
+        });
+    }
+
+    /// The session holds the inode open.
+    pub fn pin(&mut self, ino: InodeId, session: SessionId) {
+        *self.objects.entry(ino).or_default().pins.entry(session).or_default() = 1;
+    }
+
+    /// The session's last descriptor is closed.
+    pub fn unpin(&mut self, ino: InodeId, session: SessionId) {
+        if let Some(object) = self.objects.get_mut(&ino) {
+            object.pins.remove(&session);
+        }
+        self.tidy(ino);
+    }
+
+    /// Sessions that hold the inode open.
+    pub fn pinned_by(&self, ino: InodeId) -> Vec<SessionId> {
+        self.objects.get(&ino).map(|o| o.pins.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Objects with a lease, a pin or a request in progress.
+    pub fn objects(&self) -> usize {
+        self.objects.len()
+    }
+
+    fn tidy(&mut self, ino: InodeId) {
+        if self.objects.get(&ino).is_some_and(Object::is_idle) {
+            self.objects.remove(&ino);
+        }
+    }
+}
+
+fn conflicts(held: LeaseKind, intent: Intent) -> bool {
+    intent == Intent::Change || held == LeaseKind::Exclusive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: SessionId = SessionId::new(1);
+    const B: SessionId = SessionId::new(2);
+
+    fn ino() -> InodeId {
+        InodeId::from_raw(77).expect("valid")
+    }
+    fn at(ms: u64) -> Instant {
+        Instant::new(ms * 1_000_000)
+    }
+    fn table() -> Leases {
+        Leases::new(Duration::from_secs(2))
+    }
+
+    #[test]
+    fn a_change_waits_for_other_holders_and_not_for_its_own_session() {
+        let mut t = table();
+        assert_eq!(t.grant(ino(), A, LeaseKind::Shared, at(0)), Some(LeaseKind::Shared));
+        assert!(t.begin(ino(), A, Intent::Change).is_empty());
+        assert_eq!(t.clearance(ino(), A, Intent::Change, at(1)), Clearance::Clear);
+        t.end(ino(), Intent::Change);
+        let asked = t.begin(ino(), B, Intent::Change);
+        assert_eq!(asked.len(), 1);
+        assert_eq!(t.clearance(ino(), B, Intent::Change, at(1)), Clearance::WaitUntil(at(2000)));
+        t.answered(A, ino(), asked[0].sequence);
+        assert_eq!(t.clearance(ino(), B, Intent::Change, at(1)), Clearance::Clear);
+    }
+
+    #[test]
+    fn nothing_is_granted_while_a_change_is_in_progress() {
+        let mut t = table();
+        t.begin(ino(), B, Intent::Change);
+        assert_eq!(t.grant(ino(), A, LeaseKind::Shared, at(0)), None);
+        t.end(ino(), Intent::Change);
+        assert_eq!(t.grant(ino(), A, LeaseKind::Shared, at(0)), Some(LeaseKind::Shared));
+    }
+
+    #[test]
+    fn a_silent_holder_delays_others_by_no_more_than_the_term() {
+        let mut t = table();
+        t.grant(ino(), A, LeaseKind::Exclusive, at(0));
+        assert!(t.renew(A, at(1000)));
+        t.begin(ino(), B, Intent::Read);
+        assert_eq!(t.clearance(ino(), B, Intent::Read, at(2500)), Clearance::WaitUntil(at(3000)));
+        assert_eq!(t.clearance(ino(), B, Intent::Read, at(3000)), Clearance::Clear);
+        assert!(!t.renew(A, at(3001)), "it must learn that its leases are gone");
+    }
+
+    #[test]
+    fn readers_share_and_only_a_lone_session_gets_exclusive() {
+        let mut t = table();
+        t.grant(ino(), A, LeaseKind::Shared, at(0));
+        assert_eq!(t.grant(ino(), B, LeaseKind::Exclusive, at(0)), Some(LeaseKind::Shared));
+        t.give_back(A, ino());
+        assert_eq!(t.grant(ino(), B, LeaseKind::Exclusive, at(0)), Some(LeaseKind::Exclusive));
+        assert_eq!(t.grant(ino(), A, LeaseKind::Shared, at(0)), None);
+    }
+
+    #[test]
+    fn a_stale_answer_does_not_end_a_newer_lease() {
+        let mut t = table();
+        t.grant(ino(), A, LeaseKind::Shared, at(0));
+        let first = t.begin(ino(), B, Intent::Change);
+        t.answered(A, ino(), first[0].sequence);
+        t.end(ino(), Intent::Change);
+        t.grant(ino(), A, LeaseKind::Shared, at(1));
+        let second = t.begin(ino(), B, Intent::Change);
+        t.answered(A, ino(), first[0].sequence);
+        assert!(matches!(t.clearance(ino(), B, Intent::Change, at(2)), Clearance::WaitUntil(_)));
+        t.answered(A, ino(), second[0].sequence);
+        assert_eq!(t.clearance(ino(), B, Intent::Change, at(2)), Clearance::Clear);
+    }
+}

@@ -1,0 +1,91 @@
+//! Connections of clients to this core, and the callbacks that travel on them.
+//!
+//! Invariant: a session has one link at a core; a newer connection of the same session takes the
+//! place of an older one. Callbacks never block the shard that sends them.
+
+use cfs_exec::channel::{self, Receiver, Sender};
+use cfs_rpc::Connection;
+use cfs_seam::{Class, World, spawn};
+use cfs_types::SessionId;
+use cfs_wire::{Callback, Flags, Opcode};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Callbacks queued for one client; a client that lets them pile up loses its connection.
+const CALLBACKS_MAX: usize = 4096;
+
+struct Link {
+    number: u64,
+    instance: u64,
+    callbacks: Sender<Callback>,
+    connection: Rc<Connection>,
+}
+
+/// Who is connected.
+#[derive(Default)]
+pub struct Links {
+    links: RefCell<BTreeMap<SessionId, Link>>,
+    next: std::cell::Cell<u64>,
+}
+
+impl Links {
+    /// Registers the connection that carries a session's callbacks; returns its number and
+    /// whether the session was taken over from another client process.
+    pub fn add(&self, world: &World, session: SessionId, instance: u64, connection: Rc<Connection>) -> (u64, bool) {
+        let number = self.next.get() + 1;
+        self.next.set(number);
+        let (callbacks, receiver) = channel::bounded(CALLBACKS_MAX);
+        spawn(&world.tasks, Class::Foreground, send_callbacks(connection.clone(), receiver)).detach();
+        let link = Link { number, instance, callbacks, connection };
+        let old = self.links.borrow_mut().insert(session, link);
+        let taken_over = old.as_ref().is_some_and(|old| old.instance != instance);
+        if let Some(old) = old.filter(|_| taken_over) {
+            old.connection.close();
+        }
+        (number, taken_over)
+    }
+
+    /// Forgets a connection that ended, unless a newer one took its place.
+    pub fn remove(&self, session: SessionId, number: u64) {
+        let mut links = self.links.borrow_mut();
+        if links.get(&session).is_some_and(|l| l.number == number) {
+            links.remove(&session);
+        }
+    }
+
+    /// Sends a callback. False where the session has no connection here: its leases end by time.
+    pub fn call_back(&self, session: SessionId, callback: Callback) -> bool {
+        let links = self.links.borrow();
+        let Some(link) = links.get(&session) else { return false };
+        let queued = link.callbacks.try_send(callback).is_ok();
+        if !queued {
+            link.connection.close();
+        }
+        queued
+    }
+
+    /// Closes every connection of a session, or of all.
+    pub fn close(&self, session: Option<SessionId>) {
+        for (id, link) in self.links.borrow().iter() {
+            if session.is_none_or(|s| s == *id) {
+                link.connection.close();
+            }
+        }
+    }
+
+    /// Sessions connected to this core.
+    pub fn len(&self) -> usize {
+        self.links.borrow().len()
+    }
+}
+
+async fn send_callbacks(connection: Rc<Connection>, mut callbacks: Receiver<Callback>) {
+    while let Some(callback) = callbacks.recv().await {
+        let request = connection.next_request();
+        let sent = connection.send(Opcode::CALLBACK, Flags::NONE, request, &callback, None).await;
+        if sent.is_err() {
+            return;
+        }
+    }
+}

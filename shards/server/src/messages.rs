@@ -1,0 +1,95 @@
+//! What cores say to each other over the mesh.
+
+use crate::RootOwner;
+use crate::boot::{Claims, Regions};
+use crate::metrics::CoreStatus;
+use cfs_namespace::{Answer, Command, TxId};
+use cfs_log::{CorePart, Freed};
+use cfs_seam::IoBuf;
+use cfs_segment::{CellOwner, CellRef};
+use cfs_types::{ChunkId, FsError, GroupId, InodeId, RangeIndex, SessionId, ShardId};
+use cfs_wire::{Op, Reply, Request, Response};
+
+/// The outcome of a command executed for another core.
+pub struct Remote {
+    /// The answer.
+    pub result: Result<Answer, FsError>,
+    /// Who holds what a blocked command needs.
+    pub blocked_by: Option<TxId>,
+}
+
+/// A request of one core to another.
+pub enum CoreRequest {
+    /// Start: this core's part of the log. Answer: `Claims`.
+    Load(Box<CorePart>),
+    /// Start: every core's claims are known; serve. Answer: `Done`.
+    Start(Box<Regions>),
+    /// A client's request that reached the wrong core. Answer: `Served`.
+    Serve(Box<Request>, Option<IoBuf>),
+    /// A command of a transaction or an outbox. Answer: `Executed`.
+    Execute(ShardId, Box<Command>, Vec<u8>),
+    /// A read for a transaction. Answer: `Answered`.
+    Query(ShardId, Op),
+    /// Write a chunk for a range of this core's shard. Answer: `Stored`.
+    StoreChunk(ShardId, IoBuf),
+    /// The chunk was not named after all. Answer: `Done`.
+    DropChunk(ChunkId),
+    /// The last message the inode's shard has sent to a range. Answer: `Sequence`.
+    RangeSequence(InodeId, RangeIndex),
+    /// Give half of the ungranted regions. Answer: `Granted`.
+    TakeRegions,
+    /// A cell in a region of this core is garbage. Answer: `Done`.
+    Retire(CellOwner, CellRef),
+    /// The cleaner of this core's region asks the cell's shard to move it. Answer: `Done`.
+    Relocate(CellOwner, CellRef),
+    /// A group needs nothing of the old log streams any more (core 0). Answer: `Done`.
+    OldReleased(GroupId),
+    /// Log slots that became free for this core. Answer: `Done`.
+    FreeSlots(Freed),
+    /// Issue a session, or check that this one is open (core 0). Answer: `Session`.
+    OpenSession(Option<SessionId>),
+    /// The session is over (core 0 first, which tells all). Answer: `Done`.
+    EndSession(SessionId),
+    /// This core forgets a session that has ended. Answer: `Done`.
+    DropSession(SessionId),
+    /// Sessions that were open before the restart. Answer: `Done`.
+    Former(Vec<SessionId>),
+    /// A session that was open before the restart is connected again. Answer: `Done`.
+    SessionBack(SessionId),
+    /// The session was seen on another core (core 0 keeps its life). Answer: `Done`.
+    Alive(Vec<SessionId>),
+    /// Make the root directory where there is none. Answer: `Answered`.
+    MakeRoot(RootOwner),
+    /// How things stand. Answer: `Status`.
+    Status,
+    /// Flush what is open and stop. Answer: `Done`.
+    Stop,
+}
+
+/// The answer to a [`CoreRequest`].
+pub enum CoreReply {
+    /// It is done.
+    Done,
+    /// What this core's groups own.
+    Claims(Result<Claims, String>),
+    /// This core serves, or why not.
+    Started(Result<(), String>),
+    /// This core does not serve yet.
+    Starting,
+    /// A client's answer.
+    Served(Box<Response>, Option<IoBuf>),
+    /// A command's outcome.
+    Executed(Remote),
+    /// A query's answer.
+    Answered(Result<Reply, FsError>),
+    /// A chunk was written, durably.
+    Stored(Result<ChunkId, FsError>),
+    /// A message's sequence.
+    Sequence(Result<u64, FsError>),
+    /// Regions handed over.
+    Granted(Vec<u32>),
+    /// The session.
+    Session(Result<SessionId, FsError>),
+    /// How things stand.
+    Status(Box<CoreStatus>),
+}

@@ -1,0 +1,312 @@
+//! One request at the core that owns its shard: leases first, then the state machine, then the
+//! answer with what the client may cache.
+
+use crate::coordinate::{coordinate, fill_pins};
+use crate::core::Core;
+use crate::file_data::{self, WriteRequest};
+use crate::leases::Intent;
+use crate::messages::{CoreReply, CoreRequest};
+use crate::shard::Shard;
+use crate::touched::touched;
+use cfs_namespace::data::{DataCommand, Layout, fallocate_slice};
+use cfs_namespace::txn::{Coordinator, Request as TxRequest};
+use cfs_namespace::{Answer, Command, CommandBody};
+use cfs_seam::IoBuf;
+use cfs_segment::Purpose;
+use cfs_types::{CoreId, FsError, InodeId, SessionId, UNIT_BYTES};
+use cfs_wire::{Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
+use std::rc::Rc;
+
+/// A result, the leases that go with it, and bulk bytes.
+pub type Served = (Result<Reply, FsError>, Vec<Lease>, Option<IoBuf>);
+
+/// Serves a request for a shard of this core.
+pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, direct: bool) -> Served {
+    let Request { context, op } = request;
+    let shard = match core.shard(context.shard) {
+        Ok(shard) => shard.clone(),
+        Err(error) => return (Err(error), Vec::new(), None),
+    };
+    if routed_to(&op).is_some_and(|ino| ino.shard() != context.shard) {
+        return (Err(FsError::WrongShard), Vec::new(), None);
+    }
+    let session = context.session;
+    match op {
+        Op::Echo => (Ok(Reply::Done), Vec::new(), payload),
+        Op::Renew => (renew(&core, session), Vec::new(), None),
+        Op::ReturnLeases { inodes } => {
+            inodes.iter().for_each(|ino| core.leases.borrow_mut().give_back(session, *ino));
+            core.leases_moved.notify_all();
+            (Ok(Reply::Done), Vec::new(), None)
+        }
+        Op::CloseSession => {
+            core.peers.call(CoreId::new(0), CoreRequest::EndSession(session)).await;
+            (Ok(Reply::Done), Vec::new(), None)
+        }
+        Op::Statfs => (statfs(&core).await, Vec::new(), None),
+        Op::Close { ino } => (close(&core, &shard, ino, session).await, Vec::new(), None),
+        Op::Read { .. } => read(&core, &shard, &context, &op, direct).await,
+        Op::Write { ino, offset, len, append, kill_privileges } => {
+            let asked = WriteRequest { ino, offset, append, kill_privileges };
+            (write(&core, &shard, &context, asked, len, payload).await, Vec::new(), None)
+        }
+        Op::Fallocate { .. } => (fallocate(&core, &shard, &context, &op).await, Vec::new(), None),
+        op if op.is_mutation() => mutate(&core, &shard, &context, op, direct).await,
+        op => look(&core, &shard, session, &op, direct).await,
+    }
+}
+
+/// The inode whose shard an operation is for; None where any or another rule holds.
+fn routed_to(op: &Op) -> Option<InodeId> {
+    match op {
+        Op::Lookup { dir, .. }
+        | Op::Create { dir, .. }
+        | Op::Mknod { dir, .. }
+        | Op::Mkdir { dir, .. }
+        | Op::Symlink { dir, .. }
+        | Op::Unlink { dir, .. }
+        | Op::Rmdir { dir, .. }
+        | Op::Link { dir, .. }
+        | Op::Readdir { dir, .. }
+        | Op::Parent { dir } => Some(*dir),
+        Op::Rename { from_dir, .. } => Some(*from_dir),
+        Op::Getattr { ino }
+        | Op::Setattr { ino, .. }
+        | Op::Readlink { ino }
+        | Op::GetXattr { ino, .. }
+        | Op::SetXattr { ino, .. }
+        | Op::ListXattr { ino }
+        | Op::RemoveXattr { ino, .. }
+        | Op::Open { ino, .. }
+        | Op::Close { ino }
+        | Op::Write { ino, .. }
+        | Op::Fallocate { ino, .. }
+        | Op::Seek { ino, .. } => Some(*ino),
+        Op::Read { .. } | Op::Statfs | Op::Renew | Op::ReturnLeases { .. } | Op::CloseSession | Op::Echo => None,
+    }
+}
+
+fn renew(core: &Rc<Core>, session: SessionId) -> Result<Reply, FsError> {
+    let now = core.world.clock.now();
+    let alive = core.leases.borrow_mut().renew(session, now);
+    core.heard.borrow_mut().insert(session);
+    core.leases_moved.notify_all();
+    if alive { Ok(Reply::Done) } else { Err(FsError::Stale) }
+}
+
+async fn statfs(core: &Rc<Core>) -> Result<Reply, FsError> {
+    let (mut volume, unit) = (Volume::default(), u64::from(UNIT_BYTES));
+    for to in (0..core.config.cores).map(CoreId::new) {
+        if let CoreReply::Status(status) = core.peers.call(to, CoreRequest::Status).await {
+            let [total, _, garbage, free] = status.space_units;
+            volume.bytes += total * unit;
+            volume.bytes_free += (free + garbage).saturating_sub(status.floor_units) * unit;
+            volume.inodes += status.inodes;
+        }
+    }
+    volume.inodes_free = volume.bytes_free / 512;
+    Ok(Reply::Statfs(volume))
+}
+
+/// The session's last descriptor is closed: its pin goes, and the inode if it only waited for that.
+async fn close(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, session: SessionId) -> Result<Reply, FsError> {
+    core.leases.borrow_mut().unpin(ino, session);
+    match shard.query(&Op::Getattr { ino }).await {
+        Ok(Reply::Attr(attr)) if attr.nlink == 0 => {
+            let body = CommandBody::ReleaseOrphan { ino, session };
+            shard.command(Command::internal(body)).await?;
+            Ok(Reply::Done)
+        }
+        Ok(_) | Err(FsError::NotFound | FsError::Stale) => Ok(Reply::Done),
+        Err(error) => Err(error),
+    }
+}
+
+/// A read-only operation on metadata.
+async fn look(core: &Rc<Core>, shard: &Rc<Shard>, session: SessionId, op: &Op, direct: bool) -> Served {
+    core.grace(session).await;
+    let mut held = Vec::new();
+    loop {
+        let result = shard.query(op).await;
+        let shown = shown(op, &result);
+        let dirty = core.leases.borrow().dirty_elsewhere(&shown, session);
+        if !dirty.is_empty() && held.is_empty() {
+            held.push(core.hold(dirty, session, Intent::Read).await);
+            continue;
+        }
+        if let (Op::Open { ino, .. }, Ok(_)) = (op, &result) {
+            core.leases.borrow_mut().pin(*ino, session);
+        }
+        let leases = if direct { core.grant(session, &grants(op, &result)) } else { Vec::new() };
+        return (result, leases, None);
+    }
+}
+
+/// Inodes of this shard whose attributes or data a result shows.
+fn shown(op: &Op, result: &Result<Reply, FsError>) -> Vec<InodeId> {
+    match result {
+        Ok(Reply::Attr(attr)) => vec![attr.ino],
+        Ok(Reply::Entry(entry)) => entry.attr.iter().map(|a| a.ino).collect(),
+        Ok(Reply::Listing { entries, .. }) => entries.iter().filter_map(|e| e.attr.as_ref().map(|a| a.ino)).collect(),
+        Ok(Reply::Offset(_) | Reply::Data { .. }) => match op {
+            Op::Seek { ino, .. } | Op::Read { ino, .. } => vec![*ino],
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// The leases that a client wants with a result.
+fn grants(op: &Op, result: &Result<Reply, FsError>) -> Vec<(InodeId, LeaseKind)> {
+    let mut wanted = Vec::new();
+    match (op, result) {
+        (Op::Lookup { dir, .. }, Ok(Reply::Entry(entry))) => {
+            wanted.push((*dir, LeaseKind::Shared));
+            wanted.extend(entry.attr.iter().map(|a| (a.ino, LeaseKind::Shared)));
+        }
+        (Op::Lookup { dir, .. }, Err(FsError::NotFound)) => wanted.push((*dir, LeaseKind::Shared)),
+        (Op::Readdir { dir, .. }, Ok(Reply::Listing { entries, .. })) => {
+            wanted.push((*dir, LeaseKind::Shared));
+            wanted.extend(entries.iter().filter_map(|e| e.attr.as_ref().map(|a| (a.ino, LeaseKind::Shared))));
+        }
+        (Op::Open { ino, mode: OpenMode::Write }, Ok(_)) => wanted.push((*ino, LeaseKind::Exclusive)),
+        (
+            Op::Open { ino, .. }
+            | Op::Getattr { ino }
+            | Op::Readlink { ino }
+            | Op::GetXattr { ino, .. }
+            | Op::ListXattr { ino },
+            Ok(_) | Err(FsError::NoAttribute),
+        ) => wanted.push((*ino, LeaseKind::Shared)),
+        (Op::Create { .. }, Ok(Reply::Entry(entry))) => wanted.push((entry.ino, LeaseKind::Exclusive)),
+        (Op::Mknod { .. } | Op::Symlink { .. }, Ok(Reply::Entry(entry))) => {
+            wanted.push((entry.ino, LeaseKind::Shared));
+        }
+        _ => {}
+    }
+    wanted
+}
+
+/// A change of the namespace or of attributes.
+async fn mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: Op, direct: bool) -> Served {
+    let result = try_mutate(core, shard, context, op.clone()).await;
+    if let (Op::Create { .. }, Ok(Reply::Entry(entry))) = (&op, &result) {
+        core.leases.borrow_mut().pin(entry.ino, context.session);
+    }
+    let wanted = grants(&op, &result);
+    let mine = wanted.into_iter().filter(|(ino, _)| ino.shard() == shard.id());
+    let leases = if direct { core.grant(context.session, &mine.collect::<Vec<_>>()) } else { Vec::new() };
+    (result, leases, None)
+}
+
+async fn try_mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: Op) -> Result<Reply, FsError> {
+    admit(core, &op).await?;
+    if Coordinator::handles(&op) {
+        let request = TxRequest {
+            session: context.session,
+            number: context.number,
+            oldest: context.oldest,
+            identity: context.identity.clone(),
+            op,
+        };
+        return coordinate(core, shard, request).await;
+    }
+    let mut command = command(context, CommandBody::Op { op, pinned_by: Vec::new() });
+    let inodes = touched(shard, &command).await?;
+    let _held = core.hold(inodes, context.session, Intent::Change).await;
+    fill_pins(core, shard, &mut command).await?;
+    let (answer, executed) = shard.command(command).await?;
+    core.await_delivery(shard, &executed.effects).await?;
+    Ok(answer.into_wire())
+}
+
+fn command(context: &RequestContext, body: CommandBody) -> Command {
+    Command {
+        session: context.session,
+        number: context.number,
+        oldest: context.oldest,
+        identity: context.identity.clone(),
+        body,
+    }
+}
+
+/// Refuses what makes metadata grow when only the reserve is left. What frees space always passes.
+async fn admit(core: &Rc<Core>, op: &Op) -> Result<(), FsError> {
+    let grows = matches!(
+        op,
+        Op::Create { .. } | Op::Mknod { .. } | Op::Mkdir { .. } | Op::Symlink { .. } | Op::Link { .. } | Op::SetXattr { .. }
+    );
+    if !grows {
+        return Ok(());
+    }
+    let dirty: usize = core.groups.values().map(|s| s.replica.store().memory_bytes()).sum();
+    let units = (dirty as u64).div_ceil(u64::from(UNIT_BYTES)) + core.groups.len() as u64;
+    if core.space.reserve(Purpose::Metadata, units).is_some() {
+        return Ok(());
+    }
+    core.regions.replenish().await;
+    core.upkeep.notify_all();
+    core.space.reserve(Purpose::Metadata, units).map(|_| ()).ok_or(FsError::NoSpace)
+}
+
+async fn read(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: &Op, direct: bool) -> Served {
+    let Op::Read { ino, .. } = *op else { return (Err(FsError::Invalid), Vec::new(), None) };
+    core.grace(context.session).await;
+    let here = ino.shard() == shard.id();
+    let dirty = if here { core.leases.borrow().dirty_elsewhere(&[ino], context.session) } else { Vec::new() };
+    let _held = if dirty.is_empty() { None } else { Some(core.hold(dirty, context.session, Intent::Read).await) };
+    match file_data::read(core, shard, op).await {
+        Ok(data) => {
+            let wanted = [(ino, LeaseKind::Shared)];
+            let leases = if direct && here { core.grant(context.session, &wanted) } else { Vec::new() };
+            let len = u32::try_from(data.len()).expect("at most 2 MiB");
+            (Ok(Reply::Data { len }), leases, Some(data).filter(|d| !d.is_empty()))
+        }
+        Err(error) => (Err(error), Vec::new(), None),
+    }
+}
+
+async fn write(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, asked: WriteRequest, len: u32, payload: Option<IoBuf>) -> Result<Reply, FsError> {
+    let data = payload.unwrap_or_else(|| IoBuf::zeroed(0));
+    if data.len() != len as usize {
+        return Err(FsError::Malformed);
+    }
+    let _held = core.hold(vec![asked.ino], context.session, Intent::Change).await;
+    file_data::write(core, shard, context, asked, data).await
+}
+
+async fn fallocate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: &Op) -> Result<Reply, FsError> {
+    let Op::Fallocate { ino, offset, len, mode, keep_size } = *op else { return Err(FsError::Invalid) };
+    let end = offset.checked_add(len).ok_or(FsError::FileTooLarge)?;
+    let _held = core.hold(vec![ino], context.session, Intent::Change).await;
+    let mut at = offset;
+    loop {
+        let len = fallocate_slice(Layout::default(), at, end - at);
+        let body = DataCommand::Fallocate { ino, offset: at, len, mode, keep_size, kill_privileges: false };
+        at += len;
+        // Only the last slice carries the request's number: the others are repeated harmlessly.
+        let command = if at >= end {
+            command(context, CommandBody::Data(body))
+        } else {
+            Command::internal(CommandBody::Data(body))
+        };
+        let (answer, executed) = shard.command(command).await?;
+        core.await_delivery(shard, &executed.effects).await?;
+        if at >= end {
+            return match answer {
+                Answer::Wire(reply) => Ok(reply),
+                Answer::Txn(_) => Err(FsError::Invalid),
+            };
+        }
+    }
+}
+
+/// A root directory where there is none yet.
+pub async fn make_root(shard: &Rc<Shard>, uid: u32, gid: u32) -> Result<(), FsError> {
+    let root = shard.read(|view, context| cfs_namespace::query(view, context, &Op::Getattr { ino: InodeId::ROOT })).await?;
+    if root.is_err() {
+        let body = CommandBody::MakeRoot { mode: 0o755, uid, gid };
+        shard.command(Command::internal(body)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Packing: small writes leave the log for chunks, and sparse chunks are packed into fuller ones.
+//!
+//! The bytes are copied, the copy is made durable, and a `Pack` command swaps only what is still
+//! the same. So a write that comes between wins, and nothing is lost where a step fails.
+
+use crate::core::Core;
+use crate::file_data::{free_chunk, read_chunk, settle, store_chunk};
+use crate::shard::Shard;
+use cfs_namespace::data::{
+    DataCommand, Found, LogRef, Move, NewChunk, Place, Source, chunk_extents, chunks, log_extents,
+};
+use cfs_namespace::{Command, CommandBody};
+use cfs_seam::IoBuf;
+use cfs_segment::Lifetime;
+use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, UNIT_BYTES};
+use std::rc::Rc;
+
+/// Extents looked at in one step.
+const EXTENTS_AT_ONCE: usize = 1024;
+/// Pieces of at least this size begin at a 4 KiB boundary of the chunk.
+const ALIGNED_FROM: usize = UNIT_BYTES as usize;
+/// A chunk with less than this share of live bytes is packed again when space runs short, percent.
+const SPARSE_PERCENT: u64 = 70;
+
+/// A chunk being filled.
+struct Filling {
+    bytes: Vec<u8>,
+    moves: Vec<Move>,
+}
+
+impl Filling {
+    fn new() -> Self {
+        Filling { bytes: Vec::new(), moves: Vec::new() }
+    }
+
+    fn fits(&self, len: usize) -> bool {
+        self.bytes.len() + len + ALIGNED_FROM <= CHUNK_BYTES_MAX as usize
+    }
+
+    fn add(&mut self, found: &Found, bytes: &[u8]) {
+        if bytes.len() >= ALIGNED_FROM {
+            self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNED_FROM), 0);
+        }
+        let chunk_offset = u32::try_from(self.bytes.len()).expect("at most 2 MiB");
+        self.moves.push(Move {
+            ino: found.ino,
+            offset: found.extent.start,
+            len: found.extent.len,
+            from: found.source,
+            chunk: 0,
+            chunk_offset,
+        });
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+/// Packs every small write that lies in an entry up to `index`.
+pub async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<(), FsError> {
+    if shard.group().shard().is_none() {
+        return Ok(());
+    }
+    let mut after: Option<Source> = None;
+    loop {
+        let (found, next) =
+            shard.read(|view, _| settle(log_extents(view, after, EXTENTS_AT_ONCE))).await??;
+        let wanted: Vec<Found> = found
+            .into_iter()
+            .filter(|f| matches!(f.source, Source::Log { index: at, .. } if at.get() <= index))
+            .collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        move_all(core, shard, &wanted).await?;
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Copies the bytes of extents into new chunks and swaps them in.
+async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result<(), FsError> {
+    let mut filling = Filling::new();
+    for one in found {
+        if !filling.fits(one.extent.len as usize) {
+            seal(core, shard, std::mem::replace(&mut filling, Filling::new())).await?;
+        }
+        match bytes_of(core, shard, one).await {
+            Ok(Some(bytes)) => filling.add(one, &bytes),
+            Ok(None) => {}
+            // A damaged piece stays where it is: reading it says so.
+            Err(FsError::Corrupt) => core.metrics.damage.bump(),
+            Err(error) => return Err(error),
+        }
+    }
+    seal(core, shard, filling).await
+}
+
+async fn bytes_of(core: &Rc<Core>, shard: &Rc<Shard>, found: &Found) -> Result<Option<Vec<u8>>, FsError> {
+    match &found.extent.place {
+        Place::Log(slice) => log_bytes(shard, slice, found.extent.len).await.map(Some),
+        Place::Chunk { id, offset } => {
+            let skip = offset % UNIT_BYTES;
+            let read = read_chunk(core, shard, *id, offset - skip, found.extent.len + skip).await?;
+            Ok(read.map(|bytes| bytes[skip as usize..].to_vec()))
+        }
+        Place::Unwritten => Ok(None),
+    }
+}
+
+async fn log_bytes(shard: &Rc<Shard>, slice: &LogRef, len: u32) -> Result<Vec<u8>, FsError> {
+    let bytes = shard.replica.read_data(slice.index, slice.data_offset, slice.data_len).await?;
+    if crate::file_data::block_checksums(&bytes) != slice.checksums {
+        return Err(FsError::Corrupt);
+    }
+    let skip = slice.skip as usize;
+    bytes.get(skip..skip + len as usize).map(<[u8]>::to_vec).ok_or(FsError::Corrupt)
+}
+
+/// Stores a filled chunk and swaps its pieces in.
+async fn seal(core: &Rc<Core>, shard: &Rc<Shard>, filling: Filling) -> Result<(), FsError> {
+    if filling.moves.is_empty() {
+        return Ok(());
+    }
+    let len = u32::try_from(filling.bytes.len()).map_err(|_| FsError::TooLarge)?;
+    let (id, locals) = store_chunk(core, shard, Lifetime::Relocated, IoBuf::copy_of(&filling.bytes)).await?;
+    let from_log = filling.moves.iter().filter(|m| matches!(m.from, Source::Log { .. }));
+    let packed: u64 = from_log.map(|m| u64::from(m.len)).sum();
+    let pack = DataCommand::Pack { chunks: vec![NewChunk { id, len }], moves: filling.moves };
+    let command = Command::internal(CommandBody::Data(pack));
+    let done = shard.execute(command, Vec::new(), locals).await;
+    free_chunk(core, shard, id).await?;
+    done?.result?;
+    core.unpacked_bytes.set(core.unpacked_bytes.get().saturating_sub(packed));
+    core.metrics.packed_bytes.add(packed);
+    Ok(())
+}
+
+/// Packs chunks of which little is alive, so that their space comes back. Returns how many.
+pub async fn pack_sparse(core: &Rc<Core>, shard: &Rc<Shard>, most: usize) -> Result<usize, FsError> {
+    let mut after: Option<ChunkId> = None;
+    let mut packed = 0;
+    while packed < most {
+        let page = shard.read(|view, _| settle(chunks(view, after, 256))).await??;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        let sparse: Vec<ChunkId> = page
+            .iter()
+            .filter(|(_, record)| u64::from(record.live) * 100 < u64::from(record.len) * SPARSE_PERCENT)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in sparse.into_iter().take(most - packed) {
+            let (found, _) = shard.read(|view, _| settle(chunk_extents(view, id, None, EXTENTS_AT_ONCE))).await??;
+            move_all(core, shard, &found).await?;
+            packed += 1;
+        }
+    }
+    Ok(packed)
+}

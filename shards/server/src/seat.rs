@@ -1,0 +1,237 @@
+//! A core's place in the server: what it is before, while and after it serves, and its answers
+//! to the other cores.
+
+use crate::boot::{self, Loaded, StartError, region_layout};
+use crate::config::ServerConfig;
+use crate::core::Core;
+use crate::file_data::{free_chunk, sequence_of, store_chunk};
+use crate::messages::{CoreReply, CoreRequest};
+use crate::operation::make_root;
+use crate::peers::{Handler, Peers};
+use crate::{clean, control, coordinate, status};
+use cfs_device::Superblock;
+use cfs_exec::Event;
+use cfs_log::{CorePart, OldStreams};
+use cfs_seam::{Disk, World};
+use cfs_segment::{Lifetime, RegionLayout};
+use cfs_types::{CoreId, FsError, GroupId, InodeId};
+use cfs_wire::Reply;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+/// One core of a server.
+pub struct Seat {
+    /// The world.
+    pub world: World,
+    /// The device.
+    pub disk: Rc<dyn Disk>,
+    /// Its superblock.
+    pub superblock: Superblock,
+    /// Settings.
+    pub config: ServerConfig,
+    /// The other cores.
+    pub peers: Rc<Peers>,
+    loaded: RefCell<Option<Loaded>>,
+    core: RefCell<Option<Rc<Core>>>,
+    /// The log streams of earlier starts (core 0).
+    pub old_streams: RefCell<Option<OldStreams>>,
+    releasing: cfs_exec::Semaphore,
+    stopped: Event,
+    is_stopped: Cell<bool>,
+}
+
+impl Seat {
+    /// A seat that has not loaded yet.
+    pub fn new(world: World, disk: Rc<dyn Disk>, superblock: Superblock, config: ServerConfig) -> Rc<Self> {
+        let peers = Peers::new(world.clone());
+        Rc::new(Seat {
+            world,
+            disk,
+            superblock,
+            config,
+            peers,
+            loaded: RefCell::default(),
+            core: RefCell::default(),
+            old_streams: RefCell::default(),
+            releasing: cfs_exec::Semaphore::new(1),
+            stopped: Event::new(),
+            is_stopped: Cell::new(false),
+        })
+    }
+
+    /// The core, once it serves.
+    pub fn core(&self) -> Option<Rc<Core>> {
+        self.core.borrow().clone()
+    }
+
+    /// Where the regions lie. Panics where the superblock was not checked with `region_layout`.
+    pub fn regions(&self) -> RegionLayout {
+        region_layout(&self.superblock.layout).expect("checked before the seat was made")
+    }
+
+    /// The number of this start, as far as 32 bits tell.
+    pub fn boot_of(&self, part: &CorePart) -> u32 {
+        u32::try_from(part.boot()).unwrap_or(u32::MAX)
+    }
+
+    /// Resolves when the core was told to stop.
+    pub async fn wait_stopped(&self) {
+        while !self.is_stopped.get() {
+            self.stopped.wait().await;
+        }
+    }
+
+    /// Ends the wait.
+    pub fn set_stopped(&self) {
+        self.is_stopped.set(true);
+        self.stopped.notify_all();
+    }
+
+    async fn load(self: &Rc<Self>, part: CorePart) -> CoreReply {
+        match boot::load(self, part).await {
+            Ok((loaded, claims)) => {
+                *self.loaded.borrow_mut() = Some(loaded);
+                CoreReply::Claims(Ok(claims))
+            }
+            Err(StartError(error)) => CoreReply::Claims(Err(error)),
+        }
+    }
+
+    fn start(self: &Rc<Self>, regions: boot::Regions) -> CoreReply {
+        let Some(loaded) = self.loaded.borrow_mut().take() else {
+            return CoreReply::Started(Err("nothing was loaded".into()));
+        };
+        match loaded.start(self, regions) {
+            Ok(core) => {
+                *self.core.borrow_mut() = Some(core);
+                CoreReply::Started(Ok(()))
+            }
+            Err(StartError(error)) => CoreReply::Started(Err(error)),
+        }
+    }
+
+    async fn release_old(&self, group: GroupId) {
+        let _turn = self.releasing.acquire(1).await;
+        let Some(mut old) = self.old_streams.borrow_mut().take() else { return };
+        let freed = old.release(group).await;
+        *self.old_streams.borrow_mut() = Some(old);
+        if let Ok(freed) = freed {
+            boot::announce_freed(&self.peers, freed).await;
+        }
+    }
+
+    async fn stop(self: &Rc<Self>) {
+        if let Some(core) = self.core() {
+            core.stop().await;
+        }
+        self.set_stopped();
+    }
+
+    async fn answer(self: &Rc<Self>, core: &Rc<Core>, request: CoreRequest) -> CoreReply {
+        match request {
+            CoreRequest::Serve(request, payload) => {
+                let (response, payload) = core.serve(*request, payload, false).await;
+                CoreReply::Served(Box::new(response), payload)
+            }
+            CoreRequest::Execute(shard, command, data) => {
+                CoreReply::Executed(coordinate::execute_here(core, shard, *command, data).await)
+            }
+            CoreRequest::Query(shard, op) => CoreReply::Answered(match core.shard(shard) {
+                Ok(shard) => shard.clone().query(&op).await,
+                Err(error) => Err(error),
+            }),
+            CoreRequest::StoreChunk(shard, data) => CoreReply::Stored(store_for(core, shard, data).await),
+            CoreRequest::DropChunk(id) => {
+                if let Ok(shard) = core.shard(id.shard()) {
+                    let _failed = free_chunk(core, &shard.clone(), id).await;
+                }
+                CoreReply::Done
+            }
+            CoreRequest::RangeSequence(ino, range) => CoreReply::Sequence(match core.shard(ino.shard()) {
+                Ok(shard) => sequence_of(&shard.clone(), ino, range).await,
+                Err(error) => Err(error),
+            }),
+            CoreRequest::TakeRegions => CoreReply::Granted(core.regions.give_half()),
+            CoreRequest::Retire(owner, cell) => {
+                if core.space.retire(owner, cell).is_err() {
+                    core.metrics.damage.bump();
+                }
+                CoreReply::Done
+            }
+            CoreRequest::Relocate(owner, cell) => {
+                let _failed = clean::relocate(core, owner, cell).await;
+                CoreReply::Done
+            }
+            CoreRequest::OpenSession(wanted) => CoreReply::Session(control::open_session(core, wanted).await),
+            CoreRequest::EndSession(session) => {
+                control::end_session(core, session).await;
+                CoreReply::Done
+            }
+            CoreRequest::DropSession(session) => {
+                core.drop_session(session).await;
+                CoreReply::Done
+            }
+            CoreRequest::SessionBack(session) => {
+                core.session_back(session);
+                CoreReply::Done
+            }
+            CoreRequest::Alive(sessions) => {
+                control::alive(core, &sessions);
+                CoreReply::Done
+            }
+            CoreRequest::Former(sessions) => {
+                core.former.borrow_mut().0.extend(sessions);
+                CoreReply::Done
+            }
+            CoreRequest::MakeRoot(root) => {
+                let shard = core.shard(InodeId::ROOT.shard()).cloned();
+                let made = match shard {
+                    Ok(shard) => make_root(&shard, root.uid, root.gid).await,
+                    Err(error) => Err(error),
+                };
+                CoreReply::Answered(made.map(|()| Reply::Done))
+            }
+            CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
+            CoreRequest::FreeSlots(freed) => {
+                core.log.take_freed(&freed);
+                CoreReply::Done
+            }
+            CoreRequest::Load(_) | CoreRequest::Start(_) | CoreRequest::OldReleased(_) | CoreRequest::Stop => {
+                CoreReply::Done
+            }
+        }
+    }
+}
+
+async fn store_for(core: &Rc<Core>, shard: cfs_types::ShardId, data: cfs_seam::IoBuf) -> Result<cfs_types::ChunkId, FsError> {
+    let shard = core.shard(shard)?.clone();
+    let (id, locals) = store_chunk(core, &shard, Lifetime::Hot, data).await?;
+    shard.replica.write_locals(locals).await?;
+    Ok(id)
+}
+
+impl Handler for Seat {
+    fn handle(self: Rc<Self>, _from: CoreId, request: CoreRequest) -> Pin<Box<dyn Future<Output = CoreReply>>> {
+        Box::pin(async move {
+            match request {
+                CoreRequest::Load(part) => self.load(*part).await,
+                CoreRequest::Start(regions) => self.start(*regions),
+                CoreRequest::OldReleased(group) => {
+                    self.release_old(group).await;
+                    CoreReply::Done
+                }
+                CoreRequest::Stop => {
+                    self.stop().await;
+                    CoreReply::Done
+                }
+                request => match self.core() {
+                    Some(core) => self.answer(&core, request).await,
+                    None => CoreReply::Starting,
+                },
+            }
+        })
+    }
+}
+

@@ -1,0 +1,124 @@
+//! One shard (or the control group) on its core: queries and commands against its replica.
+
+use crate::delivery::Outbox;
+use crate::machine::{GroupAnswer, GroupCommand};
+use crate::replica::{Executed, LocalWrite, Mark, Replica};
+use crate::view::StoreView;
+use cfs_exec::Semaphore;
+use cfs_kv::Pins;
+use cfs_namespace::data::Layout;
+use cfs_namespace::{Answer, Command, EntryContext, NeedMore, TxId, View};
+use cfs_types::{ChunkId, FsError, GroupId, InodeId, LogIndex, ShardId, Timestamp, VolumeId};
+use cfs_wire::{Op, Reply};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// A group and what its core keeps in memory about it.
+pub struct Shard {
+    /// Its replica.
+    pub replica: Rc<Replica>,
+    /// The cluster's key of dentry hashes.
+    name_key: [u8; 32],
+    /// Chunk ids granted to this term and not used yet: next and end.
+    pub chunk_ids: Cell<(u64, u64)>,
+    /// Chunks that are being freed now.
+    pub freeing: RefCell<BTreeSet<ChunkId>>,
+    /// Inodes of transactions prepared here: their leases are revoked again at the commit.
+    pub prepared: RefCell<BTreeMap<TxId, Vec<InodeId>>>,
+    /// One change of the store's tables at a time.
+    pub maintenance: Semaphore,
+    /// What the durable manifest covers, and the clock then.
+    pub flushed: Cell<(Mark, Timestamp)>,
+    /// The same for a memtable that is frozen and not flushed yet.
+    pub frozen: Cell<Option<(Mark, Timestamp)>>,
+    /// Messages to other shards.
+    pub outbox: Outbox,
+}
+
+impl Shard {
+    /// A shard over its replica; `flushed` is what its durable manifest covers.
+    pub fn new(replica: Rc<Replica>, name_key: [u8; 32], flushed: Mark) -> Rc<Self> {
+        Rc::new(Shard {
+            replica,
+            name_key,
+            chunk_ids: Cell::new((0, 0)),
+            freeing: RefCell::default(),
+            prepared: RefCell::default(),
+            maintenance: Semaphore::new(1),
+            flushed: Cell::new((flushed, Timestamp::default())),
+            frozen: Cell::new(None),
+            outbox: Outbox::default(),
+        })
+    }
+
+    /// Which group.
+    pub fn group(&self) -> GroupId {
+        self.replica.id()
+    }
+
+    /// Which shard; the control group counts as shard 0 where a context is needed.
+    pub fn id(&self) -> ShardId {
+        self.replica.id().shard().unwrap_or_default()
+    }
+
+    /// The context of a query now.
+    pub fn context(&self) -> EntryContext {
+        EntryContext {
+            shard: self.id(),
+            term: self.replica.term(),
+            index: LogIndex::new(self.replica.mark().applied.0),
+            timestamp: self.replica.clock().last(),
+            now: self.replica.clock().now(),
+            name_key: self.name_key,
+            volume: VolumeId::new(0),
+            layout: Layout::default(),
+        }
+    }
+
+    /// Runs a read against executed state, loading what it misses.
+    pub async fn read<T>(&self, mut step: impl FnMut(&dyn View, &EntryContext) -> Result<T, NeedMore>) -> Result<T, FsError> {
+        self.replica.ready().await?;
+        let mut pins = Pins::default();
+        loop {
+            let answer = {
+                let view = StoreView::new(self.replica.store());
+                step(&view, &self.context())
+            };
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(need) => pins.merge(self.replica.load(need).await?),
+            }
+        }
+    }
+
+    /// Answers a read-only operation; waits while a transaction holds what it needs.
+    pub async fn query(&self, op: &Op) -> Result<Reply, FsError> {
+        loop {
+            let answer = self.read(|view, context| cfs_namespace::query(view, context, op)).await?;
+            match answer {
+                Err(FsError::Blocked) => self.replica.next_execution().await,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Executes a command once; `Blocked` is the caller's to handle.
+    pub async fn execute(&self, command: Command, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Executed, FsError> {
+        self.replica.ready().await?;
+        self.replica.propose(GroupCommand::Shard(command), data, locals).await
+    }
+
+    /// Executes a command without data; waits while a transaction holds what it needs.
+    pub async fn command(&self, command: Command) -> Result<(Answer, Executed), FsError> {
+        loop {
+            let executed = self.execute(command.clone(), Vec::new(), Vec::new()).await?;
+            match &executed.result {
+                Err(FsError::Blocked) => self.replica.next_execution().await,
+                Err(error) => return Err(*error),
+                Ok(GroupAnswer::Shard(answer)) => return Ok((answer.clone(), executed)),
+                Ok(GroupAnswer::Control(_)) => return Err(FsError::Invalid),
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What keeps a core going: checkpoints, compaction, cleaning, sessions, transactions left behind.
+//!
+//! Invariant: memory and log stay within their limits whatever clients do; nothing here is needed
+//! for an answer to be right.
+
+use crate::checkpoint::{checkpoint, compact};
+use crate::clean::clean_one;
+use crate::control;
+use crate::coordinate::resolve_left_over;
+use crate::core::Core;
+use crate::effects;
+use crate::messages::CoreRequest;
+use crate::shard::Shard;
+use cfs_seam::{Instant, timeout};
+use cfs_types::{CoreId, FsError, GroupId};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Longest between two looks at everything.
+const PERIOD: Duration = Duration::from_millis(50);
+/// Between two rounds of the slow work.
+const SLOW_PERIOD: Duration = Duration::from_secs(1);
+/// Checkpoints made in one look.
+const CHECKPOINTS_AT_ONCE: usize = 8;
+/// Bytes of small writes in the log from which they are packed.
+const UNPACKED_MAX: u64 = 24 << 20;
+
+/// Runs until the core stops.
+pub async fn run(core: Rc<Core>) {
+    for shard in core.groups.values() {
+        if shard.replica.ready().await.is_ok() && shard.group().shard().is_some() {
+            let _failed = effects::resume(&core, shard).await;
+        }
+    }
+    let mut slow = core.world.clock.now();
+    while !core.stopping.get() {
+        let busy = turn(&core, &mut slow).await.unwrap_or(false);
+        if !busy {
+            let until = core.world.clock.now().after(PERIOD);
+            timeout(&core.world.clock, until, core.upkeep.wait()).await;
+        } else {
+            core.world.tasks.yield_now().await;
+        }
+    }
+}
+
+/// One look. True where there is more to do at once.
+async fn turn(core: &Rc<Core>, slow: &mut Instant) -> Result<bool, FsError> {
+    let mut busy = reclaim_log(core).await?;
+    busy |= bound_memory(core).await?;
+    for shard in core.groups.values() {
+        if shard.replica.store().should_compact() {
+            busy |= compact(core, shard).await?;
+        }
+    }
+    busy |= clean_one(core).await?;
+    let now = core.world.clock.now();
+    if now >= *slow {
+        *slow = now.after(SLOW_PERIOD);
+        slow_round(core).await?;
+    }
+    Ok(busy)
+}
+
+/// Checkpoints the groups that hold the oldest part of the log, while it is short of room, or
+/// while streams of earlier starts are left.
+async fn reclaim_log(core: &Rc<Core>) -> Result<bool, FsError> {
+    let usage = core.log.usage();
+    let short = usage.slots_free * 2 < usage.slots_total;
+    if !short && !core.log.has_old_streams() {
+        return Ok(false);
+    }
+    let laggards = core.log.laggards();
+    checkpoint_some(core, &laggards).await
+}
+
+async fn checkpoint_some(core: &Rc<Core>, groups: &[GroupId]) -> Result<bool, FsError> {
+    for group in groups.iter().take(CHECKPOINTS_AT_ONCE) {
+        if let Some(shard) = core.groups.get(group) {
+            checkpoint(core, shard).await?;
+        }
+    }
+    Ok(groups.len() > CHECKPOINTS_AT_ONCE)
+}
+
+/// Checkpoints the largest memtables while all together are too large, and packs small writes.
+async fn bound_memory(core: &Rc<Core>) -> Result<bool, FsError> {
+    let size = |shard: &Rc<Shard>| shard.replica.store().memory_bytes();
+    let total: usize = core.groups.values().map(size).sum();
+    let full = core.groups.values().filter(|s| s.replica.store().should_flush());
+    let mut chosen: Vec<GroupId> = full.map(|s| s.group()).collect();
+    if total > core.config.memory.memtables || core.unpacked_bytes.get() > UNPACKED_MAX {
+        let mut by_size: Vec<&Rc<Shard>> = core.groups.values().collect();
+        by_size.sort_by_key(|s| std::cmp::Reverse(size(s)));
+        chosen.extend(by_size.iter().take(CHECKPOINTS_AT_ONCE).map(|s| s.group()));
+    }
+    chosen.dedup();
+    checkpoint_some(core, &chosen).await
+}
+
+async fn slow_round(core: &Rc<Core>) -> Result<(), FsError> {
+    core.regions.replenish().await;
+    for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
+        resolve_left_over(core, shard).await?;
+    }
+    let _failed = core.space.seal_idle().await;
+    let heard: Vec<_> = std::mem::take(&mut *core.heard.borrow_mut()).into_iter().collect();
+    if !heard.is_empty() {
+        core.peers.call(CoreId::new(0), CoreRequest::Alive(heard)).await;
+    }
+    if core.me().get() == 0 {
+        control::expire(core).await?;
+    }
+    Ok(())
+}

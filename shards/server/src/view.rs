@@ -1,0 +1,62 @@
+//! The state machine's view of a shard's store.
+
+use cfs_kv::{KvError, Lookup, Pins, Scan, Store};
+use cfs_namespace::{NeedMore, Rows, Value, View};
+use cfs_types::Timestamp;
+
+/// Reads the newest versions.
+pub struct StoreView<'a> {
+    store: &'a Store,
+}
+
+impl<'a> StoreView<'a> {
+    /// A view of everything executed so far.
+    pub fn new(store: &'a Store) -> Self {
+        StoreView { store }
+    }
+
+    /// Brings what was missing into memory, for as long as the pins live. Errors mean damage, or
+    /// a device that fails reads.
+    pub async fn load(&self, need: NeedMore) -> Result<Pins, KvError> {
+        match need {
+            NeedMore::Key(key) => self.load_key(&key).await,
+            NeedMore::Keys(keys) => {
+                let mut pins = Pins::default();
+                for key in keys {
+                    pins.merge(self.load_key(&key).await?);
+                }
+                Ok(pins)
+            }
+            NeedMore::Range { from, to, limit } => {
+                match self.store.scan(&from, &to, Timestamp::MAX, limit) {
+                    Scan::Miss(fetch) => self.store.fetch(&fetch).await,
+                    Scan::Rows { .. } => Ok(Pins::default()),
+                }
+            }
+        }
+    }
+
+    async fn load_key(&self, key: &[u8]) -> Result<Pins, KvError> {
+        match self.store.get(key, Timestamp::MAX) {
+            Lookup::Miss(fetch) => self.store.fetch(&fetch).await,
+            Lookup::Found(_) | Lookup::Absent => Ok(Pins::default()),
+        }
+    }
+}
+
+impl View for StoreView<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Value>, NeedMore> {
+        match self.store.get(key, Timestamp::MAX) {
+            Lookup::Found(value) => Ok(Some(value)),
+            Lookup::Absent => Ok(None),
+            Lookup::Miss(_) => Err(NeedMore::Key(key.into())),
+        }
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rows, NeedMore> {
+        match self.store.scan(from, to, Timestamp::MAX, limit) {
+            Scan::Rows { rows, .. } => Ok(rows),
+            Scan::Miss(_) => Err(NeedMore::Range { from: from.into(), to: to.into(), limit }),
+        }
+    }
+}
