@@ -105,6 +105,7 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Device, Mount), Mou
     let device = if syscall::is_root() { mount_as_root(&path, options)? } else { mount_as_user(&path, options)? };
     match mount_at(&path) {
         Ok(Some(MountPoint { device_number, fs_type })) if fs_type == FS_TYPE => {
+            raise_readahead(&device_number);
             Ok((device, Mount { path, device_number, mounted: true }))
         }
         Ok(_) => Err(MountError::NotMounted(path)),
@@ -221,6 +222,13 @@ fn mount_as_user(path: &Path, options: &MountOptions) -> Result<Device, MountErr
     }
     let fd = fusermount::mount(path, &data)?;
     Device::from_fd(fd).map_err(MountError::NoDevice)
+}
+
+/// INIT can only lower the kernel's window of 128 KiB; /sys raises it to a whole transfer. Without the
+/// right to write there (ordinary users) sequential reads are smaller, and that is all.
+fn raise_readahead(device_number: &str) {
+    let window = format!("/sys/class/bdi/{device_number}/read_ahead_kb");
+    let _ = std::fs::write(window, (TRANSFER_BYTES_MAX >> 10).to_string());
 }
 
 fn users_may_allow_other(conf: &str) -> bool {

@@ -133,11 +133,13 @@ pub fn lookup_out(lookup: &Lookup) -> Result<EntryOut, FsError> {
 
 /// Reply to OPEN.
 pub fn open_out(opened: &Opened) -> OpenOut {
-    let open_flags = match opened.caching {
+    let caching = match opened.caching {
         Caching::Keep => fopen::KEEP_CACHE,
         Caching::Fresh => 0,
-        Caching::Direct => fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES,
+        Caching::Direct => fopen::DIRECT_IO,
     };
+    // Concerns programs' own O_DIRECT as well.
+    let open_flags = caching | fopen::PARALLEL_DIRECT_WRITES;
     OpenOut { fh: opened.handle.get(), open_flags, backing_id: 0 }
 }
 
@@ -231,9 +233,9 @@ mod tests {
     }
 
     #[test]
-    fn direct_files_may_be_written_in_parallel_and_kept_pages_are_announced() {
+    fn direct_writes_may_be_parallel_and_kept_pages_are_announced() {
         let flags = |caching| open_out(&Opened { handle: Handle::new(9), caching }).open_flags;
-        assert_eq!([flags(Caching::Keep), flags(Caching::Fresh), flags(Caching::Direct)], [2, 0, 0b100_0001]);
+        assert_eq!([flags(Caching::Keep), flags(Caching::Fresh), flags(Caching::Direct)], [0x42, 0x40, 0x41]);
     }
 
     #[test]

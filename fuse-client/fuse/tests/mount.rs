@@ -97,6 +97,16 @@ fn files_directories_and_links_work() {
 }
 
 #[test]
+fn a_sequential_reader_is_read_ahead_by_whole_transfers() {
+    with_mount("ahead", |root| {
+        let device = fs::metadata(root).expect("stat").dev();
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        let window = fs::read_to_string(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb")).expect("a window");
+        assert_eq!(window.trim(), "1024");
+    });
+}
+
+#[test]
 fn appends_truncation_and_holes_work() {
     with_mount("append", |root| {
         let path = root.join("log");
