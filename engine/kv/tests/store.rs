@@ -1,12 +1,13 @@
 //! The store against a model, with crashes at any moment, on the simulated device.
 
-use cfs_kv::{BlockCache, KvError, Lookup, Manifest, Scan, Store, StoreConfig, Value};
+use cfs_kv::{BlockCache, Change, KvError, Lookup, Manifest, Scan, Store, StoreConfig, Value};
 use cfs_seam::{Class, World};
 use cfs_segment::{Floors, LocalRegions, REGION_BYTES, RegionLayout, Space, SpaceConfig};
 use cfs_sim::{MemoryDisk, Stream};
 use cfs_types::{GroupId, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -114,8 +115,18 @@ impl Rig {
         }
         self.store.apply(writes.into_iter().collect(), Timestamp::new(self.time.get()));
     }
+    /// Awaits a change, or loses patience at a random moment and drops it half done.
+    async fn patiently(&self, work: impl Future<Output = Result<Option<Change>, KvError>>) -> Option<Change> {
+        let patience = if self.rng.chance(200_000) { self.rng.below(5_000_000) } else { u64::MAX };
+        let at = self.world.clock.now().after(Duration::from_nanos(patience));
+        match cfs_seam::timeout(&self.world.clock, at, work).await {
+            Some(Ok(change)) => change,
+            Some(Err(KvError::Busy)) | None => None,
+            Some(Err(error)) => panic!("{error}"),
+        }
+    }
     /// Commits a change as a server does, or gives up at any point. True when installed.
-    async fn commit(&self, mut change: cfs_kv::Change, frozen: Option<&Model>) -> bool {
+    async fn commit(&self, mut change: Change, frozen: Option<&Model>) -> bool {
         if self.rng.chance(100_000) {
             return false;
         }
@@ -153,7 +164,7 @@ impl Rig {
             }
             if self.rng.chance(30_000)
                 && !self.store.is_stalled()
-                && let Some(change) = self.store.flush().await.expect("there is space")
+                && let Some(change) = self.patiently(self.store.flush()).await
             {
                 self.commit(change, Some(&frozen)).await;
             }
@@ -163,10 +174,8 @@ impl Rig {
     }
     async fn compactor(self: Rc<Self>) {
         while self.ended.get() == 0 {
-            match self.store.compact_step().await {
-                Ok(Some(change)) => drop(self.commit(change, None).await),
-                Ok(None) | Err(KvError::Busy) => {}
-                Err(error) => panic!("{error}"),
+            if let Some(change) = self.patiently(self.store.compact_step()).await {
+                self.commit(change, None).await;
             }
             self.nap(1_000_000).await;
         }
@@ -177,10 +186,8 @@ impl Rig {
             let tables = self.store.manifest().tables;
             if !tables.is_empty() {
                 let cell = tables[self.rng.index(tables.len())].cell;
-                match self.store.relocate(cell).await {
-                    Ok(Some(change)) => drop(self.commit(change, None).await),
-                    Ok(None) | Err(KvError::Busy) => {}
-                    Err(error) => panic!("{error}"),
+                if let Some(change) = self.patiently(self.store.relocate(cell)).await {
+                    self.commit(change, None).await;
                 }
             }
             self.nap(3_000_000).await;
@@ -192,9 +199,29 @@ impl Rig {
             let key = key(&self.rng);
             let found = get(&self.store, &key, Timestamp::MAX).await.expect("no damage");
             assert_eq!(found.as_ref(), self.model.borrow().get(&key), "{}", key.escape_ascii());
+            if self.rng.chance(50_000) {
+                self.scan().await;
+            }
             self.nap(60_000).await;
         }
         self.ended.set(self.ended.get() + 1);
+    }
+    async fn scan(&self) {
+        let (from, to, limit) = (key(&self.rng), key(&self.rng), 1 + self.rng.index(60));
+        let mut pins = cfs_kv::Pins::default();
+        loop {
+            match self.store.scan(&from, &to, Timestamp::MAX, limit) {
+                Scan::Miss(fetch) => pins.merge(self.store.fetch(&fetch).await.expect("no damage")),
+                Scan::Rows { rows, more } => {
+                    let model = self.model.borrow();
+                    let expected = model.iter().skip_while(|(k, _)| **k < from).take_while(|(k, _)| **k < to);
+                    let expected: Vec<_> = expected.map(|(k, v)| (k.clone(), v.clone())).collect();
+                    assert!(rows == expected[..limit.min(expected.len())]);
+                    assert!(more || rows.len() == expected.len());
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -228,6 +255,8 @@ fn history(seed: u64, steps: u32) -> Vec<(MemoryDisk, Manifest, Model)> {
         }
         let live = rig.model.borrow().clone();
         assert_eq!(all(&rig.store, Timestamp::MAX, 37).await.expect("no damage"), live);
+        cfs_seam::sleep(&world.clock, Duration::from_millis(10)).await;
+        rig.space.sync().await.expect("a sound device");
         let held: u64 = rig.store.manifest().tables.iter().map(|t| u64::from(t.cell.units())).sum();
         let usage = rig.space.usage();
         assert!(usage.live_units == held || (rig.leaks.get() && usage.live_units > held), "{usage:?}, {held} held");

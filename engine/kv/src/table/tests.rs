@@ -1,3 +1,5 @@
+//! Tables against their golden bytes, hostile bytes, and the limits of a cell.
+
 use super::*;
 
 const GROUP: GroupId = GroupId::new(3);
