@@ -9,13 +9,14 @@
 
 use crate::block::Block;
 use crate::table::Meta;
+use cfs_seam::{Io, Promise};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-/// Group, table, first unit.
-pub(crate) type CacheKey = (u16, u64, u32);
+/// Store (see [`BlockCache::register`]), table, first unit.
+pub(crate) type CacheKey = (u32, u64, u32);
 
 /// Something cached; clones share it.
 #[derive(Clone)]
@@ -57,9 +58,6 @@ impl Hasher for KeyHasher {
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|b| self.write_u64(u64::from(*b)));
     }
-    fn write_u16(&mut self, n: u16) {
-        self.write_u64(u64::from(n));
-    }
     fn write_u32(&mut self, n: u32) {
         self.write_u64(u64::from(n));
     }
@@ -73,7 +71,6 @@ type Map<V> = HashMap<CacheKey, V, BuildHasherDefault<KeyHasher>>;
 struct Entry {
     object: Object,
     uses: u8,
-    in_main: bool,
 }
 
 struct Inner {
@@ -86,8 +83,24 @@ struct Inner {
     /// Keys that left the small queue unused, oldest first, and how often each is in the list.
     ghosts: VecDeque<CacheKey>,
     ghost_count: Map<u32>,
+    /// What is being read from the device, and who else waits for it.
+    loading: Map<Vec<Promise<()>>>,
+    stores: u32,
     hits: u64,
     misses: u64,
+}
+
+/// A read from the device that others wait for; over when dropped.
+pub(crate) struct Loading {
+    cache: BlockCache,
+    key: CacheKey,
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        let waiting = self.cache.0.borrow_mut().loading.remove(&self.key);
+        waiting.into_iter().flatten().for_each(|promise| promise.complete(()));
+    }
 }
 
 /// A cache of one core; clones are handles to the same one.
@@ -106,9 +119,18 @@ impl BlockCache {
             main: VecDeque::new(),
             ghosts: VecDeque::new(),
             ghost_count: Map::default(),
+            loading: Map::default(),
+            stores: 0,
             hits: 0,
             misses: 0,
         })))
+    }
+    /// A name for one opening of a store: what another opening of the same group left behind,
+    /// perhaps of tables that were never installed, is not found under it.
+    pub(crate) fn register(&self) -> u32 {
+        let mut inner = self.0.borrow_mut();
+        inner.stores += 1;
+        inner.stores
     }
     /// Memory it takes, about.
     pub fn memory_bytes(&self) -> usize {
@@ -119,6 +141,11 @@ impl BlockCache {
         let inner = self.0.borrow();
         (inner.hits, inner.misses)
     }
+    /// Looks an object up as part of loading what a read lacks: that read will count.
+    pub(crate) fn peek(&self, key: CacheKey) -> Option<Object> {
+        self.0.borrow().map.get(&key).map(|entry| entry.object.clone())
+    }
+    /// Looks an object up for a read.
     pub(crate) fn get(&self, key: CacheKey) -> Option<Object> {
         let inner = &mut *self.0.borrow_mut();
         let Some(entry) = inner.map.get_mut(&key) else {
@@ -128,6 +155,19 @@ impl BlockCache {
         inner.hits += 1;
         entry.uses = (entry.uses + 1).min(USES_MAX);
         Some(entry.object.clone())
+    }
+    /// Announces that an object is being read; or, where somebody reads it already, resolves when
+    /// that is over.
+    pub(crate) fn begin_loading(&self, key: CacheKey) -> Result<Loading, Io<()>> {
+        let mut inner = self.0.borrow_mut();
+        if let Some(waiting) = inner.loading.get_mut(&key) {
+            let (promise, over) = cfs_seam::io();
+            waiting.push(promise);
+            return Err(over);
+        }
+        inner.loading.insert(key, Vec::new());
+        drop(inner);
+        Ok(Loading { cache: self.clone(), key })
     }
     /// Adds an object; one that is there already stays.
     pub(crate) fn insert(&self, key: CacheKey, object: &Object) {
@@ -144,7 +184,7 @@ impl BlockCache {
             inner.small.push_back(key);
             inner.small_bytes += bytes;
         }
-        inner.map.insert(key, Entry { object: object.clone(), uses: 0, in_main });
+        inner.map.insert(key, Entry { object: object.clone(), uses: 0 });
         inner.shrink();
     }
 }
@@ -167,8 +207,9 @@ impl Inner {
         let entry = self.map.get_mut(&key).expect("queued keys are mapped");
         let bytes = entry.object.memory_bytes();
         self.small_bytes -= bytes;
-        if entry.uses > 0 || entry.object.is_held() {
-            (entry.uses, entry.in_main) = (0, true);
+        // The first use is the read that had it loaded.
+        if entry.uses > 1 || entry.object.is_held() {
+            entry.uses = 0;
             self.main.push_back(key);
             return;
         }
@@ -226,6 +267,7 @@ mod tests {
             for unit in 0..20 {
                 assert!(cache.get((0, 1, unit)).is_some(), "table {table} pushed out unit {unit}");
                 cache.insert((0, table, unit), &block());
+                assert!(cache.get((0, table, unit)).is_some());
             }
         }
         assert!(cache.memory_bytes() <= 100 * 4400);

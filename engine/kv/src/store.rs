@@ -12,9 +12,10 @@ pub use change::Change;
 pub use fetch::{Fetch, Pins};
 pub use read::{Lookup, Rows, Scan};
 
-use crate::cache::BlockCache;
+use crate::cache::{BlockCache, CacheKey, Object};
 use crate::manifest::{LEVELS, Manifest};
 use crate::memtable::Memtable;
+use crate::table::Table;
 use crate::{KEY_BYTES_MAX, VALUE_BYTES_MAX, Value};
 use cfs_segment::{Space, SpaceError};
 use cfs_types::{GroupId, Timestamp};
@@ -107,7 +108,17 @@ struct Inner {
     group: GroupId,
     space: Space,
     config: StoreConfig,
+    /// This store's name in the cache.
+    cached_as: u32,
     state: RefCell<State>,
+    /// What a fetch's reads touch, to be pinned.
+    touched: RefCell<Option<Vec<Object>>>,
+}
+
+impl Inner {
+    fn cache_key(&self, table: &Table, unit: u32) -> CacheKey {
+        (self.cached_as, table.id, unit)
+    }
 }
 
 /// The ordered store of one group. Clones are handles to the same store.
@@ -141,7 +152,9 @@ impl Store {
             committing: None,
             cursors: Default::default(),
         };
-        Store { inner: Rc::new(Inner { group, space, config, state: RefCell::new(state) }) }
+        let (state, touched) = (RefCell::new(state), RefCell::default());
+        let cached_as = config.cache.register();
+        Store { inner: Rc::new(Inner { group, space, config, cached_as, state, touched }) }
     }
 
     /// The group whose store this is.

@@ -1,6 +1,6 @@
 //! The store against a model, with crashes at any moment, on the simulated device.
 
-use cfs_kv::{BlockCache, Change, KvError, Lookup, Manifest, Scan, Store, StoreConfig, Value};
+use cfs_kv::{BlockCache, Change, Fetch, KvError, Lookup, Manifest, Scan, Store, StoreConfig, Value};
 use cfs_seam::{Class, World};
 use cfs_segment::{Floors, LocalRegions, REGION_BYTES, RegionLayout, Space, SpaceConfig};
 use cfs_sim::{MemoryDisk, Stream};
@@ -284,6 +284,36 @@ fn a_crash_at_any_moment_leaves_exactly_what_was_flushed() {
         }
     }
     assert!(deep >= 2, "compaction reached level {deep} only");
+}
+
+#[test]
+fn readers_of_one_block_share_its_read_and_pins_keep_it() {
+    cfs_sim::run(12, |world| async move {
+        let disk = device();
+        let (_, store, _) = filled(&world, &disk, 2_000).await;
+        let cache = BlockCache::new(1);
+        let config = StoreConfig::new(1 << 20, cache.clone(), 2);
+        let (_, store) = open_with(&world, &disk, &store.manifest(), config);
+        drop(store.fetch(&Fetch::get(b"row000000", Timestamp::MAX)).await.expect("no damage"));
+        let before = disk.operations();
+        let ended = Rc::new(Cell::new(0));
+        for _ in 0..20 {
+            let (store, ended, clock) = (store.clone(), ended.clone(), world.clock.clone());
+            let work = async move {
+                let pins = store.fetch(&Fetch::get(b"row000777", Timestamp::MAX)).await.expect("no damage");
+                assert!(!pins.is_empty());
+                cfs_seam::sleep(&clock, Duration::from_millis(5)).await;
+                // The cache has no room at all: only the pins keep it.
+                assert!(matches!(store.get(b"row000777", Timestamp::MAX), Lookup::Found(_)));
+                ended.set(ended.get() + 1);
+            };
+            cfs_seam::spawn(&world.tasks, Class::Foreground, work).detach();
+        }
+        while ended.get() < 20 {
+            cfs_seam::sleep(&world.clock, Duration::from_millis(1)).await;
+        }
+        assert!(disk.operations() - before <= 6, "{} reads", disk.operations() - before);
+    });
 }
 
 /// A store of some tables, all installed.

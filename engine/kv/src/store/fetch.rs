@@ -4,10 +4,10 @@ use super::read::Need;
 use super::version::Version;
 use super::{Inner, KvError, Store};
 use crate::block::Block;
-use crate::cache::Object;
+use crate::cache::{Loading, Object};
 use crate::table::{Footer, Meta, Table};
 use cfs_segment::{SpaceError, UNIT_BYTES};
-use cfs_seam::IoBuf;
+use cfs_seam::{Io, IoBuf};
 use cfs_types::Timestamp;
 use std::future::Future;
 use std::rc::Rc;
@@ -22,6 +22,17 @@ pub(super) enum Want {
 
 /// A read that could not be answered from memory.
 pub struct Fetch(pub(super) Want);
+
+impl Fetch {
+    /// Of what [`Store::get`] needs: to have it in memory before it is asked for.
+    pub fn get(key: &[u8], at: Timestamp) -> Self {
+        Fetch(Want::Get { key: key.into(), at })
+    }
+    /// Of what [`Store::scan`] needs: to have it in memory before it is asked for.
+    pub fn scan(from: &[u8], to: &[u8], at: Timestamp, limit: usize) -> Self {
+        Fetch(Want::Scan { from: from.into(), to: to.into(), at, limit })
+    }
+}
 
 /// Keeps what was fetched in memory; hold it until the read was repeated.
 #[must_use = "what was fetched may be evicted once the pins are dropped"]
@@ -44,18 +55,22 @@ impl Pins {
 }
 
 impl Store {
-    /// Loads everything that the read needs. The read then succeeds while the pins live, unless
-    /// the store changed meanwhile. Dropping the future is safe.
+    /// Loads everything that the read needs, and pins all of it. The read then succeeds while the
+    /// pins live, unless a change of the store was installed meanwhile: then fetch again.
+    /// Dropping the future is safe.
     pub async fn fetch(&self, fetch: &Fetch) -> Result<Pins, KvError> {
-        let mut pins = Pins::default();
+        // Holds what was loaded until the read has succeeded once: each round gets further.
+        let mut loaded = Pins::default();
         loop {
+            *self.inner.touched.borrow_mut() = Some(Vec::new());
             let missing = match &fetch.0 {
                 Want::Get { key, at } => self.inner.lookup(key, *at).err(),
                 Want::Scan { from, to, at, limit } => self.inner.rows(from, to, *at, *limit).err(),
             };
+            let touched = self.inner.touched.take().unwrap_or_default();
             match missing {
-                None => return Ok(pins),
-                Some(need) => self.inner.load(need, &mut pins).await?,
+                None => return Ok(Pins(touched)),
+                Some(need) => self.inner.load(need, &mut loaded).await?,
             }
         }
     }
@@ -76,9 +91,14 @@ impl Inner {
         self.space.read_unverified(table.owner(self.group), table.cell, first_unit, units)
     }
     fn keep(&self, table: &Table, unit: u32, object: Object, pins: &mut Pins) {
-        self.config.cache.insert((self.group.get(), table.id, unit), &object);
+        let key = self.cache_key(table, unit);
+        self.config.cache.insert(key, &object);
         // What is there already stays; that is the one to pin.
-        pins.0.push(self.config.cache.get((self.group.get(), table.id, unit)).unwrap_or(object));
+        pins.0.push(self.config.cache.peek(key).unwrap_or(object));
+    }
+
+    fn begin_loading(&self, table: &Table, unit: u32) -> Result<Loading, Io<()>> {
+        self.config.cache.begin_loading(self.cache_key(table, unit))
     }
 
     async fn load(&self, need: Need, pins: &mut Pins) -> Result<(), KvError> {
@@ -87,15 +107,30 @@ impl Inner {
             Need::Meta(table) => {
                 let meta_unit = table.footer.get().map_or(0, |f| f.meta_unit);
                 let units = table.cell.units().saturating_sub(1 + meta_unit);
+                let loading = match self.begin_loading(&table, meta_unit) {
+                    Ok(loading) => loading,
+                    Err(over) => {
+                        over.await;
+                        return Ok(());
+                    }
+                };
                 let buf = self.read(&table, meta_unit, units).await?;
                 let meta = Meta::decode(&buf, table.owner(self.group), meta_unit);
                 let meta = meta.ok_or_else(|| self.damaged(&table, meta_unit))?;
                 self.keep(&table, meta_unit, Object::Meta(Rc::new(meta)), pins);
+                drop(loading);
                 Ok(())
             }
             Need::Blocks(table, meta, index, count) => {
                 let places: Vec<_> = (index..index.saturating_add(count)).map_while(|i| meta.block(i)).collect();
                 let Some(first) = places.first().map(|p| p.first_unit) else { return Ok(()) };
+                let loading = match self.begin_loading(&table, first) {
+                    Ok(loading) => loading,
+                    Err(over) => {
+                        over.await;
+                        return Ok(());
+                    }
+                };
                 let units = places.iter().map(|p| p.units).sum();
                 let buf = self.read(&table, first, units).await?;
                 let mut at = 0;
@@ -110,6 +145,7 @@ impl Inner {
                         None => break,
                     }
                 }
+                drop(loading);
                 Ok(())
             }
         }

@@ -84,18 +84,18 @@ impl Output {
 
 /// Puts a new table's index, and its blocks where wanted, into the cache.
 async fn warm(store: &Inner, table: &Table, bytes: &[u8], blocks: bool) {
-    let (owner, group, cache) = (table.owner(store.group), store.group.get(), &store.config.cache);
+    let (owner, cache) = (table.owner(store.group), &store.config.cache);
     let Some(meta_unit) = table.footer.get().map(|f| f.meta_unit) else { return };
     let meta_at = usize::try_from(meta_unit).expect("at most 512") * UNIT_BYTES;
     let meta = Meta::decode(&bytes[meta_at..bytes.len() - UNIT_BYTES], owner, meta_unit);
     let meta = Object::Meta(Rc::new(meta.expect("a table just built is sound")));
-    cache.insert((group, table.id, meta_unit), &meta);
+    cache.insert(store.cache_key(table, meta_unit), &meta);
     let (mut unit, mut count) = (0, 0);
     while blocks && unit < meta_unit {
         let at = usize::try_from(unit).expect("at most 512") * UNIT_BYTES;
         let block = Block::decode(owner, unit, &bytes[at..]).expect("a table just built is sound");
         let units = block.units();
-        cache.insert((group, table.id, unit), &Object::Block(Rc::new(block)));
+        cache.insert(store.cache_key(table, unit), &Object::Block(Rc::new(block)));
         unit += units;
         count += 1;
         if u32::is_multiple_of(count, BLOCKS_PER_TURN) {

@@ -1,6 +1,6 @@
 //! Reads from memory: an answer, or what is missing for one.
 
-use super::fetch::{Fetch, Want};
+use super::fetch::Fetch;
 use super::version::Version;
 use super::{Inner, Store};
 use crate::Value;
@@ -55,7 +55,7 @@ impl Store {
         match self.inner.lookup(key, at) {
             Ok(Some(value)) => Lookup::Found(value),
             Ok(None) => Lookup::Absent,
-            Err(_) => Lookup::Miss(Fetch(Want::Get { key: key.into(), at })),
+            Err(_) => Lookup::Miss(Fetch::get(key, at)),
         }
     }
 
@@ -64,7 +64,7 @@ impl Store {
     pub fn scan(&self, from: &[u8], to: &[u8], at: Timestamp, limit: usize) -> Scan {
         match self.inner.rows(from, to, at, limit) {
             Ok((rows, more)) => Scan::Rows { rows, more },
-            Err(_) => Scan::Miss(Fetch(Want::Scan { from: from.into(), to: to.into(), at, limit })),
+            Err(_) => Scan::Miss(Fetch::scan(from, to, at, limit)),
         }
     }
 }
@@ -117,15 +117,27 @@ impl Inner {
 
     fn meta(&self, table: &Rc<Table>) -> Result<Rc<Meta>, Need> {
         let unit = table.footer.get().map(|f| f.meta_unit);
-        match unit.and_then(|unit| self.config.cache.get((self.group.get(), table.id, unit))) {
+        match unit.and_then(|unit| self.cached(table, unit)) {
             Some(Object::Meta(meta)) => Ok(meta),
             _ => Err(Need::Meta(table.clone())),
+        }
+    }
+    /// What is cached; noted where a fetch is looking.
+    fn cached(&self, table: &Table, unit: u32) -> Option<Object> {
+        let key = self.cache_key(table, unit);
+        match &mut *self.touched.borrow_mut() {
+            Some(touched) => {
+                let object = self.config.cache.peek(key)?;
+                touched.push(object.clone());
+                Some(object)
+            }
+            None => self.config.cache.get(key),
         }
     }
     /// A block of a table, None behind its last one.
     fn block(&self, table: &Rc<Table>, meta: &Rc<Meta>, index: usize, ahead: usize) -> Result<Option<Rc<Block>>, Need> {
         let Some(place) = meta.block(index) else { return Ok(None) };
-        match self.config.cache.get((self.group.get(), table.id, place.first_unit)) {
+        match self.cached(table, place.first_unit) {
             Some(Object::Block(block)) => Ok(Some(block)),
             _ => Err(Need::Blocks(table.clone(), meta.clone(), index, ahead)),
         }
