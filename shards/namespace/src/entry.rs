@@ -98,7 +98,9 @@ fn bear(
         command.identity.gid
     };
     let mut inode = Inode::new(birth.kind, birth.mode, command.identity.uid, gid, now);
-    inode.rdev = birth.rdev;
+    if matches!(birth.kind, FileKind::CharDevice | FileKind::BlockDevice) {
+        inode.rdev = birth.rdev;
+    }
     inode.target = birth.target.into();
     state.add_dentry(
         dir,

@@ -288,7 +288,7 @@ mod tests {
         for i in 0..1000u32 {
             let name = Name::new(format!("n{i}").as_bytes()).expect("a name");
             let cookie = cookie(&[7; 32], &name);
-            assert!(cookie >= 16 && cookie % 16 == 0 && cookie >> 63 == 0);
+            assert!(cookie >= 16 && cookie.is_multiple_of(16) && cookie >> 63 == 0);
             assert_ne!(cookie, super::cookie(&[8; 32], &name));
         }
     }

@@ -110,6 +110,17 @@ enum Sent {
     Restart,
 }
 
+/// One answer to a look.
+type Glance = Result<Option<Dentry>, FsError>;
+
+/// What follows when a second look shows the same as the first: then all that was seen was so
+/// at one moment in between.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verified {
+    Decide,
+    Conclude(FsError),
+}
+
 /// What follows when all is quiet.
 #[derive(Clone, Debug)]
 enum End {
@@ -127,6 +138,10 @@ pub struct Coordinator {
     looks: Vec<Look>,
     seen: Seen,
     next_look: usize,
+    /// Answers to the looks, in order.
+    trail: Vec<Glance>,
+    /// The same looks once more.
+    second_look: Option<(Verified, Vec<Glance>)>,
     plan: Option<Plan>,
     walk: Option<(Walk, InodeId)>,
     walked: u32,
@@ -153,7 +168,11 @@ impl Coordinator {
     /// its leader proposes in, `tx.sequence` its hybrid clock, made unique. A new directory is
     /// born in `home`, or next to it where that is the parent's own shard.
     pub fn new(tx: TxId, request: Request, home: ShardId) -> Self {
-        let home = if home == tx.shard { ShardId::new(home.get().wrapping_add(1)) } else { home };
+        let home = if home == tx.shard {
+            ShardId::new(home.get().wrapping_add(1))
+        } else {
+            home
+        };
         let looks = questions(&request.op).unwrap_or_default();
         let mut coordinator = Coordinator {
             tx,
@@ -162,6 +181,8 @@ impl Coordinator {
             looks,
             seen: Seen::default(),
             next_look: 0,
+            trail: Vec::new(),
+            second_look: None,
             plan: None,
             walk: None,
             walked: 0,
@@ -201,7 +222,9 @@ impl Coordinator {
 
     /// Takes what came of an action.
     pub fn handle_event(&mut self, token: u32, event: Event) {
-        let Some(sent) = self.in_flight.remove(&token) else { return };
+        let Some(sent) = self.in_flight.remove(&token) else {
+            return;
+        };
         match sent {
             Sent::Target(Target::Decide) => self.decided(event),
             Sent::Target(target) if self.end.is_none() => self.answered(target, event),
@@ -244,7 +267,9 @@ impl Coordinator {
         let (tx, sent) = (self.tx, Sent::Target(target));
         match target {
             Target::Look => {
-                let Some(look) = self.looks.get(self.next_look) else { return self.planned() };
+                let Some(look) = self.looks.get(self.next_look) else {
+                    return self.planned();
+                };
                 let (shard, op) = match look.clone() {
                     Look::Attr(ino) => (ino.shard(), Op::Getattr { ino }),
                     Look::Name(dir, name) => (dir.shard(), Op::Lookup { dir, name }),
@@ -253,11 +278,21 @@ impl Coordinator {
             }
             Target::TakeLock => {
                 self.locked = true;
-                self.propose(sent, InodeId::ROOT.shard(), TxnCommand::TakeRenameLock { tx });
+                self.propose(
+                    sent,
+                    InodeId::ROOT.shard(),
+                    TxnCommand::TakeRenameLock { tx },
+                );
             }
             Target::Walk => {
                 let Some((_, dir)) = self.walk else { return };
-                self.act(Some(sent), Action::Query { shard: dir.shard(), op: Op::Parent { dir } });
+                self.act(
+                    Some(sent),
+                    Action::Query {
+                        shard: dir.shard(),
+                        op: Op::Parent { dir },
+                    },
+                );
             }
             Target::Prepare(shard) => {
                 let parts = self.parts(shard);
@@ -270,7 +305,9 @@ impl Coordinator {
 
     fn parts(&self, shard: ShardId) -> Vec<Part> {
         let plan = self.plan.as_ref();
-        plan.and_then(|plan| plan.parts.get(&shard)).cloned().unwrap_or_default()
+        plan.and_then(|plan| plan.parts.get(&shard))
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn send_decision(&mut self) {
@@ -285,14 +322,20 @@ impl Coordinator {
         };
         let command = self.command(CommandBody::Txn(body));
         let shard = self.tx.shard;
-        self.act(Some(Sent::Target(Target::Decide)), Action::Propose { shard, command });
+        self.act(
+            Some(Sent::Target(Target::Decide)),
+            Action::Propose { shard, command },
+        );
     }
 
     /// A step was answered: goes on, clears the way, or fails.
     fn answered(&mut self, target: Target, event: Event) {
         match event {
             Event::Answer(Err(FsError::Blocked)) => self.wait(target),
-            Event::Executed { result: Err(FsError::Blocked), blocked_by } => match blocked_by {
+            Event::Executed {
+                result: Err(FsError::Blocked),
+                blocked_by,
+            } => match blocked_by {
                 Some(holder) => self.unblock(target, holder),
                 None => self.wait(target),
             },
@@ -301,7 +344,10 @@ impl Coordinator {
                 Target::Walk => self.stepped(result),
                 _ => self.fail(FsError::Conflict),
             },
-            Event::Executed { result: Ok(Answer::Txn(reply)), .. } => match (target, reply) {
+            Event::Executed {
+                result: Ok(Answer::Txn(reply)),
+                ..
+            } => match (target, reply) {
                 (Target::TakeLock, _) => self.start_walk(),
                 (Target::Prepare(shard), TxnReply::Prepared(made)) => {
                     if let (Some(made), Some(plan)) = (made, &mut self.plan) {
@@ -314,35 +360,93 @@ impl Coordinator {
                 }
                 _ => self.fail(FsError::Conflict),
             },
-            Event::Executed { result: Err(error), .. } => self.fail(error),
-            Event::Executed { result: Ok(Answer::Wire(_)), .. } => self.fail(FsError::Conflict),
+            Event::Executed {
+                result: Err(error), ..
+            } => self.fail(error),
+            Event::Executed {
+                result: Ok(Answer::Wire(_)),
+                ..
+            } => self.fail(FsError::Conflict),
             Event::Waited | Event::Lost => self.fail(FsError::TimedOut),
         }
     }
 
     fn looked(&mut self, result: Result<Reply, FsError>) {
-        let look = self.looks.get(self.next_look);
-        match (look, result) {
-            (Some(Look::Name(..)), Ok(Reply::Entry(entry))) => {
-                self.seen.names.push(Some(Dentry { ino: entry.ino, kind: entry.kind }));
+        let look = self.looks.get(self.next_look).cloned();
+        let glance: Glance = match (&look, result) {
+            (Some(Look::Name(..)), Ok(Reply::Entry(entry))) => Ok(Some(Dentry {
+                ino: entry.ino,
+                kind: entry.kind,
+            })),
+            (Some(Look::Name(..)), Err(FsError::NotFound)) => Ok(None),
+            (Some(Look::Attr(_)), Ok(Reply::Attr(attr))) => {
+                self.seen.attr = Some(Ok(attr));
+                Ok(None)
             }
-            (Some(Look::Name(..)), Err(FsError::NotFound)) => self.seen.names.push(None),
-            (Some(Look::Attr(_)), Ok(Reply::Attr(attr))) => self.seen.attr = Some(attr),
-            (_, Err(error)) => return self.fail(error),
-            (_, Ok(_)) => return self.fail(FsError::Malformed),
-        }
+            // The plan tells whether another failure goes before this one.
+            (Some(Look::Attr(_)), Err(error)) if is_final(error) => {
+                self.seen.attr = Some(Err(error));
+                Ok(None)
+            }
+            (_, Err(error)) => Err(error),
+            (_, Ok(_)) => Err(FsError::Malformed),
+        };
         self.next_look += 1;
+        if let Some((verified, second)) = &mut self.second_look {
+            second.push(glance);
+            if second.len() < self.trail.len() {
+                return self.send(Target::Look);
+            }
+            let (verified, same) = (*verified, *second == self.trail);
+            self.second_look = None;
+            return self.verified(verified, same);
+        }
+        self.trail.push(glance);
+        match glance {
+            Err(error) => return self.fail(error),
+            Ok(name) if matches!(look, Some(Look::Name(..))) => self.seen.names.push(name),
+            Ok(_) => {}
+        }
         self.send(Target::Look);
+    }
+
+    /// Looks again at all that was looked at.
+    fn verify(&mut self, verified: Verified) {
+        self.second_look = Some((verified, Vec::new()));
+        self.next_look = 0;
+        self.send(Target::Look);
+    }
+
+    fn verified(&mut self, verified: Verified, same: bool) {
+        match verified {
+            _ if !same => self.fail(FsError::Conflict),
+            Verified::Decide => self.send(Target::Decide),
+            Verified::Conclude(error) if self.request.number.get() > 0 => {
+                let command = self.command(CommandBody::Conclude { error });
+                let shard = self.tx.shard;
+                self.act(Some(Sent::Conclude), Action::Propose { shard, command });
+            }
+            Verified::Conclude(error) => self.close(Err(error), Vec::new()),
+        }
     }
 
     /// All is known: plans, and takes the rename lock or prepares.
     fn planned(&mut self) {
-        match plan(&self.request.op, &self.request.identity, self.home, &self.seen) {
+        match plan(
+            &self.request.op,
+            &self.request.identity,
+            self.home,
+            &self.seen,
+        ) {
             Err(error) => self.fail(error),
             Ok(plan) => {
-                let lock = !plan.walks.is_empty();
+                let (lock, nothing) = (!plan.walks.is_empty(), plan.parts.is_empty());
                 self.plan = Some(plan);
-                if lock { self.send(Target::TakeLock) } else { self.prepare() }
+                match (lock, nothing) {
+                    (true, _) => self.send(Target::TakeLock),
+                    (_, true) => self.verify(Verified::Decide),
+                    _ => self.prepare(),
+                }
             }
         }
     }
@@ -385,7 +489,12 @@ impl Coordinator {
     fn prepare(&mut self) {
         let Some(plan) = &self.plan else { return };
         let own = self.tx.shard;
-        self.preparing = plan.parts.keys().copied().filter(|shard| *shard != own).collect();
+        self.preparing = plan
+            .parts
+            .keys()
+            .copied()
+            .filter(|shard| *shard != own)
+            .collect();
         if self.preparing.is_empty() {
             return self.send(Target::Decide);
         }
@@ -396,8 +505,10 @@ impl Coordinator {
 
     fn decided(&mut self, event: Event) {
         match event {
-            Event::Executed { result: Ok(Answer::Txn(TxnReply::Decided(reply))), .. } => match reply
-            {
+            Event::Executed {
+                result: Ok(Answer::Txn(TxnReply::Decided(reply))),
+                ..
+            } => match reply {
                 DecideReply::Committed { reply, sent } => {
                     self.touched.clear();
                     let wait = self.plan.as_ref().is_some_and(|plan| plan.wait);
@@ -407,16 +518,23 @@ impl Coordinator {
                 DecideReply::Aborted => self.fail(FsError::Conflict),
             },
             // Nothing is decided: the way is cleared, unless the operation is over.
-            blocked @ Event::Executed { result: Err(FsError::Blocked), .. } => {
+            blocked @ Event::Executed {
+                result: Err(FsError::Blocked),
+                ..
+            } => {
                 if self.end.is_none() {
                     self.answered(Target::Decide, blocked);
                 }
             }
             // The failure is kept as the request's result already.
-            Event::Executed { result: Err(error), .. } if is_final(error) => {
+            Event::Executed {
+                result: Err(error), ..
+            } if is_final(error) => {
                 self.finish(Err(error));
             }
-            Event::Executed { result: Err(error), .. } => self.fail(error),
+            Event::Executed {
+                result: Err(error), ..
+            } => self.fail(error),
             // It may have committed: whoever meets its parts asks for the verdict.
             _ => {
                 self.touched.clear();
@@ -465,7 +583,10 @@ impl Coordinator {
 
     fn resolved(&mut self, target: Target, holder: TxId, event: Event) {
         let verdict = match event {
-            Event::Executed { result: Ok(Answer::Txn(TxnReply::Verdict(verdict))), .. } => verdict,
+            Event::Executed {
+                result: Ok(Answer::Txn(TxnReply::Verdict(verdict))),
+                ..
+            } => verdict,
             _ => Verdict::Pending,
         };
         let again = Sent::Again(target);
@@ -508,12 +629,7 @@ impl Coordinator {
                 let round = u32::from(self.tx.attempt);
                 self.act(Some(Sent::Restart), Action::Wait { round });
             }
-            Some(End::Conclude(error)) if self.request.number.get() > 0 => {
-                let command = self.command(CommandBody::Conclude { error });
-                let shard = self.tx.shard;
-                self.act(Some(Sent::Conclude), Action::Propose { shard, command });
-            }
-            Some(End::Conclude(error)) => self.close(Err(error), Vec::new()),
+            Some(End::Conclude(error)) => self.verify(Verified::Conclude(error)),
             Some(End::Finish(result, after)) => self.close(result, after),
             None => {}
         }
@@ -526,8 +642,12 @@ impl Coordinator {
 
     fn concluded(&mut self, event: Event) {
         let result = match event {
-            Event::Executed { result: Ok(answer), .. } => Ok(answer.into_wire()),
-            Event::Executed { result: Err(error), .. } => Err(error),
+            Event::Executed {
+                result: Ok(answer), ..
+            } => Ok(answer.into_wire()),
+            Event::Executed {
+                result: Err(error), ..
+            } => Err(error),
             _ => Err(FsError::TimedOut),
         };
         self.close(result, Vec::new());
@@ -538,6 +658,8 @@ impl Coordinator {
         self.tx = self.tx.retry();
         self.seen = Seen::default();
         self.next_look = 0;
+        self.trail.clear();
+        self.second_look = None;
         self.plan = None;
         self.walk = None;
         self.preparing.clear();

@@ -75,12 +75,10 @@ pub fn inheritance(parent: &Inode) -> (bool, u32) {
 }
 
 fn check_link(state: &State<'_>, ino: InodeId) -> Step<()> {
-    let inode = state.inode(ino)?;
+    let inode = find_inode(state, ino)?.filter(|inode| inode.nlink > 0);
+    let inode = inode.ok_or(Stop::Fail(FsError::NotFound))?;
     if inode.is_dir() {
         return Err(Stop::Fail(FsError::NotPermitted));
-    }
-    if inode.nlink == 0 {
-        return Err(Stop::Fail(FsError::NotFound));
     }
     if inode.nlink.saturating_add(inode.pending_links) >= LINKS_MAX {
         return Err(Stop::Fail(FsError::TooManyLinks));
