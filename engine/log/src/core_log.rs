@@ -225,7 +225,7 @@ impl CoreLog {
         Ok(done)
     }
 
-    /// Resolves when the queue takes records again, or the log has failed.
+    /// Resolves when the queue takes records again, or the log has failed or was closed.
     pub fn wait_room(&self) -> Io<()> {
         let mut state = self.shared.state.borrow_mut();
         if state.queue.bytes() < self.shared.limits.queue_bytes || matches!(state.phase, Phase::Failed(_)) {

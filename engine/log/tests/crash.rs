@@ -287,8 +287,8 @@ fn history(seed: u64, faults: DiskFaults, steps_max: u64) -> u64 {
         let crash = if sim.random().chance(700_000) { Crash::Power } else { Crash::Process };
         sim.crash(node, crash);
     }
-    let appended = *appended.borrow();
-    appended
+    drop(sim);
+    appended.take()
 }
 
 #[test]

@@ -5,12 +5,13 @@ mod harness;
 
 use cfs_device::{AnchorId, Anchors, Superblock};
 use cfs_log::{CoreLog, GroupLog, LogError, Recovered, Record, RecordKind, StreamEnd, inspect, recover};
-use cfs_seam::{Disk, World};
+use cfs_seam::{Disk, World, sleep};
 use cfs_sim::{MemoryDisk, disk, run};
 use cfs_types::{CoreId, GroupId};
 use harness::{DEVICE_BYTES, formatted, now, record};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 type Groups = BTreeMap<GroupId, GroupLog>;
 
@@ -73,7 +74,7 @@ fn places(device: &MemoryDisk, superblock: &Superblock) -> Vec<u64> {
         let bytes = device.peek(from, 64 << 10);
         let interesting = |at: &u64| {
             let byte = bytes[usize::try_from(*at).expect("small")];
-            byte != 0 || at % 4096 < 128 || at % 509 == 0
+            byte != 0 || at % 4096 < 128 || at.is_multiple_of(509)
         };
         places.extend((0..64 << 10).filter(interesting).map(|at| from + at));
     }
@@ -135,24 +136,86 @@ fn after_a_crash_only_the_last_batch_can_be_cut_off() {
     assert!(cut > 100, "{cut}");
 }
 
-#[test]
-fn a_tail_that_was_written_again_survives_damage_of_the_original() {
-    let (device, superblock) = small_log(false);
-    let before = groups(&read(&device, &superblock).expect("intact"));
-    let last = read(&device, &superblock).expect("intact").streams()[0].end_at - 4096;
-    let disk = device.clone();
-    run(8, move |world| async move {
-        open(&world, disk.attach(&world), &superblock).await;
-    });
-    device.flip_bit(last + 8, 1);
-    let after = groups(&read(&device.crash(1), &superblock).expect("the copy counts"));
-    for (group, log) in &before {
+fn assert_same(before: &Groups, after: &Groups) {
+    for (group, log) in before {
         let terms = |log: &GroupLog| log.entries.iter().map(|e| (e.index, e.term)).collect::<Vec<_>>();
         assert_eq!(terms(&after[group]), terms(log));
         assert_eq!(after[group].locals, log.locals);
         assert_eq!(after[group].hard_state, log.hard_state);
         assert_eq!(after[group].adopt, log.adopt);
     }
+}
+
+#[test]
+fn a_tail_that_was_written_again_survives_damage_of_the_original() {
+    // Once in a stream that is written again as a whole, once in one that is too large for that.
+    for large in [0, 5] {
+        let device = disk(DEVICE_BYTES);
+        let superblock = formatted(&device, SLOTS);
+        let first = device.clone();
+        run(8, move |world| async move {
+            let log = open(&world, first.attach(&world), &superblock).await;
+            for n in 1..=large {
+                log.append(vec![record(4, RecordKind::Entry, 1, n, vec![1; 15_000])]).await.expect("room");
+            }
+            for n in 1..=BATCHES {
+                log.append(batch(n)).await.expect("room");
+            }
+        });
+        let before = read(&device, &superblock).expect("intact");
+        let last = before.streams()[0].end_at - 4096;
+        let second = device.clone();
+        run(9, move |world| async move {
+            open(&world, second.attach(&world), &superblock).await;
+        });
+        device.flip_bit(last + 8, 1);
+        let after = read(&device.crash(1), &superblock).expect("the copy counts");
+        assert_same(&groups(&before), &groups(&after));
+    }
+}
+
+#[test]
+fn a_stream_anchor_with_one_copy_is_mended_at_start() {
+    let (device, superblock) = small_log(true);
+    let before = groups(&read(&device, &superblock).expect("intact"));
+    let disk: Rc<dyn Disk> = Rc::new(device.clone());
+    let [a, b] = Anchors::new(disk.clone(), &superblock).offsets(AnchorId::stream(0).expect("the first"));
+    device.poke(b, &[0; 4096]);
+    now(recover(&disk, &superblock)).expect("one copy is enough");
+    device.flip_bit(a + 20, 0);
+    assert_eq!(groups(&read(&device, &superblock).expect("the other copy is enough")), before);
+}
+
+#[test]
+fn what_was_superseded_never_comes_back_with_its_superseder_gone() {
+    let device = disk(DEVICE_BYTES);
+    let superblock = formatted(&device, 32);
+    let first = device.clone();
+    run(11, move |world| async move {
+        let log = open(&world, first.attach(&world), &superblock).await;
+        let held = record(2, RecordKind::Local, 0, 1, vec![1; 15_000]);
+        log.append(vec![held]).await.expect("room");
+        for index in 1..=7 {
+            log.append(vec![record(1, RecordKind::Entry, 3, index, vec![1; 15_000])]).await.expect("room");
+        }
+    });
+    let second = device.clone();
+    run(12, move |world| async move {
+        let log = open(&world, second.attach(&world), &superblock).await;
+        log.append(vec![record(1, RecordKind::Entry, 2, 5, vec![2])]).await.expect("room");
+        assert!(log.release(GroupId::new(1), cfs_types::LogIndex::new(5), 0));
+        // Another group writes and releases as long as there is room.
+        let mut index = 0;
+        while log.usage().slots_free > 0 && index < 200 {
+            index += 1;
+            log.append(vec![record(3, RecordKind::Entry, 1, index, vec![3; 15_000])]).await.expect("room");
+            log.release(GroupId::new(3), cfs_types::LogIndex::new(index), 0);
+            sleep(&world.clock, Duration::from_millis(5)).await;
+        }
+    });
+    let after = groups(&read(&device.crash(2), &superblock).expect("intact"));
+    let above: Vec<u64> = after[&GroupId::new(1)].entries.iter().map(|e| e.index.get()).filter(|i| *i > 5).collect();
+    assert_eq!(above, [0; 0], "entries 6 and 7 were superseded");
 }
 
 #[test]

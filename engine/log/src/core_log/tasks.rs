@@ -147,10 +147,14 @@ impl Shared {
     }
 
     fn tell_closers(&self) {
-        let (closers, answer) = {
+        let (closers, room, answer) = {
             let mut state = self.state.borrow_mut();
-            (std::mem::take(&mut state.closers), close_answer(&state.phase, state.ended()))
+            let answer = close_answer(&state.phase, state.ended());
+            (std::mem::take(&mut state.closers), std::mem::take(&mut state.room), answer)
         };
+        for waiter in room {
+            waiter.complete(());
+        }
         for closer in closers {
             closer.complete(answer.clone());
         }
