@@ -80,7 +80,20 @@ impl ShardId {
 ///
 /// The root directory is number 1 (sequence 0, shard 1), which is also FUSE's root node id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct InodeId(u64);
+
+impl TryFrom<u64> for InodeId {
+    type Error = &'static str;
+    fn try_from(raw: u64) -> Result<Self, Self::Error> {
+        Self::from_raw(raw).ok_or("not an inode number")
+    }
+}
+impl From<InodeId> for u64 {
+    fn from(ino: InodeId) -> Self {
+        ino.0
+    }
+}
 
 impl InodeId {
     /// The root directory of a volume.

@@ -270,7 +270,7 @@ impl Fake {
                 (Some(error), _) => Err(error),
                 (None, None) => Err(FsError::Stale),
                 (None, Some(file)) => {
-                    let at = if *append { file.bytes.len() } else { *offset as usize };
+                    let at = if *append { file.bytes.len() } else { index(*offset) };
                     file.bytes.resize(file.bytes.len().max(at + payload.len()), 0);
                     file.bytes[at..at + payload.len()].copy_from_slice(payload);
                     file.attr.size = file.bytes.len() as u64;
@@ -281,7 +281,7 @@ impl Fake {
             Op::Setattr { ino, change } => {
                 let file = files.get_mut(ino).expect("exists");
                 if let Some(size) = change.size {
-                    file.bytes.resize(size as usize, 0);
+                    file.bytes.resize(index(size), 0);
                     file.attr.size = size;
                     file.attr.epoch += 1;
                 }
@@ -290,14 +290,18 @@ impl Fake {
             }
             Op::Read { ino, offset, len, .. } => {
                 let bytes = &files[ino].bytes;
-                let from = (*offset as usize).min(bytes.len());
-                let part = &bytes[from..(from + *len as usize).min(bytes.len())];
-                return (Ok(Reply::Data { len: part.len() as u32 }), Some(IoBuf::copy_of(part)));
+                let from = index(*offset).min(bytes.len());
+                let part = &bytes[from..(from + index(u64::from(*len))).min(bytes.len())];
+                return (Ok(Reply::Data { len: u32::try_from(part.len()).expect("short") }), Some(IoBuf::copy_of(part)));
             }
             _ => Ok(Reply::Done),
         };
         (result, None)
     }
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("small files")
 }
 
 fn entry(ino: InodeId, files: &BTreeMap<InodeId, File>) -> Reply {

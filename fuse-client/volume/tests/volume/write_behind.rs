@@ -50,7 +50,7 @@ fn held_back_bytes_are_seen_and_leave_together() {
     cfs_sim::run(2, |world| async move {
         let (fake, volume, handle) = exclusive(&world).await;
         for i in 0..64 {
-            write(&volume, handle, 11 + i * 100, &[b'a' + (i % 26) as u8; 100]).await;
+            write(&volume, handle, 11 + i * 100, &[b'a' + u8::try_from(i % 26).expect("small"); 100]).await;
         }
         assert_eq!(writes(&fake), 0);
         let (attr, _) = volume.getattr(ino(1)).await.expect("known");
@@ -145,8 +145,8 @@ fn un_acknowledged_writes_survive_a_restart_of_the_server() {
     for seed in 0..20 {
         cfs_sim::run(seed, |world| async move {
             let (fake, volume, handle) = exclusive(&world).await;
-            for i in 0..10 {
-                write(&volume, handle, i * 500_000, &[i as u8 + 1; 500_000]).await;
+            for i in 0..10_u8 {
+                write(&volume, handle, u64::from(i) * 500_000, &[i + 1; 500_000]).await;
             }
             fake.lose_replies.set(3);
             let syncing = volume.clone();
@@ -164,7 +164,7 @@ fn un_acknowledged_writes_survive_a_restart_of_the_server() {
             }
             let bytes = stored(&fake);
             assert_eq!(bytes.len(), 5_000_000);
-            assert!(bytes.chunks(500_000).enumerate().all(|(i, c)| c.iter().all(|b| *b == i as u8 + 1)));
+            assert!(bytes.chunks(500_000).zip(1..).all(|(chunk, byte)| chunk.iter().all(|b| *b == byte)));
         });
     }
 }
@@ -223,7 +223,7 @@ fn a_truncation_follows_what_was_written_before_it() {
 fn a_sequential_reader_is_read_ahead_of() {
     cfs_sim::run(8, |world| async move {
         let (fake, volume, handle) = exclusive(&world).await;
-        let content: Vec<u8> = (0..3 << 20).map(|i: u32| (i / 4096) as u8).collect();
+        let content: Vec<u8> = (0..3_u32 << 20).map(|i| (i / 4096).to_le_bytes()[0]).collect();
         fake.add(ino(1), cfs_wire::FileKind::File, &content);
         volume.setattr(&Identity::default(), ino(1), AttrChange::default()).await.expect("asked");
         let mut read = Vec::new();
