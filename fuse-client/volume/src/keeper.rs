@@ -77,6 +77,9 @@ async fn renew_link(volume: &Rc<Core>, link: &Rc<Link>) {
 }
 
 fn write_back_old(volume: &Rc<Core>, now: Instant) {
+    if volume.dirty_bytes.get() == 0 {
+        return;
+    }
     let limit = Instant::new(now.nanos().saturating_sub(u64::try_from(HOLD_BACK.as_nanos()).unwrap_or(u64::MAX)));
     for ino in volume.inodes.dirty_before(Some(limit)) {
         volume.begin_write_back(ino);

@@ -121,7 +121,9 @@ impl Core {
         let sync = flags.sync || file.flags.sync;
         while self.may_hold(file, flags).await? {
             if self.has_room(data.len()) {
-                self.hold_back(file, offset, data)?;
+                if !self.hold_back(file, offset, data)? {
+                    break;
+                }
                 if sync {
                     self.settle(file.ino).await?;
                 }
@@ -163,12 +165,13 @@ impl Core {
         held == 0 || held + bytes <= self.options.dirty_bytes_max
     }
 
-    fn hold_back(self: &Rc<Self>, file: &OpenFile, offset: u64, data: &[u8]) -> Result<(), FsError> {
+    /// False where the end of the file, to append to, is not known after all.
+    fn hold_back(self: &Rc<Self>, file: &OpenFile, offset: u64, data: &[u8]) -> Result<bool, FsError> {
         let (now, wall) = (self.now(), self.world.clock.wall());
         let full = self.inodes.with(file.ino, |inode| {
             let offset = match (file.flags.append, inode.cached_attr(now)) {
                 (true, Some((attr, _))) => attr.size,
-                (true, None) => return Err(FsError::Conflict),
+                (true, None) => return Ok(None),
                 (false, _) => offset,
             };
             if end_of(offset, data)? > FILE_BYTES_MAX {
@@ -180,13 +183,14 @@ impl Core {
             inode.held_epoch = inode.held_epoch.or(inode.position.map(|(epoch, _)| epoch));
             inode.written_at = wall;
             inode.dirty_since.get_or_insert(now);
-            Ok(inode.dirty.waiting_bytes() >= WRITE_BACK_BYTES)
+            Ok(Some(inode.dirty.waiting_bytes() >= WRITE_BACK_BYTES))
         })?;
+        let Some(full) = full else { return Ok(false) };
         if full {
             self.begin_write_back(file.ino);
         }
         self.wake_keeper.notify();
-        Ok(())
+        Ok(true)
     }
 
     async fn write_through(
@@ -323,6 +327,9 @@ impl Volume {
         let answer = core.call(ino.shard(), &Identity::default(), &op, None).await;
         core.inodes.changed_data(ino);
         core.data.forget_range(ino, offset, len);
+        if answer.is_err() {
+            core.inodes.changed_attr(ino);
+        }
         let answer = answer?;
         match answer.reply {
             Reply::Attr(attr) if attr.ino == ino => {

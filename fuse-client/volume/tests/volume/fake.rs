@@ -148,6 +148,16 @@ impl Fake {
         answer.await
     }
 
+    /// Revokes without waiting, if anybody is connected.
+    pub async fn try_revoke(&self, ino: InodeId) {
+        let Some(connection) = self.connections.borrow().last().cloned() else { return };
+        let request = connection.next_request();
+        let (promise, _unwanted) = io();
+        self.answers.borrow_mut().insert(request, promise);
+        let callback = Callback::Revoke { ino, sequence: u64::from(request) };
+        let _gone = connection.send(Opcode::CALLBACK, Flags::NONE, request, &callback, None).await;
+    }
+
     /// Requests of this kind that arrived.
     pub fn count(&self, kind: impl Fn(&Op) -> bool) -> usize {
         self.log.borrow().iter().filter(|request| kind(&request.op)).count()
@@ -184,7 +194,9 @@ impl Fake {
             if frame.header.flags.has(Flags::RESPONSE) {
                 let reply = frame.message().expect("a callback's reply");
                 let waiting = self.answers.borrow_mut().remove(&frame.header.request);
-                waiting.expect("asked for").complete(reply);
+                if let Some(waiting) = waiting {
+                    waiting.complete(reply);
+                }
                 continue;
             }
             let (fake, connection) = (self.clone(), connection.clone());
