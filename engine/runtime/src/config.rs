@@ -39,6 +39,10 @@ pub struct CoreConfig {
     pub task_run: TaskRun,
     /// What an idle core does.
     pub park: ParkPolicy,
+    /// Memory for disk buffers that the kernel keeps pinned, so that it need not look up their
+    /// pages for every transfer; 0 for none. Counts against memlock, which is 8 MiB for all
+    /// processes of an ordinary user: there a core takes at most a 64th of it, or runs without.
+    pub registered_buffer_bytes: usize,
     /// Buffers the kernel receives into, shared by the core's streams, a power of two.
     pub recv_buffers: u16,
     /// Bytes of each of them.
@@ -52,7 +56,8 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
-    /// Defaults for core `core`: not pinned, 256 entries, sleeps at once, 2 MiB of receive buffers.
+    /// Defaults for core `core`: not pinned, 256 entries, sleeps at once, 2 MiB of receive
+    /// buffers, 1 MiB of registered disk buffers.
     pub fn new(core: CoreId) -> Self {
         CoreConfig {
             core,
@@ -60,6 +65,7 @@ impl CoreConfig {
             ring_entries: 256,
             task_run: TaskRun::Cooperative,
             park: ParkPolicy::Sleep,
+            registered_buffer_bytes: 1 << 20,
             recv_buffers: 128,
             recv_buffer_bytes: 16 << 10,
             recv_queue_bytes_max: 256 << 10,
@@ -78,6 +84,9 @@ impl CoreConfig {
         }
         if !(256..=1 << 20).contains(&self.recv_buffer_bytes) {
             return refuse("recv_buffer_bytes must be between 256 bytes and 1 MiB");
+        }
+        if self.registered_buffer_bytes > 1 << 29 {
+            return refuse("registered_buffer_bytes must be at most 512 MiB");
         }
         if self.recv_queue_bytes_max == 0 || self.send_queue_bytes_max == 0 {
             return refuse("the queues of a stream must hold at least one byte");

@@ -131,6 +131,7 @@ impl Core {
         T: 'static,
         F: Future<Output = T> + 'static,
     {
+        let _buffers = self.reactor.install_buffers();
         let output = Rc::new(Cell::new(None));
         let (work, result) = (main(self.world.clone(), self.reactor.clone()), output.clone());
         let ended = self.ended.clone();

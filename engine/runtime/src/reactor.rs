@@ -6,13 +6,15 @@
 //! No borrow of the reactor's state is held while an operation handles its completion.
 #![allow(unsafe_code)]
 
+mod disk_buffers;
 mod receive_buffers;
 mod setup;
 mod slots;
 
 use crate::wake::WakeCell;
 use crate::{CoreConfig, RuntimeError};
-use cfs_seam::{Io, io};
+use cfs_seam::{InstalledPool, Io, IoBuf, io};
+use disk_buffers::DiskBuffers;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use receive_buffers::ReceiveBuffers;
@@ -93,6 +95,7 @@ pub struct Reactor {
     backlog: RefCell<VecDeque<squeue::Entry128>>,
     deferred: RefCell<Vec<Rc<dyn Deferred>>>,
     receive_buffers: RefCell<ReceiveBuffers>,
+    disk_buffers: Option<DiskBuffers>,
     free_files: RefCell<Vec<u32>>,
     stopping: Cell<bool>,
     config: CoreConfig,
@@ -103,6 +106,7 @@ impl Reactor {
     pub(crate) fn new(config: &CoreConfig) -> Result<Rc<Self>, RuntimeError> {
         let ring = setup::build(config)?;
         let receive_buffers = ReceiveBuffers::register(&ring, config.recv_buffers, config.recv_buffer_bytes)?;
+        let disk_buffers = DiskBuffers::register(&ring, config.registered_buffer_bytes);
         let free_files = setup::register_files(&ring);
         Ok(Rc::new(Reactor {
             ring: RefCell::new(ring),
@@ -110,6 +114,7 @@ impl Reactor {
             backlog: RefCell::default(),
             deferred: RefCell::default(),
             receive_buffers: RefCell::new(receive_buffers),
+            disk_buffers,
             free_files: RefCell::new(free_files),
             stopping: Cell::new(false),
             config: config.clone(),
@@ -212,6 +217,22 @@ impl Reactor {
         if self.ring.borrow().submitter().register_files_update(slot, &[-1]).is_ok() {
             self.free_files.borrow_mut().push(slot);
         }
+    }
+
+    /// Bytes of disk buffers that are registered with the ring; 0 where memlock forbade it or the
+    /// configuration asked for none. To be said to the user once.
+    pub fn registered_buffer_bytes(&self) -> usize {
+        self.disk_buffers.as_ref().map_or(0, DiskBuffers::bytes)
+    }
+
+    /// Has buffers that this thread makes come from the registered ones while the guard lives.
+    pub(crate) fn install_buffers(&self) -> Option<InstalledPool> {
+        self.disk_buffers.as_ref().map(DiskBuffers::install)
+    }
+
+    /// The index of a registered buffer.
+    pub(crate) fn buffer_index(&self, buf: &IoBuf) -> Option<u16> {
+        self.disk_buffers.as_ref()?.index_of(buf)
     }
 
     /// The group number of the receive buffers.
@@ -327,6 +348,9 @@ impl Reactor {
             }
         }
         self.receive_buffers.borrow_mut().unregister(&self.ring.borrow());
+        if self.disk_buffers.is_some() {
+            self.ring.borrow().submitter().unregister_buffers()?;
+        }
         Ok(())
     }
 }

@@ -45,8 +45,9 @@ fn ping_pong(configs: [CoreConfig; 2]) {
             send(&world, from, round).await;
         }
     });
-    first.expect("starts").join().expect("runs");
-    second.expect("starts").join().expect("runs");
+    let (first, second) = (first.expect("starts"), second.expect("starts"));
+    first.join().expect("runs");
+    second.join().expect("runs");
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn sleeping_cores_lose_no_wake_up() {
 
 #[test]
 fn busy_cores_lose_no_message() {
-    let spin = |core| CoreConfig { park: ParkPolicy::Spin { limit: Duration::from_millis(1) }, ..config(core) };
+    let spin = |core| CoreConfig { park: ParkPolicy::Spin { limit: Duration::from_micros(100) }, ..config(core) };
     ping_pong([spin(0), spin(1)]);
     // One that is always awake, one that always sleeps.
     ping_pong([spin(0), config(1)]);
@@ -81,8 +82,9 @@ fn a_flood_arrives_whole_and_in_order() {
         // The message leaves with the end of the turn.
         world.tasks.yield_now().await;
     });
-    sender.expect("starts").join().expect("runs");
-    receiver.expect("starts").join().expect("runs");
+    let (sender, receiver) = (sender.expect("starts"), receiver.expect("starts"));
+    sender.join().expect("runs");
+    receiver.join().expect("runs");
 }
 
 #[test]

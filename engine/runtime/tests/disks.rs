@@ -211,3 +211,36 @@ fn a_file_system_without_direct_io_is_used_buffered_and_says_so() {
     .expect("runs");
     drop(file);
 }
+
+#[test]
+fn registered_buffers_and_others_mix() {
+    let file = TempFile::new("registered");
+    let disk = open_disk(&file.0, OpenMode::Create { bytes: 8 * MIB }).expect("creates");
+    for bytes in [0, 256 << 10, 1 << 20] {
+        let disk = disk.clone();
+        let config = CoreConfig { registered_buffer_bytes: bytes, ..config() };
+        // Made on no core: never registered.
+        let foreign = block(77, 65536);
+        run(config, move |_, reactor| async move {
+            let registered = reactor.registered_buffer_bytes();
+            assert!(registered <= bytes, "{registered}");
+            let disk = disk.attach(&reactor);
+            let mut writes = vec![disk.write(0, foreign, Durability::Through)];
+            for at in 1..100u8 {
+                let size = if at % 2 == 0 { 4096 } else { 65536 };
+                writes.push(disk.write(u64::from(at) * 65536, block(at, size), Durability::Through));
+            }
+            for write in writes {
+                write.await.result.expect("writes");
+            }
+            assert!(disk.read(0, IoBuf::zeroed(65536)).await.buf.iter().all(|byte| *byte == 77));
+            for at in 1..100u8 {
+                let size = if at % 2 == 0 { 4096 } else { 65536 };
+                let done = disk.read(u64::from(at) * 65536, IoBuf::zeroed(size)).await;
+                done.result.expect("reads");
+                assert!(done.buf.iter().all(|byte| *byte == at), "block {at}");
+            }
+        })
+        .expect("runs");
+    }
+}

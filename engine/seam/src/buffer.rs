@@ -1,6 +1,13 @@
 //! Page-aligned buffers for direct I/O.
+//!
+//! They come from the heap, or from the thread's [`BufferPool`] where a runtime installed one.
+
+mod pool;
+
+pub use pool::{BufferPool, InstalledPool};
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Alignment and granularity of direct I/O, bytes.
@@ -15,14 +22,25 @@ struct Block([u8; BLOCK_BYTES]);
 /// `len` may be any number of bytes up to the capacity; direct I/O needs it to be a multiple of
 /// the device's block. Bytes beyond `len` are unspecified but initialised.
 pub struct IoBuf {
+    /// At least `capacity` bytes; more where a pool's next size was larger.
     blocks: Vec<Block>,
     len: usize,
+    capacity: usize,
+    home: Option<Arc<BufferPool>>,
 }
 
 impl IoBuf {
     /// `len` zero bytes; the capacity is rounded up to whole blocks.
     pub fn zeroed(len: usize) -> Self {
-        IoBuf { blocks: vec![Block([0; BLOCK_BYTES]); len.div_ceil(BLOCK_BYTES)], len }
+        let count = len.div_ceil(BLOCK_BYTES);
+        let capacity = count * BLOCK_BYTES;
+        match pool::take(count) {
+            Some((mut blocks, home)) => {
+                blocks[..count].fill(Block([0; BLOCK_BYTES]));
+                IoBuf { blocks, len, capacity, home: Some(home) }
+            }
+            None => IoBuf { blocks: vec![Block([0; BLOCK_BYTES]); count], len, capacity, home: None },
+        }
     }
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Self {
@@ -32,13 +50,21 @@ impl IoBuf {
     }
     /// Bytes it can hold.
     pub fn capacity(&self) -> usize {
-        self.blocks.len() * BLOCK_BYTES
+        self.capacity
     }
     /// Sets the length; bytes that come into view are whatever they were.
     /// Panics where `len` exceeds the capacity.
     pub fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity(), "length beyond the buffer's capacity");
         self.len = len;
+    }
+}
+
+impl Drop for IoBuf {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.give_back(std::mem::take(&mut self.blocks));
+        }
     }
 }
 

@@ -15,7 +15,7 @@ mod net;
 mod oneshot;
 mod spawn;
 
-pub use buffer::{BLOCK_BYTES, IoBuf};
+pub use buffer::{BLOCK_BYTES, BufferPool, InstalledPool, IoBuf};
 pub use clock::{Clock, Instant, Sleep, TimerId, sleep, sleep_until, timeout};
 pub use disk::{Disk, DiskError, Durability, Geometry, IoDone};
 pub use mesh::{Mesh, MeshFull, MeshMessage};

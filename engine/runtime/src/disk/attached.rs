@@ -74,8 +74,8 @@ impl Attached {
             return Io::ready(IoDone { result: Ok(()), buf });
         }
         let (promise, future) = io();
-        let disk = self.clone();
-        let mut operation = Box::new(Transfer { disk, direction, offset, buf, done: 0, retries: 0, promise });
+        let (disk, index) = (self.clone(), self.reactor.buffer_index(&buf));
+        let mut operation = Box::new(Transfer { disk, direction, offset, buf, index, done: 0, retries: 0, promise });
         let entry = operation.entry();
         // SAFETY: the entry points into `buf`, on the heap and owned by the operation, as is the
         // file by its disk.
@@ -144,6 +144,8 @@ struct Transfer {
     direction: Direction,
     offset: u64,
     buf: IoBuf,
+    /// The buffer's place in the ring's table, if it is registered.
+    index: Option<u16>,
     done: usize,
     retries: u8,
     promise: Promise<IoDone>,
@@ -155,17 +157,20 @@ impl Transfer {
         let rest = &mut self.buf[self.done..];
         let length = u32::try_from(rest.len().min(TRANSFER_BYTES_MAX)).expect("below 2^32");
         let address = rest.as_mut_ptr();
-        match self.direction {
-            Direction::Read => {
-                on_file!(self.disk, |file| opcode::Read::new(file, address, length).offset(offset).build())
+        let through = self.direction == Direction::Write(Durability::Through);
+        let flags = if through { libc::RWF_DSYNC } else { 0 };
+        on_file!(self.disk, |file| match (self.direction, self.index) {
+            (Direction::Read, None) => opcode::Read::new(file, address, length).offset(offset).build(),
+            (Direction::Read, Some(index)) => {
+                opcode::ReadFixed::new(file, address, length, index).offset(offset).build()
             }
-            Direction::Write(durability) => {
-                let flags = if durability == Durability::Through { libc::RWF_DSYNC } else { 0 };
-                on_file!(self.disk, |file| {
-                    opcode::Write::new(file, address, length).offset(offset).rw_flags(flags).build()
-                })
+            (Direction::Write(_), None) => {
+                opcode::Write::new(file, address, length).offset(offset).rw_flags(flags).build()
             }
-        }
+            (Direction::Write(_), Some(index)) => {
+                opcode::WriteFixed::new(file, address, length, index).offset(offset).rw_flags(flags).build()
+            }
+        })
     }
 
     fn finish(self, result: Result<(), DiskError>) -> Next {

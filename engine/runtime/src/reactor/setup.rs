@@ -11,9 +11,11 @@ const FILES: u32 = 64;
 
 /// What the runtime submits. SEND_ZC is not used: it came with 6.0 as multishot receive did,
 /// which a probe does not show.
-const NEEDED: [(u8, &str); 12] = [
+const NEEDED: [(u8, &str); 14] = [
     (opcode::Read::CODE, "READ"),
     (opcode::Write::CODE, "WRITE"),
+    (opcode::ReadFixed::CODE, "READ_FIXED"),
+    (opcode::WriteFixed::CODE, "WRITE_FIXED"),
     (opcode::Fsync::CODE, "FSYNC"),
     (opcode::Fallocate::CODE, "FALLOCATE"),
     (opcode::PollAdd::CODE, "POLL_ADD"),
