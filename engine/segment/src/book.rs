@@ -420,10 +420,13 @@ impl Book {
         let place = |c: &Cell| CellRef::new(first + u64::from(c.at), c.units).expect("inside the device");
         Some((segment, used.cells.iter().map(|c| (c.owner, place(c))).collect()))
     }
-    /// The cleaner is through with a segment, whatever became of it.
+    /// The cleaner is through with a segment, whatever became of it. What it could not move makes
+    /// the segment young again, so that the cleaner turns to others first.
     pub fn cleaned(&mut self, segment: SegmentId) {
+        let now = self.sealed;
         if let Some(used) = self.used(segment) {
             used.cleaning = false;
+            used.sealed_at = now;
         }
     }
 

@@ -451,6 +451,26 @@ fn claims_that_overlap_or_lie_outside_are_refused() {
 }
 
 #[test]
+fn a_victim_that_could_not_be_cleaned_lets_others_go_first() {
+    cfs_sim::run(14, |world| async move {
+        let space = open(&world, &device(1), 1, 1, &BTreeMap::new());
+        for number in 0..4 {
+            let kept = write(&space, 2 * number, Lifetime::Cold, 1 << 20).await.expect("space");
+            let gone = write(&space, 2 * number + 1, Lifetime::Cold, 1 << 20).await.expect("space");
+            space.seal_all().await.expect("a sound device");
+            space.retire(chunk(2 * number + 1), gone.cell).expect("live");
+            assert_eq!(space.layout().locate(kept.cell).map(|l| l.0), space.layout().locate(gone.cell).map(|l| l.0));
+        }
+        let first = space.victim().expect("half of it is garbage").segment;
+        let second = space.victim().expect("half of it is garbage");
+        assert_ne!(second.segment, first);
+        assert_eq!(second.live.len(), 1);
+        let both = (space.victim(), space.victim());
+        assert!(both.0.is_some_and(|v| v.segment != second.segment) && both.1.is_some());
+    });
+}
+
+#[test]
 fn free_regions_are_given_back_and_granted_again() {
     const REGIONS: u32 = 4;
     cfs_sim::run(13, |world| async move {
