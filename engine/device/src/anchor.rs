@@ -123,12 +123,7 @@ pub struct Anchors {
 impl Anchors {
     /// The anchors of the device that `superblock` describes.
     pub fn new(disk: Rc<dyn Disk>, superblock: &Superblock) -> Self {
-        Anchors {
-            disk,
-            at: superblock.layout.anchors_at,
-            device: superblock.device.bytes(),
-            known: Rc::default(),
-        }
+        Anchors { disk, at: superblock.layout.anchors_at, device: superblock.device.bytes(), known: Rc::default() }
     }
 
     /// Device offsets of copies A and B.

@@ -61,11 +61,7 @@ pub struct Layout {
 impl Layout {
     /// The layout of a device of `device_bytes`. The log area gets `log_bytes`, or else a sixteenth,
     /// 32 MiB to 1 GiB, and what the alignment of the regions leaves over.
-    pub fn derive(
-        device_bytes: u64,
-        log_slot_bytes: Option<u64>,
-        log_bytes: Option<u64>,
-    ) -> Result<Self, DeviceError> {
+    pub fn derive(device_bytes: u64, log_slot_bytes: Option<u64>, log_bytes: Option<u64>) -> Result<Self, DeviceError> {
         if device_bytes < DEVICE_BYTES_MIN {
             return Err(DeviceError::TooSmall { actual: device_bytes, needed: DEVICE_BYTES_MIN });
         }
@@ -142,8 +138,7 @@ mod tests {
 
     #[test]
     fn the_log_area_is_a_sixteenth_within_its_limits() {
-        for (device, log_at_least, log_at_most) in
-            [(256 * MIB, 32, 96), (8192 * MIB, 512, 576), (4 << 40, 1024, 1088)]
+        for (device, log_at_least, log_at_most) in [(256 * MIB, 32, 96), (8192 * MIB, 512, 576), (4 << 40, 1024, 1088)]
         {
             let layout = Layout::derive(device, None, None).expect("large enough");
             assert!(layout.log_slots >= 47 && layout.log_slots <= 300);
@@ -156,10 +151,7 @@ mod tests {
 
     #[test]
     fn small_devices_and_odd_slots_are_refused() {
-        assert!(matches!(
-            Layout::derive(DEVICE_BYTES_MIN - 1, None, None),
-            Err(DeviceError::TooSmall { .. })
-        ));
+        assert!(matches!(Layout::derive(DEVICE_BYTES_MIN - 1, None, None), Err(DeviceError::TooSmall { .. })));
         for slot in [0, 4096, 3 << 20, 1 << 40] {
             assert!(matches!(Layout::derive(1 << 30, Some(slot), None), Err(DeviceError::BadLayout { .. })), "{slot}");
         }

@@ -19,11 +19,11 @@ pub use anchor::{ANCHOR_BYTES_MAX, AnchorId, AnchorState, Anchors, CopyState};
 pub use error::DeviceError;
 pub use format::{FormatOptions, format};
 pub use layout::{
-    ANCHOR_COPY_BYTES, ANCHOR_ENTRIES, ANCHORS_AT, DEVICE_BYTES_MIN, LOG_AT, LOG_SLOT_BYTES,
-    LOG_SLOT_BYTES_MIN, Layout, REGION_BYTES, STREAMS_MAX,
+    ANCHOR_COPY_BYTES, ANCHOR_ENTRIES, ANCHORS_AT, DEVICE_BYTES_MIN, LOG_AT, LOG_SLOT_BYTES, LOG_SLOT_BYTES_MIN,
+    Layout, REGION_BYTES, STREAMS_MAX,
 };
 pub use superblock::{
-    FORMAT_VERSION, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, inspect,
-    mark_failed, open,
+    FORMAT_VERSION, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, inspect, mark_failed,
+    open,
 };
 pub use transfer::{crc32c, flush, read_at, write_at};

@@ -274,12 +274,7 @@ impl CoreLog {
         self.shared.state.borrow().groups.get(&group)?.entries.get(index.get())
     }
 
-    async fn read_position(
-        &self,
-        group: GroupId,
-        index: LogIndex,
-        position: Position,
-    ) -> Result<Vec<u8>, LogError> {
+    async fn read_position(&self, group: GroupId, index: LogIndex, position: Position) -> Result<Vec<u8>, LogError> {
         let bytes = usize::try_from(position.bytes).expect("32 bits fit a usize");
         let block = u64::try_from(BLOCK_BYTES).expect("a small number");
         let before = usize::try_from(position.at % block).expect("less than a block");

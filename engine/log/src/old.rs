@@ -67,7 +67,9 @@ impl OldStreams {
 
     async fn free_unheld(&mut self) -> Result<Freed, LogError> {
         let mut freed = Freed::default();
-        while self.settled && let Some(at) = self.unheld() {
+        while self.settled
+            && let Some(at) = self.unheld()
+        {
             let stream = self.streams.remove(at);
             let id = AnchorId::stream(stream.anchor).expect("it was read from there");
             self.anchors.write(id, &[]).await?;

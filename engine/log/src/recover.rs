@@ -251,8 +251,7 @@ impl Recovered {
 
     /// Slot i belongs to core i mod cores, but where old streams leave a core short, others share.
     fn deal_free_slots(&self, cores: u16) -> Vec<Vec<u32>> {
-        let used: BTreeSet<u32> =
-            self.streams.iter().flat_map(|(_, walked)| walked.slots.iter().copied()).collect();
+        let used: BTreeSet<u32> = self.streams.iter().flat_map(|(_, walked)| walked.slots.iter().copied()).collect();
         let count = u32::try_from(self.layout.log_slots).expect("checked by the layout");
         let mut dealt: Vec<Vec<u32>> = (0..cores).map(|_| Vec::new()).collect();
         for slot in (0..count).filter(|slot| !used.contains(slot)) {

@@ -214,12 +214,8 @@ impl State {
         for item in planned.items {
             for queued in item.records {
                 let (ordinal, position) = places.next().expect("one place a record");
-                let here = Origin {
-                    boot: self.stream.boot,
-                    core: self.stream.core,
-                    sequence: planned.sequence,
-                    ordinal,
-                };
+                let here =
+                    Origin { boot: self.stream.boot, core: self.stream.core, sequence: planned.sequence, ordinal };
                 self.usage.records += 1;
                 self.note_record(queued, here, position);
             }

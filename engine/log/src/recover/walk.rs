@@ -63,8 +63,7 @@ pub(super) async fn walk(disk: &dyn Disk, layout: &Layout, head: StreamHead) -> 
         bytes: 0,
         found: Vec::new(),
     };
-    let mut walk =
-        Walk { disk, layout, walked, next_slot: None, previous_crc: head.previous_crc, is_end: false };
+    let mut walk = Walk { disk, layout, walked, next_slot: None, previous_crc: head.previous_crc, is_end: false };
     let mut slot = head.slot;
     loop {
         if u64::from(slot) >= layout.log_slots || walk.walked.slots.contains(&slot) {
@@ -139,12 +138,8 @@ impl Walk<'_> {
 
     fn take_records(&mut self, header: &Header, body: &[u8], body_at: u64) -> Option<()> {
         for (ordinal, parsed) in (0..).zip(batch::records(header, body)?) {
-            let here = Origin {
-                boot: header.stream.boot,
-                core: header.stream.core,
-                sequence: header.sequence,
-                ordinal,
-            };
+            let here =
+                Origin { boot: header.stream.boot, core: header.stream.core, sequence: header.sequence, ordinal };
             let payload = if parsed.kind == crate::RecordKind::Entry { Vec::new() } else { parsed.payload.to_vec() };
             self.walked.found.push(Found {
                 origin: parsed.origin.unwrap_or(here),

@@ -1,14 +1,12 @@
 //! Flipped bytes: the same records or an error that names the place; after a crash only the last
 //! batch may be cut off.
 
-mod harness;
-
+use crate::harness::{DEVICE_BYTES, formatted, now, record};
 use cfs_device::{AnchorId, Anchors, Superblock};
-use cfs_log::{CoreLog, GroupLog, LogError, Recovered, Record, RecordKind, StreamEnd, inspect, recover};
+use cfs_log::{CoreLog, GroupLog, LogError, Record, RecordKind, Recovered, StreamEnd, inspect, recover};
 use cfs_seam::{Disk, World, sleep};
 use cfs_sim::{MemoryDisk, disk, run};
 use cfs_types::{CoreId, GroupId};
-use harness::{DEVICE_BYTES, formatted, now, record};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;

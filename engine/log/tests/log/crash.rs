@@ -1,16 +1,13 @@
 //! Random work on one to three cores, killed at any point, opened again with another number of
 //! cores, four times in a row: everything acknowledged is there, in order, and nothing else.
 
-mod harness;
-mod model;
-
+use crate::harness::{DEVICE_BYTES, SLOT_BYTES, formatted, record};
+use crate::model::Model;
 use cfs_device::Superblock;
 use cfs_log::{CoreLog, CorePart, Freed, GroupLog, LogError, OldStreams, Record, RecordKind, recover};
 use cfs_seam::{Class, Disk, World, sleep, spawn};
 use cfs_sim::{Crash, DiskFaults, NodeId, Sim, SimConfig, SimDiskId, Stream};
 use cfs_types::{CoreId, GroupId, LogIndex};
-use harness::{DEVICE_BYTES, SLOT_BYTES, formatted, record};
-use model::Model;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -1,13 +1,11 @@
 //! Group commit, back-pressure, a full log, and a device that fails.
 
-mod harness;
-
+use crate::harness::{DEVICE_BYTES, SLOT_BYTES, formatted, now, record};
 use cfs_device::{DeviceError, Superblock};
 use cfs_log::{CoreLog, LogError, OldStreams, RecordKind, recover};
 use cfs_seam::{Disk, World, sleep};
 use cfs_sim::{MemoryDisk, disk, run};
 use cfs_types::{CoreId, GroupId, LogIndex};
-use harness::{DEVICE_BYTES, SLOT_BYTES, formatted, now, record};
 use std::rc::Rc;
 use std::time::Duration;
 

@@ -1,0 +1,8 @@
+//! The log over the simulated device: crashes, damage, limits, and what version 1 wrote.
+
+mod crash;
+mod damage;
+mod golden;
+mod harness;
+mod limits;
+mod model;
