@@ -58,6 +58,10 @@ impl Links {
     pub fn core_of(&self, shard: ShardId) -> Option<u16> {
         self.map.borrow().as_ref().map(|map| map.core_of(shard))
     }
+    /// Any shard of a core.
+    pub fn shard_of(&self, core: u16) -> Option<ShardId> {
+        self.map.borrow().as_ref().and_then(|map| map.shard_of(core))
+    }
     /// Cores of the server, once known.
     pub fn cores(&self) -> u16 {
         self.map.borrow().as_ref().map_or(0, ShardMap::cores)

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::link::Link;
 use cfs_seam::{Class, Instant, sleep, timeout};
-use cfs_types::{FsError, ShardId};
+use cfs_types::{FsError, RequestNumber};
 use cfs_wire::{Identity, Op};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -59,7 +59,9 @@ fn renew(volume: &Rc<Core>, now: Instant) {
 async fn renew_link(volume: &Rc<Core>, link: &Rc<Link>) {
     let end = volume.now().after(RENEW_TIME_MAX);
     let generation = volume.session.generation();
-    let request = volume.build(ShardId::default(), Default::default(), &Identity::default(), &Op::Renew, end);
+    // Requests go by their shard: another core's would renew leases there.
+    let Some(shard) = volume.links.shard_of(link.core) else { return };
+    let request = volume.build(shard, RequestNumber::default(), &Identity::default(), &Op::Renew, end);
     match link.request(volume, &request, None, end).await {
         Ok(answered) if answered.response.result.is_ok() => {
             volume.inodes.renew(link.id, volume.lease_end(answered.sent.at));

@@ -31,6 +31,11 @@ impl ShardMap {
         self.shard_core[usize::from(shard.get())]
     }
 
+    /// Any shard of a core, to address the core itself; None where it has none.
+    pub fn shard_of(&self, core: u16) -> Option<ShardId> {
+        ShardId::all().find(|shard| self.core_of(*shard) == core)
+    }
+
     /// Where a core listens; None where the map has shrunk since the core was chosen.
     pub fn address(&self, core: u16) -> Option<&Address> {
         self.cores.get(usize::from(core))
@@ -74,6 +79,15 @@ mod tests {
         assert!(ShardMap::from_welcome(&welcome(vec![1; 256], vec![address.clone()])).is_none());
         assert!(ShardMap::from_welcome(&welcome(vec![0; 255], vec![address])).is_none());
         assert!(ShardMap::from_welcome(&welcome(vec![0; 256], vec!["nowhere".to_owned()])).is_none());
+    }
+
+    #[test]
+    fn a_core_is_addressed_by_a_shard_of_its_own() {
+        let shard_core = (0..256_u16).map(|shard| shard % 2).collect();
+        let address = "127.0.0.1:7400".to_owned();
+        let map = ShardMap::from_welcome(&welcome(shard_core, vec![address; 3])).expect("complete");
+        assert_eq!(map.shard_of(1).map(|shard| map.core_of(shard)), Some(1));
+        assert_eq!(map.shard_of(2), None);
     }
 
     #[test]
