@@ -49,6 +49,8 @@ pub(crate) struct Core {
     full_percent: Cell<u8>,
     revocations: Cell<usize>,
     closed: Cell<bool>,
+    /// The session is being ended: nothing is connected again, and its expiry is what was asked for.
+    leaving: Cell<bool>,
     /// Why the volume can never work again.
     broken: Cell<Option<FsError>>,
 }
@@ -70,6 +72,7 @@ impl Core {
             full_percent: Cell::new(0),
             revocations: Cell::new(0),
             closed: Cell::new(false),
+            leaving: Cell::new(false),
             broken: Cell::new(None),
             world,
             options,
@@ -95,6 +98,10 @@ impl Core {
     }
     pub fn is_closed(&self) -> bool {
         self.closed.get()
+    }
+    /// From now on the session's end is no loss.
+    pub fn begin_leave(&self) {
+        self.leaving.set(true);
     }
     /// Ends everything that waits.
     pub fn close(&self) {
@@ -213,6 +220,9 @@ impl Core {
         if !self.session.expire(generation) {
             return;
         }
+        if self.leaving.get() {
+            return self.close();
+        }
         self.void_leases();
         let dropped = self.inodes.drop_all_dirty(FsError::SessionExpired);
         self.less_dirty(dropped);
@@ -228,7 +238,7 @@ impl Core {
     /// A link's connection is over: reconnect at once where it matters.
     pub fn link_ended(self: &Rc<Self>, link: &Rc<Link>) {
         self.links.remove(link);
-        if !self.is_closed() {
+        if !self.is_closed() && !self.leaving.get() {
             self.connect_in_background(link.core);
         }
     }

@@ -9,7 +9,7 @@ use cfs_exec::Semaphore;
 use cfs_rpc::{Connection, Frame, accept_handshake, answer_hello};
 use cfs_seam::{Class, IoBuf, Listener, Stream, spawn};
 use cfs_types::{CoreId, FsError, SessionId};
-use cfs_wire::{CallbackReply, Flags, Header, Hello, Opcode, Request, Response, Welcome};
+use cfs_wire::{CallbackReply, Flags, Header, Hello, Op, Opcode, Request, Response, Welcome};
 use std::rc::Rc;
 
 /// Requests of one connection served at once; further ones stay in the socket.
@@ -101,9 +101,17 @@ async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionI
         let (core, connection) = (core.clone(), connection.clone());
         let world = core.world.clone();
         let task = async move {
+            let leaving = header.opcode == Op::CloseSession.opcode();
+            if leaving {
+                core.links.detach(session);
+            }
             let (response, payload) = answer(&core, session, frame).await;
             if !header.flags.has(Flags::ONE_WAY) {
                 let _closed = connection.respond(&header, &response, payload).await;
+            }
+            if leaving {
+                connection.drained().await;
+                connection.close();
             }
             drop((request_seat, bytes_seat));
         };

@@ -54,6 +54,12 @@ impl Links {
         }
     }
 
+    /// The session says good-bye on a connection that must still carry the answer: the end of the
+    /// session does not close it.
+    pub fn detach(&self, session: SessionId) {
+        self.links.borrow_mut().remove(&session);
+    }
+
     /// Sends a callback. False where the session has no connection here: its leases end by time.
     pub fn call_back(&self, session: SessionId, callback: Callback) -> bool {
         let links = self.links.borrow();

@@ -187,7 +187,12 @@ impl Media {
 
     fn store(&mut self, sector: u64, bytes: &[u8]) {
         let bytes: Sector = bytes.try_into().expect("versions are whole sectors");
-        self.durable.insert(sector, Box::new(bytes));
+        if self.litter.is_none() && bytes == [0; SECTOR_BYTES] {
+            // What was never written reads as zeros too: a device that is mostly zeros stays small.
+            self.durable.remove(&sector);
+        } else {
+            self.durable.insert(sector, Box::new(bytes));
+        }
     }
 
     /// Cuts the power.

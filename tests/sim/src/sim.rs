@@ -221,11 +221,20 @@ impl Sim {
 
     /// A device. Its contents outlive every crash.
     pub fn disk(&self, bytes: u64, faults: DiskFaults) -> SimDiskId {
+        self.add_disk(|seed| MemoryDisk::new(bytes, faults, seed))
+    }
+
+    /// A device with the contents of another one, after a power cut; its faults and what the cut
+    /// leaves are drawn from this simulation's seed.
+    pub fn copy_disk(&self, of: &MemoryDisk) -> SimDiskId {
+        self.add_disk(|seed| of.crash(seed))
+    }
+
+    fn add_disk(&self, make: impl FnOnce(u64) -> MemoryDisk) -> SimDiskId {
         let mut disks = self.disks.borrow_mut();
         let id = SimDiskId(disks.len());
         let user = u64::try_from(disks.len()).expect("a length fits 64 bits");
-        let seed = Stream::split(self.seed, Purpose::Disk, user).next();
-        disks.push(MemoryDisk::new(bytes, faults, seed));
+        disks.push(make(Stream::split(self.seed, Purpose::Disk, user).next()));
         id
     }
 

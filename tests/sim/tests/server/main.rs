@@ -1,0 +1,4 @@
+//! The whole server in the simulator: real cores and real clients, simulated device and network.
+
+mod basics;
+mod stage;

@@ -1,0 +1,217 @@
+//! A server and its clients, each on simulated machines.
+//!
+//! The server's device outlives it; it runs on one of several machines of one to three cores that
+//! reach the same device, so that it can come back with another number of cores.
+
+use cfs_device::{FormatOptions, Uuid};
+use cfs_rpc::Admission;
+use cfs_seam::{Address, Disk, World};
+use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, RootOwner, ServerConfig, serve_core};
+use cfs_sim::{Crash, DiskFaults, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId};
+use cfs_types::{CoreId, MapEpoch};
+use cfs_volume::{Volume, VolumeOptions};
+use cfs_wire::Secret;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Most cores a server is started with.
+pub const CORES_MAX: u16 = 3;
+/// Longest a start, a stop or a whole history may take, virtual time.
+pub const LIMIT: Duration = Duration::from_secs(600);
+const DEVICE_BYTES: u64 = 512 << 20;
+const PORT: u16 = 7400;
+
+/// How the server is set up.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    /// Memory of each core.
+    pub memory: MemoryLimits,
+    /// Bytes of a log slot: also bounds the longest log record.
+    pub log_slot_bytes: u64,
+    /// Bytes of the log area.
+    pub log_bytes: u64,
+    /// What the device does wrong.
+    pub faults: DiskFaults,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup {
+            memory: MemoryLimits::default(),
+            log_slot_bytes: 4 << 20,
+            log_bytes: 64 << 20,
+            faults: DiskFaults::default(),
+        }
+    }
+}
+
+impl Setup {
+    /// Limits so small that checkpoints, packing and reclaim of the log go on all the time.
+    pub fn tight() -> Self {
+        Setup {
+            memory: MemoryLimits { memtables: 64 << 10, block_cache: 64 << 10, inline_cache: 16 << 10 },
+            ..Setup::default()
+        }
+    }
+}
+
+fn secret() -> Secret {
+    Secret::new(b"a secret for the simulator").expect("long enough")
+}
+
+/// A formatted device.
+pub fn formatted(setup: &Setup) -> MemoryDisk {
+    let disk = MemoryDisk::new(DEVICE_BYTES, setup.faults, 1);
+    let mut options = FormatOptions::new(Uuid::new([1; 16]), Uuid::new([2; 16]), Uuid::new([3; 16]));
+    options.log_slot_bytes = Some(setup.log_slot_bytes);
+    options.log_bytes = Some(setup.log_bytes);
+    let work = disk.clone();
+    cfs_sim::run(1, |_| async move {
+        cfs_device::format(&work, &options, &mut |_, _| {}).await.expect("a sound device");
+    });
+    disk
+}
+
+type Disks = Box<dyn Fn(Rc<dyn Disk>) -> Rc<dyn Disk>>;
+
+/// One server with its device, and the machines of its clients.
+pub struct Stage {
+    pub sim: Rc<Sim>,
+    setup: Setup,
+    disk: SimDiskId,
+    /// Machines of one core, two cores, …
+    machines: Vec<NodeId>,
+    running: Cell<Option<u16>>,
+    starts: Cell<u64>,
+    /// How each core's service ended.
+    pub ended: Rc<RefCell<Vec<(u16, Result<(), String>)>>>,
+    wrap: Disks,
+}
+
+impl Stage {
+    /// Nothing runs yet.
+    pub fn new(seed: u64, setup: Setup, device: &MemoryDisk) -> Self {
+        let sim = Rc::new(Sim::new(seed, SimConfig::default()));
+        let machines = (1..=CORES_MAX).map(|cores| sim.node(cores)).collect();
+        Stage {
+            disk: sim.copy_disk(device),
+            sim,
+            setup,
+            machines,
+            running: Cell::new(None),
+            starts: Cell::new(0),
+            ended: Rc::default(),
+            wrap: Box::new(|disk| disk),
+        }
+    }
+
+    /// The machine with so many cores.
+    pub fn machine(&self, cores: u16) -> NodeId {
+        self.machines[usize::from(cores - 1)]
+    }
+
+    fn config(&self, cores: u16) -> ServerConfig {
+        let machine = self.machine(cores);
+        let addresses: Vec<Address> = (0..cores).map(|core| self.sim.address(machine, PORT + core)).collect();
+        ServerConfig {
+            cores,
+            cluster: [1; 16],
+            incarnation: self.starts.get(),
+            listen: addresses.iter().map(|a| vec![a.clone()]).collect(),
+            advertised: addresses.iter().map(ToString::to_string).collect(),
+            admission: Admission { secret: secret(), unix_uid: None },
+            lease_term: Duration::from_secs(2),
+            session_life: Duration::from_secs(600),
+            deadline: Duration::from_secs(30),
+            discard: false,
+            memory: self.setup.memory,
+            map_epoch: MapEpoch::new(u32::try_from(self.starts.get()).expect("few starts")),
+        }
+    }
+
+    /// Begins to start the server with so many cores.
+    pub fn launch(&self, cores: u16) -> Rc<Cell<bool>> {
+        assert!(self.running.get().is_none(), "it runs already");
+        self.starts.set(self.starts.get() + 1);
+        self.running.set(Some(cores));
+        let (machine, config, ready) = (self.machine(cores), self.config(cores), Rc::new(Cell::new(false)));
+        for core in 0..cores {
+            let disk = (self.wrap)(self.sim.open_disk(machine, self.disk));
+            let (config, ready, ended) = (config.clone(), ready.clone(), self.ended.clone());
+            self.sim.start_core(machine, core, |world| async move {
+                let superblock = cfs_device::open(&*disk).await.expect("a formatted device");
+                let served = serve_core(world, disk, superblock, config, RootOwner::default(), move || ready.set(true));
+                let result = served.await.map_err(|error| error.to_string());
+                ended.borrow_mut().push((core, result));
+            });
+        }
+        ready
+    }
+
+    /// Starts the server and waits until it serves.
+    pub fn start(&self, cores: u16) {
+        let ready = self.launch(cores);
+        let failed = || self.ended.borrow().iter().any(|(_, result)| result.is_err());
+        self.sim.run_until(LIMIT, || ready.get() || failed());
+        assert!(ready.get(), "the server does not start: {:?}", self.ended.borrow());
+    }
+
+    /// Stops the server cleanly.
+    pub fn stop(&self) {
+        let cores = self.running.get().expect("it runs");
+        let world = self.sim.world(self.machine(cores), 0).expect("it runs");
+        let stop = Envelope::Outside(CoreRequest::Stop, Box::new(|_: CoreReply| ()));
+        assert!(world.mesh.send(CoreId::new(0), Box::new(stop)).is_ok());
+        let ended = self.ended.clone();
+        let over = self.sim.run_until(LIMIT, || ended.borrow().len() == usize::from(cores));
+        assert!(over, "the server does not stop: {:?}", self.ended.borrow());
+        for (core, result) in self.ended.take() {
+            assert_eq!(result, Ok(()), "core {core}");
+        }
+        self.crash(Crash::Process);
+    }
+
+    /// Takes the server down wherever it is.
+    pub fn crash(&self, how: Crash) {
+        let cores = self.running.take().expect("it runs");
+        self.sim.crash(self.machine(cores), how);
+        self.ended.take();
+    }
+
+    /// Options of a client.
+    pub fn options(&self) -> VolumeOptions {
+        let addresses = (1..=CORES_MAX).map(|cores| self.sim.address(self.machine(cores), PORT)).collect();
+        VolumeOptions::new(addresses, Some(secret()))
+    }
+
+    /// Runs a client on a machine of its own until it ends.
+    pub fn client<T, F>(&self, work: impl FnOnce(World, Rc<Volume>) -> F + 'static) -> T
+    where
+        T: 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let done = self.begin_client(self.options(), work);
+        let over = self.sim.run_until(LIMIT, || done.borrow().is_some());
+        assert!(over, "the client does not end; server: {:?}", self.ended.borrow());
+        done.take().expect("it has ended")
+    }
+
+    /// Begins a client on a machine of its own.
+    pub fn begin_client<T, F>(&self, options: VolumeOptions, work: impl FnOnce(World, Rc<Volume>) -> F + 'static) -> Rc<RefCell<Option<T>>>
+    where
+        T: 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let done = Rc::new(RefCell::new(None));
+        let result = done.clone();
+        let node = self.sim.node(1);
+        self.sim.start_core(node, 0, |world| async move {
+            let volume = Volume::connect(world.clone(), options).await.expect("the server is up");
+            let value = work(world, volume).await;
+            *result.borrow_mut() = Some(value);
+        });
+        done
+    }
+}
