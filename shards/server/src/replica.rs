@@ -469,8 +469,8 @@ pub fn decode_vote(bytes: &[u8]) -> Option<VoteState> {
     (bytes.len() == 24).then_some(VoteState { term, vote, commit })
 }
 
-/// The record with which a core takes a group over.
-pub fn adopt_record(group: GroupId, epoch: MoveEpoch) -> Record {
-    let (term, index) = (Term::new(0), LogIndex::new(0));
+/// The record with which a core takes a group over; entries of earlier owners above `last` are void.
+pub fn adopt_record(group: GroupId, epoch: MoveEpoch, last: LogIndex) -> Record {
+    let (term, index) = (Term::new(0), last);
     Record { group, kind: RecordKind::Adopt, epoch, term, index, payload: Vec::new() }
 }

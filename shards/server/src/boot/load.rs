@@ -21,7 +21,7 @@ use cfs_kv::{BlockCache, Pins, Scan, Store, StoreConfig};
 use cfs_log::{CoreLog, CorePart, GroupLog};
 use cfs_seam::{Class, spawn};
 use cfs_segment::{CellOwner, Floors, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space, SpaceConfig};
-use cfs_types::{GroupId, MoveEpoch, Timestamp};
+use cfs_types::{GroupId, LogIndex, MoveEpoch, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -39,6 +39,12 @@ struct Opened {
     manifest_mark: Mark,
     mark: Mark,
     epoch: MoveEpoch,
+}
+
+impl Opened {
+    fn last_index(&self) -> LogIndex {
+        self.restored.entries.last().map_or(LogIndex::new(self.mark.applied.0), |entry| entry.index)
+    }
 }
 
 /// A core between `Load` and `Start`.
@@ -81,7 +87,7 @@ pub async fn load(seat: &Rc<Seat>, part: CorePart) -> Result<(Loaded, Claims), S
         let opened = open_group(id, bytes, group_log, &log, &space, &store_config, &clock, &mut claims).await?;
         groups.push(opened);
     }
-    let records = groups.iter().map(|g| adopt_record(g.id, g.epoch)).collect();
+    let records = groups.iter().map(|g| adopt_record(g.id, g.epoch, g.last_index())).collect();
     log.append(records).await.map_err(|e| StartError::new("adopting the groups", e))?;
     let floor_units = u64::from(space_config.floors.data_segments) * u64::from(SEGMENT_UNITS);
     Ok((Loaded { log, space, regions, anchors, clock, cache, floor_units, groups }, claims))

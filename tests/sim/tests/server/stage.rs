@@ -40,7 +40,7 @@ impl Default for Setup {
     fn default() -> Self {
         Setup {
             memory: MemoryLimits::default(),
-            log_slot_bytes: 4 << 20,
+            log_slot_bytes: 1 << 20,
             log_bytes: 64 << 20,
             faults: DiskFaults::default(),
         }
