@@ -59,9 +59,7 @@ impl Part {
         match self {
             Part::MakeDir { .. } => None,
             Part::AddLink { ino } => Some(ino.shard()),
-            Part::RemoveDir { dir } | Part::Rebind { dir, .. } | Part::Reparent { dir, .. } => {
-                Some(dir.shard())
-            }
+            Part::RemoveDir { dir } | Part::Rebind { dir, .. } | Part::Reparent { dir, .. } => Some(dir.shard()),
         }
     }
 }

@@ -5,88 +5,24 @@
 //! that the outbox does not complete; it decides only in the term of its id; it waits only for
 //! older transactions, and for the rename lock while it holds nothing.
 
+mod blocked;
+mod look;
+
+use super::action::{Action, Event, Request};
 use super::plan::{Look, Plan, Seen, Walk, plan, questions};
-use super::{DecideReply, Part, TxId, TxnCommand, TxnReply, Verdict};
+use super::{DecideReply, Part, TxId, TxnCommand, TxnReply};
 use crate::command::{Command, CommandBody};
 use crate::outcome::Answer;
 use crate::record::Dentry;
 use crate::session::is_final;
-use cfs_types::{FsError, InodeId, RequestNumber, SessionId, ShardId};
-use cfs_wire::{Identity, Op, Reply};
+use cfs_types::{FsError, InodeId, ShardId};
+use cfs_wire::{Op, Reply};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Attempts of one operation before it answers `Busy`.
 const ATTEMPTS_MAX: u16 = 64;
-/// Waits for one holder after which an undecided transaction is taken for dead and aborted.
-const PATIENCE: u32 = 32;
-/// Waits for an older holder between two questions what became of it.
-const ASK_EVERY: u32 = 4;
 /// Ancestors walked at most: far deeper than any path can name.
 const DEPTH_MAX: u32 = 1 << 16;
-
-/// A client's request.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Request {
-    /// Its session.
-    pub session: SessionId,
-    /// Its number.
-    pub number: RequestNumber,
-    /// Oldest the session waits for.
-    pub oldest: RequestNumber,
-    /// Who asks.
-    pub identity: Identity,
-    /// What.
-    pub op: Op,
-}
-
-/// What the driver is to do. Each answer goes to `handle` with the action's token.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// Answer a read from the executed state of a shard's leader.
-    Query {
-        /// Where.
-        shard: ShardId,
-        /// What.
-        op: Op,
-    },
-    /// Propose a command; where `last_link` names an inode, fill in who holds it open first.
-    Propose {
-        /// Where.
-        shard: ShardId,
-        /// What.
-        command: Command,
-    },
-    /// Wait a little, longer with each round.
-    Wait {
-        /// Counts from 0.
-        round: u32,
-    },
-    /// The end. The client is answered when the messages in `after` are acknowledged.
-    Finish {
-        /// For the client.
-        result: Result<Reply, FsError>,
-        /// Messages of the coordinator's shard: peer and sequence.
-        after: Vec<(ShardId, u64)>,
-    },
-}
-
-/// What came of an action.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// Of a query.
-    Answer(Result<Reply, FsError>),
-    /// Of a proposal.
-    Executed {
-        /// The outcome's result.
-        result: Result<Answer, FsError>,
-        /// The outcome's holder.
-        blocked_by: Option<TxId>,
-    },
-    /// Of a wait.
-    Waited,
-    /// It cannot be known: the shard's leader is gone or silent.
-    Lost,
-}
 
 /// A step that may have to be repeated.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -168,11 +104,7 @@ impl Coordinator {
     /// its leader proposes in, `tx.sequence` its hybrid clock, made unique. A new directory is
     /// born in `home`, or next to it where that is the parent's own shard.
     pub fn new(tx: TxId, request: Request, home: ShardId) -> Self {
-        let home = if home == tx.shard {
-            ShardId::new(home.get().wrapping_add(1))
-        } else {
-            home
-        };
+        let home = if home == tx.shard { ShardId::new(home.get().wrapping_add(1)) } else { home };
         let looks = questions(&request.op).unwrap_or_default();
         let mut coordinator = Coordinator {
             tx,
@@ -278,21 +210,11 @@ impl Coordinator {
             }
             Target::TakeLock => {
                 self.locked = true;
-                self.propose(
-                    sent,
-                    InodeId::ROOT.shard(),
-                    TxnCommand::TakeRenameLock { tx },
-                );
+                self.propose(sent, InodeId::ROOT.shard(), TxnCommand::TakeRenameLock { tx });
             }
             Target::Walk => {
                 let Some((_, dir)) = self.walk else { return };
-                self.act(
-                    Some(sent),
-                    Action::Query {
-                        shard: dir.shard(),
-                        op: Op::Parent { dir },
-                    },
-                );
+                self.act(Some(sent), Action::Query { shard: dir.shard(), op: Op::Parent { dir } });
             }
             Target::Prepare(shard) => {
                 let parts = self.parts(shard);
@@ -305,9 +227,7 @@ impl Coordinator {
 
     fn parts(&self, shard: ShardId) -> Vec<Part> {
         let plan = self.plan.as_ref();
-        plan.and_then(|plan| plan.parts.get(&shard))
-            .cloned()
-            .unwrap_or_default()
+        plan.and_then(|plan| plan.parts.get(&shard)).cloned().unwrap_or_default()
     }
 
     fn send_decision(&mut self) {
@@ -322,20 +242,14 @@ impl Coordinator {
         };
         let command = self.command(CommandBody::Txn(body));
         let shard = self.tx.shard;
-        self.act(
-            Some(Sent::Target(Target::Decide)),
-            Action::Propose { shard, command },
-        );
+        self.act(Some(Sent::Target(Target::Decide)), Action::Propose { shard, command });
     }
 
     /// A step was answered: goes on, clears the way, or fails.
     fn answered(&mut self, target: Target, event: Event) {
         match event {
             Event::Answer(Err(FsError::Blocked)) => self.wait(target),
-            Event::Executed {
-                result: Err(FsError::Blocked),
-                blocked_by,
-            } => match blocked_by {
+            Event::Executed { result: Err(FsError::Blocked), blocked_by } => match blocked_by {
                 Some(holder) => self.unblock(target, holder),
                 None => self.wait(target),
             },
@@ -344,10 +258,7 @@ impl Coordinator {
                 Target::Walk => self.stepped(result),
                 _ => self.fail(FsError::Conflict),
             },
-            Event::Executed {
-                result: Ok(Answer::Txn(reply)),
-                ..
-            } => match (target, reply) {
+            Event::Executed { result: Ok(Answer::Txn(reply)), .. } => match (target, reply) {
                 (Target::TakeLock, _) => self.start_walk(),
                 (Target::Prepare(shard), TxnReply::Prepared(made)) => {
                     if let (Some(made), Some(plan)) = (made, &mut self.plan) {
@@ -360,84 +271,15 @@ impl Coordinator {
                 }
                 _ => self.fail(FsError::Conflict),
             },
-            Event::Executed {
-                result: Err(error), ..
-            } => self.fail(error),
-            Event::Executed {
-                result: Ok(Answer::Wire(_)),
-                ..
-            } => self.fail(FsError::Conflict),
+            Event::Executed { result: Err(error), .. } => self.fail(error),
+            Event::Executed { result: Ok(Answer::Wire(_)), .. } => self.fail(FsError::Conflict),
             Event::Waited | Event::Lost => self.fail(FsError::TimedOut),
-        }
-    }
-
-    fn looked(&mut self, result: Result<Reply, FsError>) {
-        let look = self.looks.get(self.next_look).cloned();
-        let glance: Glance = match (&look, result) {
-            (Some(Look::Name(..)), Ok(Reply::Entry(entry))) => Ok(Some(Dentry {
-                ino: entry.ino,
-                kind: entry.kind,
-            })),
-            (Some(Look::Name(..)), Err(FsError::NotFound)) => Ok(None),
-            (Some(Look::Attr(_)), Ok(Reply::Attr(attr))) => {
-                self.seen.attr = Some(Ok(attr));
-                Ok(None)
-            }
-            // The plan tells whether another failure goes before this one.
-            (Some(Look::Attr(_)), Err(error)) if is_final(error) => {
-                self.seen.attr = Some(Err(error));
-                Ok(None)
-            }
-            (_, Err(error)) => Err(error),
-            (_, Ok(_)) => Err(FsError::Malformed),
-        };
-        self.next_look += 1;
-        if let Some((verified, second)) = &mut self.second_look {
-            second.push(glance);
-            if second.len() < self.trail.len() {
-                return self.send(Target::Look);
-            }
-            let (verified, same) = (*verified, *second == self.trail);
-            self.second_look = None;
-            return self.verified(verified, same);
-        }
-        self.trail.push(glance);
-        match glance {
-            Err(error) => return self.fail(error),
-            Ok(name) if matches!(look, Some(Look::Name(..))) => self.seen.names.push(name),
-            Ok(_) => {}
-        }
-        self.send(Target::Look);
-    }
-
-    /// Looks again at all that was looked at.
-    fn verify(&mut self, verified: Verified) {
-        self.second_look = Some((verified, Vec::new()));
-        self.next_look = 0;
-        self.send(Target::Look);
-    }
-
-    fn verified(&mut self, verified: Verified, same: bool) {
-        match verified {
-            _ if !same => self.fail(FsError::Conflict),
-            Verified::Decide => self.send(Target::Decide),
-            Verified::Conclude(error) if self.request.number.get() > 0 => {
-                let command = self.command(CommandBody::Conclude { error });
-                let shard = self.tx.shard;
-                self.act(Some(Sent::Conclude), Action::Propose { shard, command });
-            }
-            Verified::Conclude(error) => self.close(Err(error), Vec::new()),
         }
     }
 
     /// All is known: plans, and takes the rename lock or prepares.
     fn planned(&mut self) {
-        match plan(
-            &self.request.op,
-            &self.request.identity,
-            self.home,
-            &self.seen,
-        ) {
+        match plan(&self.request.op, &self.request.identity, self.home, &self.seen) {
             Err(error) => self.fail(error),
             Ok(plan) => {
                 let (lock, nothing) = (!plan.walks.is_empty(), plan.parts.is_empty());
@@ -489,12 +331,7 @@ impl Coordinator {
     fn prepare(&mut self) {
         let Some(plan) = &self.plan else { return };
         let own = self.tx.shard;
-        self.preparing = plan
-            .parts
-            .keys()
-            .copied()
-            .filter(|shard| *shard != own)
-            .collect();
+        self.preparing = plan.parts.keys().copied().filter(|shard| *shard != own).collect();
         if self.preparing.is_empty() {
             return self.send(Target::Decide);
         }
@@ -505,10 +342,7 @@ impl Coordinator {
 
     fn decided(&mut self, event: Event) {
         match event {
-            Event::Executed {
-                result: Ok(Answer::Txn(TxnReply::Decided(reply))),
-                ..
-            } => match reply {
+            Event::Executed { result: Ok(Answer::Txn(TxnReply::Decided(reply))), .. } => match reply {
                 DecideReply::Committed { reply, sent } => {
                     self.touched.clear();
                     let wait = self.plan.as_ref().is_some_and(|plan| plan.wait);
@@ -518,23 +352,16 @@ impl Coordinator {
                 DecideReply::Aborted => self.fail(FsError::Conflict),
             },
             // Nothing is decided: the way is cleared, unless the operation is over.
-            blocked @ Event::Executed {
-                result: Err(FsError::Blocked),
-                ..
-            } => {
+            blocked @ Event::Executed { result: Err(FsError::Blocked), .. } => {
                 if self.end.is_none() {
                     self.answered(Target::Decide, blocked);
                 }
             }
             // The failure is kept as the request's result already.
-            Event::Executed {
-                result: Err(error), ..
-            } if is_final(error) => {
+            Event::Executed { result: Err(error), .. } if is_final(error) => {
                 self.finish(Err(error));
             }
-            Event::Executed {
-                result: Err(error), ..
-            } => self.fail(error),
+            Event::Executed { result: Err(error), .. } => self.fail(error),
             // It may have committed: whoever meets its parts asks for the verdict.
             _ => {
                 self.touched.clear();
@@ -559,50 +386,6 @@ impl Coordinator {
             error if is_final(error) => End::Conclude(error),
             error => End::Finish(Err(error), Vec::new()),
         });
-    }
-
-    fn wait(&mut self, target: Target) {
-        let rounds = self.rounds.entry(target).or_default();
-        let round = *rounds;
-        *rounds = rounds.saturating_add(1);
-        self.act(Some(Sent::Again(target)), Action::Wait { round });
-    }
-
-    /// Another transaction is in the way: an older one is waited for, a younger one is aborted
-    /// unless it is decided; so is one that stays undecided for long.
-    fn unblock(&mut self, target: Target, holder: TxId) {
-        let lock = target == Target::TakeLock;
-        let waited = self.rounds.get(&target).copied().unwrap_or_default();
-        let force = (self.tx < holder && !lock) || waited >= PATIENCE;
-        if !force && waited % ASK_EVERY != ASK_EVERY - 1 {
-            return self.wait(target);
-        }
-        let body = TxnCommand::Resolve { tx: holder, force };
-        self.propose(Sent::Resolve(target, holder), holder.shard, body);
-    }
-
-    fn resolved(&mut self, target: Target, holder: TxId, event: Event) {
-        let verdict = match event {
-            Event::Executed {
-                result: Ok(Answer::Txn(TxnReply::Verdict(verdict))),
-                ..
-            } => verdict,
-            _ => Verdict::Pending,
-        };
-        let again = Sent::Again(target);
-        match (target, verdict) {
-            (Target::TakeLock, Verdict::Aborted | Verdict::Committed) => {
-                let body = TxnCommand::ReleaseRenameLock { tx: holder };
-                self.propose(again, InodeId::ROOT.shard(), body);
-            }
-            (Target::Prepare(shard), Verdict::Aborted) => {
-                self.propose(again, shard, TxnCommand::Abort { tx: holder });
-            }
-            (Target::Decide, Verdict::Aborted) => {
-                self.propose(again, self.tx.shard, TxnCommand::Abort { tx: holder });
-            }
-            _ => self.wait(target),
-        }
     }
 
     /// When the end is known and all is quiet: cleans up, then ends.
@@ -642,12 +425,8 @@ impl Coordinator {
 
     fn concluded(&mut self, event: Event) {
         let result = match event {
-            Event::Executed {
-                result: Ok(answer), ..
-            } => Ok(answer.into_wire()),
-            Event::Executed {
-                result: Err(error), ..
-            } => Err(error),
+            Event::Executed { result: Ok(answer), .. } => Ok(answer.into_wire()),
+            Event::Executed { result: Err(error), .. } => Err(error),
             _ => Err(FsError::TimedOut),
         };
         self.close(result, Vec::new());

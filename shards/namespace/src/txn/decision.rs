@@ -48,14 +48,9 @@ pub struct Proposal<'a> {
 /// What was decided of the transaction before, if anything.
 pub fn recall(state: &State<'_>, tx: TxId) -> Step<Option<DecideReply>> {
     Ok(match find::<Decision>(state, &keys::decision(tx))? {
-        Some(Decision::Committed { reply, waiting }) => Some(DecideReply::Committed {
-            reply,
-            sent: waiting,
-        }),
+        Some(Decision::Committed { reply, waiting }) => Some(DecideReply::Committed { reply, sent: waiting }),
         Some(Decision::Aborted) => Some(DecideReply::Aborted),
-        None if tx.term != state.ctx.term || tx.shard != state.ctx.shard => {
-            Some(DecideReply::Aborted)
-        }
+        None if tx.term != state.ctx.term || tx.shard != state.ctx.shard => Some(DecideReply::Aborted),
         None => None,
     })
 }
@@ -89,10 +84,7 @@ pub fn decide(state: &mut State<'_>, proposal: &Proposal<'_>) -> Step<DecideRepl
     }
     let reply = complete(state, proposal.reply)?;
     if !waiting.is_empty() {
-        let record = Decision::Committed {
-            reply: reply.clone(),
-            waiting,
-        };
+        let record = Decision::Committed { reply: reply.clone(), waiting };
         state.put(keys::decision(tx), record::encode(&record));
     }
     Ok(DecideReply::Committed { reply, sent })

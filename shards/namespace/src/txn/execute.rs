@@ -12,28 +12,14 @@ use cfs_types::InodeId;
 pub fn execute(state: &mut State<'_>, command: &Command, body: &TxnCommand) -> Step<TxnReply> {
     match body {
         TxnCommand::Prepare { tx, parts } => participant::prepare(state, *tx, parts),
-        TxnCommand::Decide {
-            tx,
-            participants,
-            parts,
-            after,
-            reply,
-            pinned_by,
-        } => {
+        TxnCommand::Decide { tx, participants, parts, after, reply, pinned_by } => {
             if let Some(decided) = decision::recall(state, *tx)? {
                 return Ok(TxnReply::Decided(decided));
             }
             if let Some(result) = session::recall(state, command)? {
                 return Ok(TxnReply::Decided(DecideReply::Duplicate(result)));
             }
-            let proposal = Proposal {
-                tx: *tx,
-                participants,
-                parts,
-                after,
-                reply,
-                pinned_by,
-            };
+            let proposal = Proposal { tx: *tx, participants, parts, after, reply, pinned_by };
             let decided = decision::decide(state, &proposal)?;
             if let DecideReply::Committed { reply, .. } = &decided {
                 session::keep(state, command, &Ok(reply.clone()))?;

@@ -25,10 +25,7 @@ impl TxId {
     /// The id of the next attempt.
     #[must_use]
     pub fn retry(self) -> Self {
-        TxId {
-            attempt: self.attempt.saturating_add(1),
-            ..self
-        }
+        TxId { attempt: self.attempt.saturating_add(1), ..self }
     }
 }
 

@@ -23,26 +23,14 @@ pub fn check(state: &State<'_>, tx: TxId, part: &Part) -> Step<()> {
         Part::MakeDir { .. } => Ok(()),
         Part::AddLink { ino } => check_link(state, *ino),
         Part::RemoveDir { dir } => {
-            let inode = find_inode(state, *dir)?
-                .filter(|i| i.nlink > 0)
-                .ok_or(CONFLICT)?;
+            let inode = find_inode(state, *dir)?.filter(|i| i.nlink > 0).ok_or(CONFLICT)?;
             if !inode.is_dir() {
                 return Err(Stop::Fail(FsError::NotDirectory));
             }
             lock::check_all(state, *dir, &inode, Some(tx))?;
-            if inode.size > 0 {
-                Err(Stop::Fail(FsError::NotEmpty))
-            } else {
-                Ok(())
-            }
+            if inode.size > 0 { Err(Stop::Fail(FsError::NotEmpty)) } else { Ok(()) }
         }
-        Part::Rebind {
-            dir,
-            name,
-            expect,
-            put,
-            inherit,
-        } => {
+        Part::Rebind { dir, name, expect, put, inherit } => {
             let inode = state.directory(*dir)?;
             lock::check(state, *dir, &inode, name.as_bytes(), Some(tx))?;
             let found = state.dentry(*dir, name)?.map(|found| found.dentry);
@@ -56,15 +44,9 @@ pub fn check(state: &State<'_>, tx: TxId, part: &Part) -> Step<()> {
             Ok(())
         }
         Part::Reparent { dir, .. } => {
-            let inode = find_inode(state, *dir)?
-                .filter(|i| i.nlink > 0)
-                .ok_or(CONFLICT)?;
+            let inode = find_inode(state, *dir)?.filter(|i| i.nlink > 0).ok_or(CONFLICT)?;
             lock::check(state, *dir, &inode, b"", Some(tx))?;
-            if inode.is_dir() {
-                Ok(())
-            } else {
-                Err(CONFLICT)
-            }
+            if inode.is_dir() { Ok(()) } else { Err(CONFLICT) }
         }
     }
 }
@@ -93,12 +75,7 @@ fn is_dir(dentry: &Option<Dentry>) -> bool {
 /// Holds a checked part. Gives the inode that it made.
 pub fn hold(state: &mut State<'_>, tx: TxId, part: &Part) -> Step<Option<InodeId>> {
     match part {
-        Part::MakeDir {
-            parent,
-            mode,
-            uid,
-            gid,
-        } => {
+        Part::MakeDir { parent, mode, uid, gid } => {
             let ino = state.allocate(FileKind::Directory)?;
             let now = state.ctx.now;
             let mut inode = Inode::new(FileKind::Directory, *mode, *uid, *gid, now);
@@ -192,13 +169,7 @@ pub fn apply(state: &mut State<'_>, part: &Part, now: Nanos, pinned_by: &[Sessio
             inode.touch(now);
             reap::settle(state, *dir, inode, pinned_by)
         }
-        Part::Rebind {
-            dir,
-            name,
-            expect,
-            put,
-            ..
-        } => rebind(state, (*dir, name), expect, put, now),
+        Part::Rebind { dir, name, expect, put, .. } => rebind(state, (*dir, name), expect, put, now),
         Part::Reparent { dir, parent } => {
             let mut inode = state.inode(*dir)?;
             inode.parent = Some(*parent);

@@ -41,10 +41,7 @@ pub fn prepare(state: &mut State<'_>, tx: TxId, parts: &[Part]) -> Step<TxnReply
         part::check(state, tx, part)?;
         made = part::hold(state, tx, part)?.or(made);
     }
-    let prepared = Prepared {
-        parts: parts.to_vec(),
-        made,
-    };
+    let prepared = Prepared { parts: parts.to_vec(), made };
     state.put(keys::prepared(tx), record::encode(&prepared));
     reply(state, made)
 }

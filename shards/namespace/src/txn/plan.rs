@@ -52,13 +52,7 @@ pub struct Plan {
 
 impl Plan {
     fn new(reply: Reply) -> Self {
-        Plan {
-            parts: BTreeMap::new(),
-            after: Vec::new(),
-            walks: Vec::new(),
-            reply,
-            wait: true,
-        }
+        Plan { parts: BTreeMap::new(), after: Vec::new(), walks: Vec::new(), reply, wait: true }
     }
 
     fn part(&mut self, shard: ShardId, part: Part) {
@@ -67,35 +61,19 @@ impl Plan {
 
     fn rebind(&mut self, dir: InodeId, name: &Name, expect: Option<Dentry>, put: Option<Dentry>) {
         let name = name.clone();
-        self.part(
-            dir.shard(),
-            Part::Rebind {
-                dir,
-                name,
-                expect,
-                put,
-                inherit: None,
-            },
-        );
+        self.part(dir.shard(), Part::Rebind { dir, name, expect, put, inherit: None });
     }
 
     /// The directory was made elsewhere: its name is bound to it, and the client told of it.
     pub fn complete(&mut self, made: Attr) {
-        let dentry = Dentry {
-            ino: made.ino,
-            kind: made.kind,
-        };
+        let dentry = Dentry { ino: made.ino, kind: made.kind };
         for part in self.parts.values_mut().flatten() {
             if let Part::Rebind { put, .. } = part {
                 *put = Some(dentry);
             }
         }
         let (ino, kind) = (made.ino, made.kind);
-        self.reply = Reply::Entry(EntryReply {
-            ino,
-            kind,
-            attr: Some(made),
-        });
+        self.reply = Reply::Entry(EntryReply { ino, kind, attr: Some(made) });
     }
 }
 
@@ -107,17 +85,8 @@ pub fn questions(op: &Op) -> Option<Vec<Look>> {
         }
         Op::Rmdir { dir, name } => vec![Look::Name(*dir, name.clone())],
         Op::Link { ino, dir, name } => vec![Look::Name(*dir, name.clone()), Look::Attr(*ino)],
-        Op::Rename {
-            from_dir,
-            from,
-            to_dir,
-            to,
-            ..
-        } => {
-            vec![
-                Look::Name(*from_dir, from.clone()),
-                Look::Name(*to_dir, to.clone()),
-            ]
+        Op::Rename { from_dir, from, to_dir, to, .. } => {
+            vec![Look::Name(*from_dir, from.clone()), Look::Name(*to_dir, to.clone())]
         }
         _ => return None,
     })
@@ -136,33 +105,17 @@ pub fn plan(op: &Op, identity: &Identity, home: ShardId, seen: &Seen) -> Result<
                 return Err(FsError::Exists);
             }
             // A file whose last link is gone has no name to link (Linux: ENOENT).
-            let attr = attr.map_err(|e| {
-                if e == FsError::Stale {
-                    FsError::NotFound
-                } else {
-                    e
-                }
-            })?;
+            let attr = attr.map_err(|e| if e == FsError::Stale { FsError::NotFound } else { e })?;
             link(*ino, (*dir, name), attr.kind)
         }
-        Op::Rename {
-            from_dir,
-            from,
-            to_dir,
-            to,
-            no_replace,
-            exchange,
-        } => {
+        Op::Rename { from_dir, from, to_dir, to, no_replace, exchange } => {
             let source = first.ok_or(FsError::NotFound)?;
             match (no_replace, exchange) {
                 (true, true) => Err(FsError::Invalid),
                 (true, false) if second.is_some() => Err(FsError::Exists),
                 (false, true) => {
                     let target = second.ok_or(FsError::NotFound)?;
-                    Ok(exchange_names(
-                        (*from_dir, from, source),
-                        (*to_dir, to, target),
-                    ))
+                    Ok(exchange_names((*from_dir, from, source), (*to_dir, to, target)))
                 }
                 _ => rename((*from_dir, from, source), (*to_dir, to, second)),
             }
@@ -190,27 +143,10 @@ fn mkdir(
     let mode = if setgid { mode | 0o2000 } else { mode } & 0o7777;
     let mut plan = Plan::new(Reply::Done);
     plan.wait = false;
-    plan.part(
-        home,
-        Part::MakeDir {
-            parent: dir,
-            mode,
-            uid: identity.uid,
-            gid,
-        },
-    );
+    plan.part(home, Part::MakeDir { parent: dir, mode, uid: identity.uid, gid });
     let inherit = Some((setgid, parent.gid));
     let name = name.clone();
-    plan.part(
-        dir.shard(),
-        Part::Rebind {
-            dir,
-            name,
-            expect: None,
-            put: None,
-            inherit,
-        },
-    );
+    plan.part(dir.shard(), Part::Rebind { dir, name, expect: None, put: None, inherit });
     Ok(plan)
 }
 
@@ -229,11 +165,7 @@ fn link(ino: InodeId, (dir, name): (InodeId, &Name), kind: FileKind) -> Result<P
     if kind == FileKind::Directory {
         return Err(FsError::NotPermitted);
     }
-    let mut plan = Plan::new(Reply::Entry(EntryReply {
-        ino,
-        kind,
-        attr: None,
-    }));
+    let mut plan = Plan::new(Reply::Entry(EntryReply { ino, kind, attr: None }));
     plan.rebind(dir, name, None, Some(Dentry { ino, kind }));
     plan.part(ino.shard(), Part::AddLink { ino });
     Ok(plan)
@@ -260,10 +192,7 @@ fn rename(
             plan.part(target.ino.shard(), Part::RemoveDir { dir: target.ino });
         }
         Some(target) => {
-            plan.after.push(Message::Unlink {
-                ino: target.ino,
-                now: Nanos::default(),
-            });
+            plan.after.push(Message::Unlink { ino: target.ino, now: Nanos::default() });
         }
         None => {}
     }
@@ -289,21 +218,9 @@ fn exchange_names(
 fn move_inode(plan: &mut Plan, moved: Dentry, from_dir: InodeId, to_dir: InodeId) {
     let ino = moved.ino;
     if moved.is_dir() && from_dir != to_dir {
-        plan.part(
-            ino.shard(),
-            Part::Reparent {
-                dir: ino,
-                parent: to_dir,
-            },
-        );
-        plan.walks.push(Walk {
-            start: to_dir,
-            unwanted: ino,
-        });
+        plan.part(ino.shard(), Part::Reparent { dir: ino, parent: to_dir });
+        plan.walks.push(Walk { start: to_dir, unwanted: ino });
     } else {
-        plan.after.push(Message::Touch {
-            ino,
-            now: Nanos::default(),
-        });
+        plan.after.push(Message::Touch { ino, now: Nanos::default() });
     }
 }

@@ -72,13 +72,7 @@ fn is_read(op: &Op) -> bool {
 
 impl Client {
     pub fn new(cluster: &mut Cluster, call: Call, op: Op, number: u64, oldest: u64) -> Self {
-        let mut client = Client {
-            call,
-            op,
-            number,
-            oldest,
-            work: Work::Plain,
-        };
+        let mut client = Client { call, op, number, oldest, work: Work::Plain };
         client.start(cluster);
         client
     }
@@ -127,9 +121,7 @@ impl Client {
             Work::Finishing(result, from, sent) => {
                 let left = pending::outbox(&cluster.shards[from].memory, None, 1000);
                 let left = left.expect("memory").expect("sound");
-                let waits = left
-                    .iter()
-                    .any(|(to, sequence, _)| sent.contains(&(*to, *sequence)));
+                let waits = left.iter().any(|(to, sequence, _)| sent.contains(&(*to, *sequence)));
                 if !waits {
                     self.work = Work::Done(result.clone());
                 }
@@ -139,10 +131,7 @@ impl Client {
                 while let Some(action) = coordinator.poll_action() {
                     actions.push(action);
                 }
-                assert!(
-                    !actions.is_empty(),
-                    "a coordinator has nothing to do and is not done"
-                );
+                assert!(!actions.is_empty(), "a coordinator has nothing to do and is not done");
                 let (token, action) = actions.remove(pick % actions.len());
                 let event = match action {
                     Action::Finish { result, after } => {
@@ -158,11 +147,7 @@ impl Client {
                         Event::Executed { result, blocked_by }
                     }
                 };
-                let event = if fate == Fate::Unheard {
-                    Event::Lost
-                } else {
-                    event
-                };
+                let event = if fate == Fate::Unheard { Event::Lost } else { event };
                 coordinator.handle_event(token, event);
             }
         }
@@ -178,14 +163,8 @@ impl Client {
             (cluster.ask(shard, &self.op), Vec::new())
         } else {
             let body = match &self.op {
-                Op::Close { ino } => CommandBody::ReleaseOrphan {
-                    ino: *ino,
-                    session: self.call.session,
-                },
-                op => CommandBody::Op {
-                    op: op.clone(),
-                    pinned_by: Vec::new(),
-                },
+                Op::Close { ino } => CommandBody::ReleaseOrphan { ino: *ino, session: self.call.session },
+                op => CommandBody::Op { op: op.clone(), pinned_by: Vec::new() },
             };
             let command = Command {
                 session: self.call.session,
@@ -229,19 +208,9 @@ fn finish_truncation(cluster: &mut Cluster, call: &Call, result: &Result<Reply, 
         && (entry.attr.is_none() && entry.kind == FileKind::File)
     {
         let mtime = Some(TimeChange::Now);
-        let change = AttrChange {
-            size: Some(0),
-            mtime,
-            ..AttrChange::default()
-        };
-        let op = Op::Setattr {
-            ino: entry.ino,
-            change,
-        };
-        let body = CommandBody::Op {
-            op,
-            pinned_by: Vec::new(),
-        };
+        let change = AttrChange { size: Some(0), mtime, ..AttrChange::default() };
+        let op = Op::Setattr { ino: entry.ino, change };
+        let body = CommandBody::Op { op, pinned_by: Vec::new() };
         cluster.run(entry.ino.shard(), &Command::internal(body));
     }
 }

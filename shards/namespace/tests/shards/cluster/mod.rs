@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod client;
+mod cold;
 pub mod random;
 
 use cfs_model::{Call, Correspondence};
@@ -9,13 +10,11 @@ use cfs_namespace::data::Layout;
 use cfs_namespace::memory::Memory;
 use cfs_namespace::txn::{Action, Coordinator, Event, Request, TxnCommand, TxnReply, Verdict};
 use cfs_namespace::{
-    Answer, Command, CommandBody, Effect, EntryContext, Outcome, TxId, execute, last_link, pending,
-    query,
+    Answer, Command, CommandBody, Effect, EntryContext, Outcome, TxId, execute, last_link, pending, query, read_set,
 };
-use cfs_types::{
-    FsError, InodeId, LogIndex, Nanos, RequestNumber, SessionId, ShardId, Term, Timestamp, VolumeId,
-};
+use cfs_types::{FsError, InodeId, LogIndex, Nanos, RequestNumber, SessionId, ShardId, Term, Timestamp, VolumeId};
 use cfs_wire::{Op, Reply};
+use cold::Cold;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// More steps than any run here needs.
@@ -36,27 +35,14 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new() -> Self {
-        let mut cluster = Cluster {
-            shards: BTreeMap::new(),
-            now: 1000,
-            clock: 0,
-            open: BTreeMap::new(),
-        };
-        let root = CommandBody::MakeRoot {
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-        };
+        let mut cluster = Cluster { shards: BTreeMap::new(), now: 1000, clock: 0, open: BTreeMap::new() };
+        let root = CommandBody::MakeRoot { mode: 0o755, uid: 0, gid: 0 };
         cluster.run(InodeId::ROOT.shard(), &Command::internal(root));
         cluster
     }
 
     fn shard(&mut self, id: ShardId) -> &mut Shard {
-        let new = || Shard {
-            memory: Memory::default(),
-            term: 1,
-            index: 0,
-        };
+        let new = || Shard { memory: Memory::default(), term: 1, index: 0 };
         self.shards.entry(id).or_insert_with(new)
     }
 
@@ -86,7 +72,9 @@ impl Cluster {
         let ctx = self.context(id);
         let mut command = command.clone();
         let memory = &self.shards[&id].memory;
-        if let Some(ino) = last_link(memory, &ctx, &command).expect("in memory") {
+        let mut cold = Cold::new(memory, read_set(&command, &ctx));
+        let last = cold.until_warm(|view| last_link(view, &ctx, &command));
+        if let Some(ino) = last {
             let pins = self.open.get(&ino).into_iter().flatten().copied().collect();
             match &mut command.body {
                 CommandBody::Op { pinned_by, .. }
@@ -95,7 +83,7 @@ impl Cluster {
                 _ => {}
             }
         }
-        let outcome = execute(memory, &ctx, &command).expect("in memory");
+        let outcome = cold.until_warm(|view| execute(view, &ctx, &command));
         self.shard(id).memory.apply(outcome.writes.clone());
         for effect in &outcome.effects {
             if let Effect::ReapPending(ino) = effect {
@@ -107,18 +95,14 @@ impl Cluster {
 
     pub fn ask(&mut self, id: ShardId, op: &Op) -> Result<Reply, FsError> {
         let ctx = self.context(id);
-        query(&self.shards[&id].memory, &ctx, op).expect("in memory")
+        let memory = &self.shards[&id].memory;
+        Cold::new(memory, Vec::new()).until_warm(|view| query(view, &ctx, op))
     }
 
     pub fn new_tx(&mut self, shard: ShardId) -> TxId {
         self.clock += 1;
         let term = Term::new(self.shard(shard).term);
-        TxId {
-            shard,
-            term,
-            sequence: self.clock,
-            attempt: 0,
-        }
+        TxId { shard, term, sequence: self.clock, attempt: 0 }
     }
 
     pub fn ids(&self) -> Vec<ShardId> {
@@ -129,29 +113,15 @@ impl Cluster {
     /// sender may crash before it hears of it: `acknowledge` false.
     pub fn pump(&mut self, from: ShardId, acknowledge: bool) -> bool {
         let memory = &self.shards[&from].memory;
-        let messages = pending::outbox(memory, None, 1000)
-            .expect("memory")
-            .expect("sound");
+        let messages = pending::outbox(memory, None, 1000).expect("memory").expect("sound");
         let mut peers = BTreeSet::new();
         for (to, sequence, message) in messages {
             if peers.insert(to) {
-                let body = CommandBody::Deliver {
-                    from,
-                    sequence,
-                    message,
-                    pinned_by: Vec::new(),
-                };
+                let body = CommandBody::Deliver { from, sequence, message, pinned_by: Vec::new() };
                 let outcome = self.run(to, &Command::internal(body));
-                assert_eq!(
-                    outcome.result,
-                    Ok(Answer::Wire(Reply::Done)),
-                    "a message failed"
-                );
+                assert_eq!(outcome.result, Ok(Answer::Wire(Reply::Done)), "a message failed");
                 if acknowledge {
-                    let body = CommandBody::Acknowledge {
-                        to,
-                        through: sequence,
-                    };
+                    let body = CommandBody::Acknowledge { to, through: sequence };
                     self.run(from, &Command::internal(body));
                 }
             }
@@ -162,21 +132,14 @@ impl Cluster {
     /// Resolves what is prepared in a shard by transactions that no coordinator works on.
     pub fn resolve(&mut self, at: ShardId, live: &BTreeSet<TxId>) {
         let memory = &self.shards[&at].memory;
-        let held = pending::prepared(memory, None, 1000)
-            .expect("memory")
-            .expect("sound");
+        let held = pending::prepared(memory, None, 1000).expect("memory").expect("sound");
         for tx in held.into_iter().filter(|tx| !live.contains(tx)) {
             if self.verdict(tx) == Verdict::Aborted {
-                self.run(
-                    at,
-                    &Command::internal(CommandBody::Txn(TxnCommand::Abort { tx })),
-                );
+                self.run(at, &Command::internal(CommandBody::Txn(TxnCommand::Abort { tx })));
             }
         }
         let memory = &self.shards[&at].memory;
-        let lock = pending::rename_lock(memory, VolumeId::new(0))
-            .expect("memory")
-            .expect("sound");
+        let lock = pending::rename_lock(memory, VolumeId::new(0)).expect("memory").expect("sound");
         for tx in lock.into_iter().filter(|tx| !live.contains(tx)) {
             if self.verdict(tx) != Verdict::Pending {
                 let body = TxnCommand::ReleaseRenameLock { tx };
@@ -208,9 +171,7 @@ impl Cluster {
         for id in self.ids() {
             self.crash(id);
             let memory = &self.shards[&id].memory;
-            let transactions = pending::aborted(memory, None, 1000)
-                .expect("memory")
-                .expect("sound");
+            let transactions = pending::aborted(memory, None, 1000).expect("memory").expect("sound");
             let body = CommandBody::Txn(TxnCommand::Forget { transactions });
             self.run(id, &Command::internal(body));
         }

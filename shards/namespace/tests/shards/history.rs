@@ -1,13 +1,11 @@
 //! Random histories on many shards against the reference file system.
 
-mod cluster;
-
+use crate::cluster::client::{Client, Fate, perform};
+use crate::cluster::random::{Random, call};
+use crate::cluster::{Cluster, STEPS_MAX, audit};
 use cfs_model::{Call, Correspondence, Model, Strictness};
 use cfs_types::{FsError, Nanos};
 use cfs_wire::Reply;
-use cluster::client::{Client, Fate, perform};
-use cluster::random::{Random, call};
-use cluster::{Cluster, STEPS_MAX, audit};
 use std::collections::BTreeSet;
 
 const STRICT: Strictness = Strictness { times: true };
@@ -33,11 +31,7 @@ fn sequential(seed: u64, ops: u64, strict: Strictness, fate: &mut dyn FnMut() ->
     }
     cluster.settle();
     audit::sound(&cluster);
-    assert_eq!(
-        audit::product_tree(&cluster),
-        audit::model_tree(&model, &ids),
-        "seed {seed}"
-    );
+    assert_eq!(audit::product_tree(&cluster), audit::model_tree(&model, &ids), "seed {seed}");
 }
 
 #[test]
@@ -78,14 +72,9 @@ fn at_once(
         })
         .collect();
     for _ in 0..STEPS_MAX {
-        let unfinished: Vec<usize> = (0..clients.len())
-            .filter(|i| clients[*i].result().is_none())
-            .collect();
+        let unfinished: Vec<usize> = (0..clients.len()).filter(|i| clients[*i].result().is_none()).collect();
         let Some(chosen) = unfinished.get(random.below(unfinished.len())) else {
-            return clients
-                .iter()
-                .filter_map(|client| client.result().cloned())
-                .collect();
+            return clients.iter().filter_map(|client| client.result().cloned()).collect();
         };
         let client = &mut clients[*chosen];
         let fate = match random.below(if crashes { 40 } else { usize::MAX }) {
@@ -101,9 +90,7 @@ fn at_once(
         let shard = shards[random.below(shards.len())];
         if crashes && random.below(60) == 0 {
             cluster.crash(shard);
-            let lost = clients
-                .iter_mut()
-                .filter(|c| c.result().is_none() && c.shard() == shard);
+            let lost = clients.iter_mut().filter(|c| c.result().is_none() && c.shard() == shard);
             lost.for_each(|client| client.start(cluster));
         }
         let live: BTreeSet<_> = clients.iter().filter_map(Client::transaction).collect();
@@ -159,10 +146,8 @@ fn without_attributes(result: &Result<Reply, FsError>) -> Result<Reply, FsError>
 }
 
 fn story(calls: &[Call], results: &[Result<Reply, FsError>]) -> String {
-    let lines = calls
-        .iter()
-        .zip(results)
-        .map(|(call, result)| format!("{:?} -> {:?}\n", call.op, without_attributes(result)));
+    let lines =
+        calls.iter().zip(results).map(|(call, result)| format!("{:?} -> {:?}\n", call.op, without_attributes(result)));
     lines.collect()
 }
 
@@ -172,9 +157,7 @@ fn concurrent(seed: u64, crashes: bool) {
     let mut number = 1;
     for round in 0..30 {
         cluster.now += 10;
-        let calls: Vec<Call> = (0..4)
-            .map(|_| call(random.change(&model), cluster.now))
-            .collect();
+        let calls: Vec<Call> = (0..4).map(|_| call(random.change(&model), cluster.now)).collect();
         let results = at_once(&mut cluster, &ids, &calls, number, &mut random, crashes);
         number += 4;
         cluster.settle();

@@ -12,11 +12,7 @@ struct Seen {
 }
 
 fn collect(cluster: &Cluster) -> Seen {
-    let mut seen = Seen {
-        inodes: BTreeMap::new(),
-        entries: Vec::new(),
-        orphans: BTreeSet::new(),
-    };
+    let mut seen = Seen { inodes: BTreeMap::new(), entries: Vec::new(), orphans: BTreeSet::new() };
     for (id, shard) in &cluster.shards {
         let (mut inodes, mut directories) = (0, 0);
         for (key, value) in shard.memory.rows() {
@@ -39,12 +35,9 @@ fn collect(cluster: &Cluster) -> Seen {
                 space::ORPHAN => {
                     seen.orphans.insert(keys::parse_inode(key).expect("a key"));
                 }
-                space::OUTBOX
-                | space::PREPARED
-                | space::LOCK
-                | space::DECISION
-                | space::REAP
-                | space::RENAME_LOCK => panic!("left over in shard {id}: {key:?}"),
+                space::OUTBOX | space::PREPARED | space::LOCK | space::DECISION | space::REAP | space::RENAME_LOCK => {
+                    panic!("left over in shard {id}: {key:?}")
+                }
                 _ => {}
             }
         }
@@ -54,10 +47,7 @@ fn collect(cluster: &Cluster) -> Seen {
             .find(|(key, _)| key[0] == space::COUNTERS)
             .map(|(_, value)| decode(value).expect("a record"))
             .unwrap_or_default();
-        assert_eq!(
-            (counters.inodes, counters.directories),
-            (inodes, directories)
-        );
+        assert_eq!((counters.inodes, counters.directories), (inodes, directories));
     }
     seen
 }
@@ -68,13 +58,10 @@ pub fn sound(cluster: &Cluster) {
     let mut links: BTreeMap<InodeId, u32> = BTreeMap::from([(InodeId::ROOT, 1)]);
     let (mut subdirs, mut sizes) = (BTreeMap::<InodeId, u32>::new(), BTreeMap::new());
     for (dir, name, dentry) in &seen.entries {
-        let child = seen.inodes.get(&dentry.ino).unwrap_or_else(|| {
-            panic!(
-                "{dir:?}/{} leads to {:?}, which is gone",
-                name.escape_ascii(),
-                dentry.ino
-            )
-        });
+        let child = seen
+            .inodes
+            .get(&dentry.ino)
+            .unwrap_or_else(|| panic!("{dir:?}/{} leads to {:?}, which is gone", name.escape_ascii(), dentry.ino));
         assert_eq!(child.kind, dentry.kind);
         assert!(seen.inodes[dir].is_dir());
         *links.entry(dentry.ino).or_default() += 1;
@@ -86,26 +73,12 @@ pub fn sound(cluster: &Cluster) {
     }
     for (ino, inode) in &seen.inodes {
         let named = links.get(ino).copied().unwrap_or(0);
-        assert!(
-            !inode.dying && inode.locks == 0 && inode.pending_links == 0,
-            "{ino:?} is held"
-        );
-        assert!(
-            named > 0 || seen.orphans.contains(ino),
-            "{ino:?} has no name: {inode:?}"
-        );
+        assert!(!inode.dying && inode.locks == 0 && inode.pending_links == 0, "{ino:?} is held");
+        assert!(named > 0 || seen.orphans.contains(ino), "{ino:?} has no name: {inode:?}");
         if inode.is_dir() {
-            let expected = if named == 0 {
-                0
-            } else {
-                2 + subdirs.get(ino).unwrap_or(&0)
-            };
+            let expected = if named == 0 { 0 } else { 2 + subdirs.get(ino).unwrap_or(&0) };
             assert_eq!(inode.nlink, expected, "links of {ino:?}");
-            assert_eq!(
-                inode.size,
-                sizes.get(ino).copied().unwrap_or(0),
-                "entries of {ino:?}"
-            );
+            assert_eq!(inode.size, sizes.get(ino).copied().unwrap_or(0), "entries of {ino:?}");
             assert!(named <= 1, "{ino:?} has two names");
             reaches_root(&seen, *ino);
         } else {
@@ -136,10 +109,7 @@ pub fn model_tree(model: &Model, ids: &Correspondence) -> Tree {
         let attr = node.attr(ino);
         let (kind, mode, nlink) = (attr.kind, attr.mode, attr.nlink);
         let known = ids.product(ino);
-        let line = format!(
-            "{kind:?} {mode:o} {nlink} {} {} {known:?}",
-            attr.uid, attr.gid
-        );
+        let line = format!("{kind:?} {mode:o} {nlink} {} {} {known:?}", attr.uid, attr.gid);
         tree.push((path.escape_ascii().to_string(), line));
         if let Ok((entries, _)) = node.directory() {
             for (name, child) in entries {
@@ -162,10 +132,7 @@ pub fn product_tree(cluster: &Cluster) -> Tree {
         let attr = seen.inodes[&ino].attr(ino);
         let (kind, mode, nlink) = (attr.kind, attr.mode, attr.nlink);
         let known = Some(ino);
-        let line = format!(
-            "{kind:?} {mode:o} {nlink} {} {} {known:?}",
-            attr.uid, attr.gid
-        );
+        let line = format!("{kind:?} {mode:o} {nlink} {} {} {known:?}", attr.uid, attr.gid);
         tree.push((path.escape_ascii().to_string(), line));
         for (name, child) in children.get(&ino).into_iter().flatten() {
             todo.push(([&path[..], b"/", name].concat(), *child));

@@ -30,16 +30,8 @@ impl Random {
 
     /// A directory, mostly; of a small number of them.
     fn dir(&mut self, model: &Model) -> InodeId {
-        let dirs: Vec<InodeId> = model
-            .nodes()
-            .filter(|(_, node)| node.is_dir())
-            .map(|(ino, _)| ino)
-            .collect();
-        if self.below(40) == 0 {
-            self.any(model)
-        } else {
-            dirs[self.below(dirs.len().min(6))]
-        }
+        let dirs: Vec<InodeId> = model.nodes().filter(|(_, node)| node.is_dir()).map(|(ino, _)| ino).collect();
+        if self.below(40) == 0 { self.any(model) } else { dirs[self.below(dirs.len().min(6))] }
     }
 
     fn any(&mut self, model: &Model) -> InodeId {
@@ -53,10 +45,7 @@ pub fn call(op: Op, now: i64) -> Call {
     Call {
         op,
         payload: Vec::new(),
-        identity: Identity {
-            uid: 1000,
-            gid: 100,
-        },
+        identity: Identity { uid: 1000, gid: 100 },
         session: SessionId::new(5),
         now: Nanos::new(now),
     }
@@ -67,37 +56,18 @@ impl Random {
     pub fn change(&mut self, model: &Model) -> Op {
         let (dir, name) = (self.dir(model), self.name());
         match self.below(16) {
-            0 | 1 => Op::Create {
-                dir,
-                name,
-                mode: self.mode(),
-                exclusive: self.below(2) == 0,
-                truncate: self.below(2) == 0,
-            },
-            2..=4 => Op::Mkdir {
-                dir,
-                name,
-                mode: self.mode(),
-            },
+            0 | 1 => {
+                Op::Create { dir, name, mode: self.mode(), exclusive: self.below(2) == 0, truncate: self.below(2) == 0 }
+            }
+            2..=4 => Op::Mkdir { dir, name, mode: self.mode() },
             5 | 6 => Op::Unlink { dir, name },
             7 | 8 => Op::Rmdir { dir, name },
-            9 | 10 => Op::Link {
-                ino: self.any(model),
-                dir,
-                name,
-            },
+            9 | 10 => Op::Link { ino: self.any(model), dir, name },
             _ => {
                 let (no_replace, exchange) =
                     [(false, false), (false, false), (true, false), (false, true)][self.below(4)];
                 let (to_dir, to) = (self.dir(model), self.name());
-                Op::Rename {
-                    from_dir: dir,
-                    from: name,
-                    to_dir,
-                    to,
-                    no_replace,
-                    exchange,
-                }
+                Op::Rename { from_dir: dir, from: name, to_dir, to, no_replace, exchange }
             }
         }
     }
@@ -109,48 +79,22 @@ impl Random {
         let xattr = self.name().as_bytes().to_vec();
         match self.below(24) {
             0 => Op::Getattr { ino },
-            1 => Op::Setattr {
-                ino,
-                change: self.attributes(),
-            },
+            1 => Op::Setattr { ino, change: self.attributes() },
             2 => {
                 let kind = [FileKind::Fifo, FileKind::CharDevice, FileKind::File][self.below(3)];
-                Op::Mknod {
-                    dir,
-                    name,
-                    kind,
-                    mode: self.mode(),
-                    rdev: 7,
-                }
+                Op::Mknod { dir, name, kind, mode: self.mode(), rdev: 7 }
             }
-            3 => Op::Symlink {
-                dir,
-                name,
-                target: b"where".to_vec(),
-            },
+            3 => Op::Symlink { dir, name, target: b"where".to_vec() },
             4 => Op::Readlink { ino },
-            5 => Op::Readdir {
-                dir,
-                cookie: 0,
-                bytes_max: 1 << 20,
-                plus: true,
-            },
+            5 => Op::Readdir { dir, cookie: 0, bytes_max: 1 << 20, plus: true },
             6 => {
                 let mode = [XattrMode::Set, XattrMode::Create, XattrMode::Replace][self.below(3)];
-                Op::SetXattr {
-                    ino,
-                    name: xattr,
-                    value: b"value".to_vec(),
-                    mode,
-                }
+                Op::SetXattr { ino, name: xattr, value: b"value".to_vec(), mode }
             }
             7 => Op::RemoveXattr { ino, name: xattr },
             8 => Op::GetXattr { ino, name: xattr },
             9 => Op::ListXattr { ino },
-            10 => Op::Open {
-                ino,
-                mode: OpenMode::Read,
-            },
+            10 => Op::Open { ino, mode: OpenMode::Read },
             11 | 12 => Op::Close { ino },
             13 => Op::Lookup { dir, name },
             _ => self.change(model),

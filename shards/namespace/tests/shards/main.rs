@@ -1,0 +1,7 @@
+//! The namespace as a driver sees it: commands, queries and coordinators on shards in memory.
+
+mod cluster;
+mod exactly_once;
+mod formats;
+mod history;
+mod names;
