@@ -13,7 +13,7 @@ use cfs_volume::{
 };
 use cfs_wire::{Attr, AttrChange, FallocateMode, FileKind, Identity, SeekWhence, XattrMode};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,14 +27,32 @@ pub struct VolumeFront {
     volume: Rc<Volume>,
     /// Change counters as of the last open.
     changes: RefCell<BTreeMap<InodeId, u64>>,
+    /// Directories removed through this mount, the latest last: a process that still works in one
+    /// finds it empty and unlinked, and can leave it.
+    removed: RefCell<VecDeque<Attr>>,
 }
+
+/// Removed directories remembered; a process in an older one is told that its handle is stale.
+const REMOVED_MAX: usize = 1024;
 
 type Done<T> = Result<T, FsError>;
 
 impl VolumeFront {
     /// Serves `volume`.
     pub fn new(volume: Rc<Volume>) -> Self {
-        VolumeFront { volume, changes: RefCell::default() }
+        VolumeFront { volume, changes: RefCell::default(), removed: RefCell::default() }
+    }
+
+    fn remember_removed(&self, attr: Attr) {
+        let mut removed = self.removed.borrow_mut();
+        if removed.len() >= REMOVED_MAX {
+            removed.pop_front();
+        }
+        removed.push_back(Attr { nlink: 0, ..attr });
+    }
+
+    fn removed(&self, ino: InodeId) -> Option<Attr> {
+        self.removed.borrow().iter().find(|attr| attr.ino == ino).cloned()
     }
 
     fn caching(&self, attr: &Attr, flags: OpenFlags) -> Caching {
@@ -54,6 +72,10 @@ impl VolumeFront {
     }
 }
 
+fn is_gone(error: FsError) -> bool {
+    matches!(error, FsError::Stale | FsError::NotFound)
+}
+
 impl FileSystem for VolumeFront {
     type Data = IoBuf;
 
@@ -61,7 +83,10 @@ impl FileSystem for VolumeFront {
         self.volume.lookup(who, dir, name).await
     }
     async fn getattr(&self, ino: InodeId) -> Done<(Attr, Duration)> {
-        self.volume.getattr(ino).await
+        match self.volume.getattr(ino).await {
+            Err(error) if is_gone(error) => self.removed(ino).map(|attr| (attr, Duration::ZERO)).ok_or(error),
+            answer => answer,
+        }
     }
     async fn setattr(&self, who: &Identity, ino: InodeId, change: AttrChange) -> Done<(Attr, Duration)> {
         self.volume.setattr(who, ino, change).await
@@ -90,7 +115,12 @@ impl FileSystem for VolumeFront {
         self.volume.unlink(who, dir, name).await
     }
     async fn rmdir(&self, who: &Identity, dir: InodeId, name: &Name) -> Done<()> {
-        self.volume.rmdir(who, dir, name).await
+        let target = self.volume.lookup(who, dir, name).await;
+        self.volume.rmdir(who, dir, name).await?;
+        if let Ok(Lookup::Found(entry)) = target {
+            self.remember_removed(entry.attr);
+        }
+        Ok(())
     }
     async fn rename(
         &self,
@@ -155,7 +185,12 @@ impl FileSystem for VolumeFront {
         bytes_max: u32,
         plus: bool,
     ) -> Done<Listing> {
-        self.volume.readdir(who, dir, cookie, bytes_max, plus).await
+        match self.volume.readdir(who, dir, cookie, bytes_max, plus).await {
+            Err(error) if is_gone(error) && self.removed(dir).is_some() => {
+                Ok(Listing { entries: Vec::new(), end: true })
+            }
+            answer => answer,
+        }
     }
     /// Every reply of the server about names is durable: nothing is left to do.
     async fn fsyncdir(&self, _dir: InodeId) -> Done<()> {
