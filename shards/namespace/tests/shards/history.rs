@@ -4,8 +4,8 @@ use crate::cluster::client::{Client, Fate, perform};
 use crate::cluster::random::{Random, call};
 use crate::cluster::{Cluster, STEPS_MAX, audit};
 use cfs_model::{Call, Correspondence, Model, Strictness};
-use cfs_types::{FsError, Nanos};
-use cfs_wire::Reply;
+use cfs_types::{FsError, InodeId, Name, Nanos};
+use cfs_wire::{Op, Reply};
 use std::collections::BTreeSet;
 
 const STRICT: Strictness = Strictness { times: true };
@@ -94,7 +94,7 @@ fn at_once(
             lost.for_each(|client| client.start(cluster));
         }
         let live: BTreeSet<_> = clients.iter().filter_map(Client::transaction).collect();
-        cluster.pump(shard, random.below(3) > 0);
+        cluster.pump(shard, random.below(3) > 0, Some(random.below(8)));
         if random.below(4) == 0 {
             cluster.resolve(shard, &live);
         }
@@ -186,5 +186,41 @@ fn concurrent_operations_are_linearizable() {
 fn concurrent_operations_with_crashes_are_linearizable() {
     for seed in 0..200 {
         concurrent(seed, true);
+    }
+}
+
+/// Two directories that are moved into each other at once: one of the moves must fail.
+#[test]
+fn directories_never_form_a_loop() {
+    for seed in 0..400 {
+        let (mut model, mut ids) = (model(), Correspondence::default());
+        let (mut cluster, mut random) = (Cluster::new(), Random::new(seed));
+        let dir = |name: &[u8]| Name::new(name).expect("a name");
+        let mut made = Vec::new();
+        for (number, name) in [(1, b"a"), (2, b"b")] {
+            let op = Op::Mkdir { dir: InodeId::ROOT, name: dir(name), mode: 0o755 };
+            let call = call(op, cluster.now);
+            let got = perform(&mut cluster, &ids, &call, number, &mut || Fate::Done);
+            let expected = model.apply(&call).map(|(reply, _)| reply);
+            ids.agree(&expected, &got.expect("known"), STRICT).expect("two directories");
+            if let Ok(Reply::Entry(entry)) = expected {
+                made.push(entry.ino);
+            }
+        }
+        let into = |from: &[u8], to_dir: InodeId| Op::Rename {
+            from_dir: InodeId::ROOT,
+            from: dir(from),
+            to_dir,
+            to: dir(b"in"),
+            no_replace: false,
+            exchange: false,
+        };
+        let calls: Vec<Call> = [into(b"a", made[1]), into(b"b", made[0])].map(|op| call(op, cluster.now)).into();
+        let results = at_once(&mut cluster, &ids, &calls, 3, &mut random, seed % 2 == 0);
+        cluster.settle();
+        audit::sound(&cluster);
+        let tree = audit::product_tree(&cluster);
+        let explained = explain(&model, &ids, &calls, &results, &tree);
+        assert!(explained.is_some(), "seed {seed}: {}", story(&calls, &results));
     }
 }

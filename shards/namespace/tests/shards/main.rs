@@ -4,4 +4,5 @@ mod cluster;
 mod exactly_once;
 mod formats;
 mod history;
+mod late;
 mod names;

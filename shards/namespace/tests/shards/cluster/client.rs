@@ -238,7 +238,7 @@ pub fn perform(
                 cluster.crash(client.shard());
                 for id in cluster.ids() {
                     cluster.resolve(id, &BTreeSet::new());
-                    cluster.pump(id, step % 2 == 0);
+                    cluster.pump(id, step % 2 == 0, None);
                 }
                 client.start(cluster);
             }
@@ -252,7 +252,7 @@ pub fn perform(
                 let fate = fate();
                 client.step(cluster, step, fate);
                 for id in cluster.ids() {
-                    cluster.pump(id, true);
+                    cluster.pump(id, true, None);
                 }
             }
         }

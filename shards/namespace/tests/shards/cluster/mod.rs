@@ -109,24 +109,30 @@ impl Cluster {
         self.shards.keys().copied().collect()
     }
 
-    /// Delivers the oldest message of a shard to each of its peers; true if there was one. The
-    /// sender may crash before it hears of it: `acknowledge` false.
-    pub fn pump(&mut self, from: ShardId, acknowledge: bool) -> bool {
+    /// Delivers the oldest message of a shard to each of its peers, or to one of them; true if
+    /// there was one. The sender may crash before it hears of it: `acknowledge` false.
+    pub fn pump(&mut self, from: ShardId, acknowledge: bool, one: Option<usize>) -> bool {
         let memory = &self.shards[&from].memory;
         let messages = pending::outbox(memory, None, 1000).expect("memory").expect("sound");
-        let mut peers = BTreeSet::new();
+        let mut oldest = BTreeMap::new();
         for (to, sequence, message) in messages {
-            if peers.insert(to) {
-                let body = CommandBody::Deliver { from, sequence, message, pinned_by: Vec::new() };
-                let outcome = self.run(to, &Command::internal(body));
-                assert_eq!(outcome.result, Ok(Answer::Wire(Reply::Done)), "a message failed");
-                if acknowledge {
-                    let body = CommandBody::Acknowledge { to, through: sequence };
-                    self.run(from, &Command::internal(body));
-                }
+            oldest.entry(to).or_insert((sequence, message));
+        }
+        let chosen = one.map(|one| one % oldest.len().max(1));
+        let busy = !oldest.is_empty();
+        for (i, (to, (sequence, message))) in oldest.into_iter().enumerate() {
+            if chosen.is_some_and(|chosen| chosen != i) {
+                continue;
+            }
+            let body = CommandBody::Deliver { from, sequence, message, pinned_by: Vec::new() };
+            let outcome = self.run(to, &Command::internal(body));
+            assert_eq!(outcome.result, Ok(Answer::Wire(Reply::Done)), "a message failed");
+            if acknowledge {
+                let body = CommandBody::Acknowledge { to, through: sequence };
+                self.run(from, &Command::internal(body));
             }
         }
-        !peers.is_empty()
+        busy
     }
 
     /// Resolves what is prepared in a shard by transactions that no coordinator works on.
@@ -162,7 +168,7 @@ impl Cluster {
             let mut busy = false;
             for id in self.ids() {
                 self.resolve(id, &BTreeSet::new());
-                busy |= self.pump(id, true);
+                busy |= self.pump(id, true, None);
             }
             if !busy {
                 break;
