@@ -11,7 +11,7 @@ use crate::{attributes, data, outbox, query as reads, reap, session, txn, xattr}
 use cfs_types::{FsError, InodeId, Nanos, SessionId};
 use cfs_wire::{FileKind, Op, Reply};
 
-/// Keys a command will surely read, to be prefetched together.
+/// Keys a command will most likely read, to be prefetched together.
 pub fn read_set(command: &Command, ctx: &EntryContext) -> Vec<Key> {
     let mut keys = vec![keys::counters()];
     if command.number.get() > 0 {
@@ -29,6 +29,7 @@ pub fn read_set(command: &Command, ctx: &EntryContext) -> Vec<Key> {
             }
         }
         CommandBody::Data(body) => keys.extend(data::read_set(body)),
+        CommandBody::Txn(body) => keys.extend(txn::read_set(body, ctx)),
         CommandBody::Deliver { from, message, .. } => {
             keys.push(keys::inbox_cursor(*from));
             if let Message::Unlink { ino, .. } | Message::Touch { ino, .. } = message {
