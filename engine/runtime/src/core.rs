@@ -85,6 +85,11 @@ where
     Core::new(&config, seat)?.run(main)
 }
 
+/// The CPUs this process may run on, rising.
+pub fn available_cpus() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
+}
+
 fn pin(cpu: Option<usize>) -> Result<(), RuntimeError> {
     let Some(cpu) = cpu else { return Ok(()) };
     let allowed = core_affinity::get_core_ids().unwrap_or_default();

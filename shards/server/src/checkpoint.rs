@@ -14,7 +14,7 @@ use crate::shard::Shard;
 use cfs_device::AnchorId;
 use cfs_kv::{Change, KvError, Manifest};
 use cfs_segment::{CellRef, SpaceError};
-use cfs_types::{CoreId, FsError, LogIndex};
+use cfs_types::{CoreId, FsError, LogIndex, Timestamp};
 use std::rc::Rc;
 
 /// Flushes a shard, having packed its small writes so far, and releases the log.
@@ -28,11 +28,9 @@ pub async fn checkpoint(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsErro
         shard.frozen.set(Some(now));
     }
     let covered = shard.frozen.get().unwrap_or(now);
-    let change = store.flush().await.map_err(store_error)?;
-    shard.flushed.set(covered);
-    match change {
-        Some(change) => commit(core, shard, change).await?,
-        None => write_anchor(core, shard, store.manifest()).await?,
+    match store.flush().await.map_err(store_error)? {
+        Some(change) => commit(core, shard, change, covered).await?,
+        None => write_anchor(core, shard, store.manifest(), covered).await?,
     }
     shard.frozen.set(None);
     core.metrics.flushes.bump();
@@ -45,7 +43,7 @@ pub async fn compact(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<bool, FsError
     let Some(change) = shard.replica.store().compact_step().await.map_err(store_error)? else {
         return Ok(false);
     };
-    commit(core, shard, change).await?;
+    commit(core, shard, change, shard.flushed.get()).await?;
     core.metrics.compactions.bump();
     Ok(true)
 }
@@ -54,24 +52,29 @@ pub async fn compact(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<bool, FsError
 pub async fn relocate_table(core: &Rc<Core>, shard: &Rc<Shard>, cell: CellRef) -> Result<(), FsError> {
     let _turn = shard.maintenance.acquire(1).await;
     match shard.replica.store().relocate(cell).await.map_err(store_error)? {
-        Some(change) => commit(core, shard, change).await,
+        Some(change) => commit(core, shard, change, shard.flushed.get()).await,
         None => Ok(()),
     }
 }
 
-async fn commit(core: &Rc<Core>, shard: &Rc<Shard>, mut change: Change) -> Result<(), FsError> {
+type Covered = (Mark, Timestamp);
+
+/// Makes a change of the tables durable; with it they cover `covered`.
+async fn commit(core: &Rc<Core>, shard: &Rc<Shard>, mut change: Change, covered: Covered) -> Result<(), FsError> {
     let store = shard.replica.store().clone();
     let manifest = store.propose(&mut change).map_err(store_error)?;
-    write_anchor(core, shard, manifest).await?;
+    write_anchor(core, shard, manifest, covered).await?;
     store.install(change).map_err(store_error)
 }
 
-async fn write_anchor(core: &Rc<Core>, shard: &Rc<Shard>, tables: Manifest) -> Result<(), FsError> {
-    let (mark, timestamp) = shard.flushed.get();
+async fn write_anchor(core: &Rc<Core>, shard: &Rc<Shard>, tables: Manifest, covered: Covered) -> Result<(), FsError> {
+    let (mark, timestamp) = covered;
     let (vote, epoch) = (shard.replica.vote(), shard.replica.epoch());
     let manifest = GroupManifest { mark, vote, epoch, timestamp, tables };
     let id = AnchorId::group(shard.group());
-    core.anchors.write(id, &manifest.encode()).await.map_err(|_| FsError::Device)
+    core.anchors.write(id, &manifest.encode()).await.map_err(|_| FsError::Device)?;
+    shard.flushed.set(covered);
+    Ok(())
 }
 
 /// Tells the log what it may forget: what the tables cover and no small write needs.

@@ -1,0 +1,158 @@
+//! The command line. Usage errors exit 2 (clap).
+
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// CoreFS: a distributed POSIX file system for NVMe servers.
+#[derive(Parser, Debug)]
+#[command(name = "cfs", version, about, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Format on first use, serve and mount: a whole one-node file system in the foreground.
+    #[command(after_help = "Example:\n  cfs dev /var/tmp/cfs /mnt/cfs --size 8GiB\n\nCtrl-C unmounts and stops. After a crash the same command recovers and mounts again.")]
+    Dev(DevOptions),
+    /// Lay out a data directory or a block device.
+    #[command(after_help = "Examples:\n  cfs format /srv/cfs --size 100GiB\n  cfs format /dev/nvme0n1")]
+    Format(FormatOptions),
+    /// Serve a formatted data directory or device in the foreground.
+    #[command(after_help = "Example:\n  cfs server /srv/cfs --listen 127.0.0.1:7400")]
+    Server(ServerOptions),
+    /// Mount a served file system.
+    #[command(after_help = "Examples:\n  cfs mount 127.0.0.1:7400 /mnt/cfs\n  cfs mount 127.0.0.1:7400 /mnt/cfs -o ro --foreground")]
+    Mount(MountOptions),
+    /// Unmount.
+    Umount(UmountOptions),
+    /// Show the servers that this user runs on this machine.
+    Status(StatusOptions),
+}
+
+/// Where and how to serve.
+#[derive(Args, Debug, Clone)]
+pub struct Serving {
+    /// Cores to serve with; default: all this process may use.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub cores: Option<u16>,
+    /// Address of core 0; core i listens on the port plus i.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    pub listen: SocketAddr,
+    /// Address of the HTTP API (/metrics, /health).
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480")]
+    pub http: SocketAddr,
+    /// Serve clear text on an address that is not loopback. Anyone on the path can read the data.
+    #[arg(long)]
+    pub allow_plaintext: bool,
+}
+
+/// `cfs dev`.
+#[derive(Args, Debug)]
+pub struct DevOptions {
+    /// Data directory; default: ~/.local/share/cfs/dev.
+    pub dir: Option<PathBuf>,
+    /// Where to mount; default: ~/cfs.
+    pub mountpoint: Option<PathBuf>,
+    /// Size of the store on first use.
+    #[arg(long, default_value = "8GiB", value_parser = parse_size)]
+    pub size: u64,
+    /// Serving.
+    #[command(flatten)]
+    pub serving: Serving,
+}
+
+/// `cfs format`.
+#[derive(Args, Debug)]
+pub struct FormatOptions {
+    /// Data directory or block device.
+    pub target: PathBuf,
+    /// Size of a data directory's store (a device is used whole).
+    #[arg(long, default_value = "8GiB", value_parser = parse_size)]
+    pub size: u64,
+    /// Destroy what is there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `cfs server`.
+#[derive(Args, Debug)]
+pub struct ServerOptions {
+    /// Data directory or block device.
+    #[arg(required = true, num_args = 1)]
+    pub target: PathBuf,
+    /// Serving.
+    #[command(flatten)]
+    pub serving: Serving,
+}
+
+/// `cfs mount`.
+#[derive(Args, Debug)]
+pub struct MountOptions {
+    /// Address of any core of the server.
+    pub address: SocketAddr,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Options, separated by commas: ro, rw, allow_other, suid, dev, hard, soft, timeout=SECONDS,
+    /// dirty=SIZE, cache=SIZE, readahead=SIZE, sync.
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    pub options: Vec<String>,
+    /// The server's secret; by default found for a server of the same user on this machine.
+    #[arg(long, value_name = "FILE")]
+    pub secret: Option<PathBuf>,
+    /// Stay in the foreground.
+    #[arg(long)]
+    pub foreground: bool,
+}
+
+/// `cfs umount`.
+#[derive(Args, Debug)]
+pub struct UmountOptions {
+    /// Where.
+    pub mountpoint: PathBuf,
+}
+
+/// `cfs status`.
+#[derive(Args, Debug)]
+pub struct StatusOptions {
+    /// For programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Bytes, with an optional unit: K, M, G, T (powers of 1024), also KiB, MiB, GiB, TiB.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        unit => return Err(format!("unknown unit '{unit}': use KiB, MiB, GiB or TiB")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is not a size like 8GiB"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_take_binary_units() {
+        assert_eq!(parse_size("8GiB"), Ok(8 << 30));
+        assert_eq!(parse_size("512m"), Ok(512 << 20));
+        assert!(parse_size("8 parsecs").is_err() && parse_size("99999999T").is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! `cfs mount` and `cfs umount`: a client executor and its kernel mount.
+
+use crate::args::{MountOptions, UmountOptions, parse_size};
+use crate::place::read_secret;
+use crate::{Failure, registry};
+use cfs_fuse::{Host, Session, VolumeFront};
+use cfs_runtime::{CoreConfig, Reactor, run as run_core};
+use cfs_seam::{Address, Class, World, spawn};
+use cfs_types::{CoreId, SessionId};
+use cfs_volume::{Patience, Volume, VolumeError, VolumeOptions};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A mount served by a thread of this process.
+pub struct MountThread {
+    thread: JoinHandle<Result<(), Failure>>,
+    path: PathBuf,
+    /// Its session.
+    pub session: SessionId,
+}
+
+impl MountThread {
+    /// Unmounts, writes back what is held, and waits.
+    pub fn stop(self) -> Result<(), Failure> {
+        if !self.thread.is_finished() {
+            cfs_fuse::unmount(&self.path).map_err(|e| Failure(e.to_string()))?;
+        }
+        self.join()
+    }
+
+    /// Waits until somebody unmounts it.
+    pub fn join(self) -> Result<(), Failure> {
+        self.thread.join().unwrap_or_else(|_| Err(Failure("the mount's thread panicked".into())))
+    }
+
+    /// Whether it was unmounted.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// Connects and mounts; returns once the kernel and we have agreed.
+pub fn start(volume: VolumeOptions, mountpoint: &Path, mount: cfs_fuse::MountOptions) -> Result<MountThread, Failure> {
+    let (ready, wait) = channel();
+    let path = mountpoint.to_path_buf();
+    let body = move || {
+        let main = move |world, reactor| serve(world, reactor, volume, path, mount, ready);
+        run_core(CoreConfig::new(CoreId::new(0)), main).map_err(|e| Failure(e.to_string()))?
+    };
+    let thread = std::thread::Builder::new().name("cfs-mount".into()).spawn(body);
+    let thread = thread.map_err(|e| Failure::new("starting the mount's thread", e))?;
+    match wait.recv() {
+        Ok(session) => Ok(MountThread { thread, path: mountpoint.to_path_buf(), session }),
+        Err(_) => {
+            let ended = thread.join().unwrap_or_else(|_| Err(Failure("the mount's thread panicked".into())));
+            Err(ended.err().unwrap_or_else(|| Failure("the mount ended at once".into())))
+        }
+    }
+}
+
+async fn serve(
+    world: World,
+    reactor: Rc<Reactor>,
+    options: VolumeOptions,
+    path: PathBuf,
+    mount: cfs_fuse::MountOptions,
+    ready: Sender<SessionId>,
+) -> Result<(), Failure> {
+    let volume = connect(&world, options).await?;
+    let (device, mounted) = cfs_fuse::mount(&path, &mount).map_err(|e| Failure(e.to_string()))?;
+    let front = Rc::new(VolumeFront::new(volume.clone()));
+    let session = Session::new(Host::new(&world, &reactor, false), device.clone(), front);
+    let (begun, owner) = (session.clone(), volume.clone());
+    let announce = async move {
+        let negotiated = begun.started().await;
+        if let Ok(notifier) = cfs_fuse::Notifier::start(device, negotiated) {
+            owner.set_kernel_cache(Rc::new(notifier));
+        }
+        let _gone = ready.send(owner.session());
+    };
+    let _announcing = spawn(&world.tasks, Class::Foreground, announce);
+    let served = session.serve().await;
+    drop(mounted);
+    let left = volume.shutdown().await;
+    served.map_err(|e| Failure(e.to_string()))?;
+    left.map_err(|e| Failure::new("writing back at the end", e))
+}
+
+/// Connects; a session that the server no longer knows is replaced by a new one.
+async fn connect(world: &World, options: VolumeOptions) -> Result<Rc<Volume>, Failure> {
+    let again = VolumeOptions { session: None, ..options.clone() };
+    let resumed = options.session.is_some();
+    match Volume::connect(world.clone(), options).await {
+        Ok(volume) => Ok(volume),
+        Err(_) if resumed => Volume::connect(world.clone(), again).await.map_err(failure),
+        Err(error) => Err(failure(error)),
+    }
+}
+
+fn failure(error: VolumeError) -> Failure {
+    Failure::new("connecting", error)
+}
+
+/// `cfs mount`.
+pub fn run(options: &MountOptions) -> Result<(), Failure> {
+    if !options.foreground {
+        return detach(options);
+    }
+    let (volume, mount) = parse(options)?;
+    let thread = start(volume, &options.mountpoint, mount)?;
+    println!("ready {}", options.mountpoint.display());
+    let mountpoint = options.mountpoint.clone();
+    crate::status::wait_for_signal(|| thread.has_ended())?;
+    if thread.has_ended() {
+        println!("{} was unmounted", mountpoint.display());
+    }
+    thread.stop()
+}
+
+/// Starts ourselves again in the foreground, without a terminal, and waits until it is mounted.
+fn detach(options: &MountOptions) -> Result<(), Failure> {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+    let failed = |e| Failure::new("starting the mount in the background", e);
+    let own = std::env::current_exe().map_err(failed)?;
+    let mut child = Command::new(own)
+        .args(std::env::args_os().skip(1))
+        .arg("--foreground")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let output = child.stdout.take().ok_or_else(|| Failure("the background mount has no output".into()))?;
+    let mut line = String::new();
+    let _read = BufReader::new(output).read_line(&mut line);
+    if line.starts_with("ready") {
+        println!("mounted {}", options.mountpoint.display());
+        return Ok(());
+    }
+    let status = child.wait().map_err(failed)?;
+    Err(Failure(format!("the mount did not start ({status})")))
+}
+
+/// `cfs umount`.
+pub fn unmount(options: &UmountOptions) -> Result<(), Failure> {
+    cfs_fuse::unmount(&options.mountpoint).map(|_| ()).map_err(|e| Failure(e.to_string()))
+}
+
+fn parse(options: &MountOptions) -> Result<(VolumeOptions, cfs_fuse::MountOptions), Failure> {
+    let (addresses, secret) = find_server(options.address, options.secret.as_deref())?;
+    let mut volume = VolumeOptions::new(addresses, secret);
+    let mut mount = cfs_fuse::MountOptions::default();
+    for option in &options.options {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let size = || parse_size(value).map(|n| usize::try_from(n).unwrap_or(usize::MAX)).map_err(Failure);
+        match name {
+            "ro" => mount.read_only = true,
+            "rw" | "hard" => {}
+            "allow_other" => mount.allow_other = Some(true),
+            "suid" => mount.set_uid = true,
+            "dev" => mount.devices = true,
+            "soft" => volume.patience = Patience::Soft(Duration::from_secs(30)),
+            "timeout" => {
+                let seconds = value.parse().map_err(|_| Failure(format!("timeout={value} is not a number of seconds")))?;
+                volume.patience = Patience::Soft(Duration::from_secs(seconds));
+            }
+            "sync" => volume.dirty_bytes_max = 0,
+            "dirty" => volume.dirty_bytes_max = size()?,
+            "cache" => volume.data_cache_bytes = size()?,
+            "readahead" => volume.read_ahead_bytes = size()?,
+            _ => return Err(Failure(format!("unknown mount option '{option}': see cfs mount --help"))),
+        }
+    }
+    Ok((volume, mount))
+}
+
+type Found = (Vec<Address>, Option<cfs_wire::Secret>);
+
+/// The addresses and secret of a server: told, or found for this user on this machine.
+fn find_server(address: SocketAddr, secret: Option<&Path>) -> Result<Found, Failure> {
+    let tcp = Address::Tcp(address);
+    if let Some(path) = secret {
+        return Ok((vec![tcp], Some(read_secret(path)?)));
+    }
+    let wanted = address.to_string();
+    let local = registry::servers().into_iter().find(|s| s.listen == wanted);
+    let Some(server) = local else {
+        let what = format!("no server of this user listens on {address} here: start one, or pass --secret FILE");
+        return Err(Failure(what));
+    };
+    let sockets = server.sockets.into_iter().map(Address::Unix);
+    Ok((sockets.take(1).chain([tcp]).collect(), Some(read_secret(&server.secret)?)))
+}

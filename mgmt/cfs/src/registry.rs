@@ -1,0 +1,78 @@
+//! Servers of this user on this machine: where they listen and where their secret lies, so that
+//! `cfs mount` and `cfs status` need not be told.
+
+use crate::Failure;
+use serde::{Deserialize, Serialize};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+/// A running server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its process.
+    pub pid: u32,
+    /// Data directory or device.
+    pub target: PathBuf,
+    /// Address of core 0.
+    pub listen: String,
+    /// Unix sockets of its cores.
+    pub sockets: Vec<PathBuf>,
+    /// Address of the HTTP API.
+    pub http: String,
+    /// Its secret.
+    pub secret: PathBuf,
+    /// Cores it serves with.
+    pub cores: u16,
+}
+
+impl Entry {
+    /// Whether the process still runs.
+    pub fn is_alive(&self) -> bool {
+        std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+}
+
+/// Removes the entry when dropped.
+pub struct Registered(PathBuf);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The folder, private to this user.
+fn folder() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if !crate::serving::is_root() => PathBuf::from(dir).join("cfs"),
+        _ if crate::serving::is_root() => PathBuf::from("/run/cfs"),
+        _ => home().join(".cache/cfs/run"),
+    }
+}
+
+/// The user's home directory.
+pub fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+/// Announces a server until the result is dropped.
+pub fn register(entry: &Entry) -> Result<Registered, Failure> {
+    let folder = folder();
+    let failed = |e| Failure::new(format!("writing to {}", folder.display()), e);
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    let path = folder.join(format!("{}.json", entry.listen.replace([':', '[', ']'], "_")));
+    let text = serde_json::to_string_pretty(entry).map_err(|e| Failure::new("describing the server", e))?;
+    std::fs::write(&path, text).map_err(failed)?;
+    Ok(Registered(path))
+}
+
+/// All servers that are alive; files of dead ones are ignored.
+pub fn servers() -> Vec<Entry> {
+    let Ok(files) = std::fs::read_dir(folder()) else { return Vec::new() };
+    let texts = files.filter_map(|f| std::fs::read(f.ok()?.path()).ok());
+    let mut found: Vec<Entry> = texts.filter_map(|t| serde_json::from_slice(&t).ok()).collect();
+    found.retain(Entry::is_alive);
+    found.sort_by(|a, b| a.listen.cmp(&b.listen));
+    found
+}

@@ -1,0 +1,218 @@
+//! `cfs server`: the cores of one store, and the threads around them.
+
+use crate::args::{ServerOptions, Serving};
+use crate::place::Place;
+use crate::registry::{self, Entry, Registered};
+use crate::{Failure, format};
+use cfs_rpc::Admission;
+use cfs_runtime::{CoreConfig, CoreThread, DiskFile, ParkPolicy, Remote, mesh, start_core};
+use cfs_seam::Address;
+use cfs_server::{CoreReply, CoreRequest, Envelope, RootOwner, ServerConfig, StartError, serve_core};
+use cfs_types::{CoreId, MapEpoch};
+use std::net::SocketAddr;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+/// Whether this process is root's.
+pub fn is_root() -> bool {
+    user_id() == 0
+}
+
+/// The effective user id, from /proc.
+pub fn user_id() -> u32 {
+    ids("Uid:")
+}
+
+/// The effective group id, from /proc.
+pub fn group_id() -> u32 {
+    ids("Gid:")
+}
+
+fn ids(label: &str) -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix(label)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|id| id.parse().ok()).unwrap_or(u32::MAX)
+}
+
+/// How the cores share the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// The cores have their CPUs to themselves.
+    Alone,
+    /// A mount of the same process uses the CPUs too.
+    WithMount,
+}
+
+/// A server that serves.
+pub struct Server {
+    threads: Vec<CoreThread<Result<(), StartError>>>,
+    /// Reaches the cores from other threads.
+    pub remote: Remote,
+    /// Unix sockets of the cores, where paths allow them.
+    pub addresses: Vec<Address>,
+    _registered: Registered,
+}
+
+impl Server {
+    /// Stops every core and waits; what is acknowledged is durable in any case.
+    pub fn stop(self) -> Result<(), Failure> {
+        let stop = Envelope::Outside(CoreRequest::Stop, Box::new(|_: CoreReply| ()));
+        let _ended = self.remote.send(CoreId::new(0), Box::new(stop));
+        let mut first = Ok(());
+        for thread in self.threads {
+            let ended = match thread.join() {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(Failure(error.to_string())),
+                Err(error) => Err(Failure(error.to_string())),
+            };
+            first = first.and(ended);
+        }
+        first
+    }
+
+    /// Whether a core has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(CoreThread::is_finished)
+    }
+}
+
+/// Opens the store and starts its cores; returns once they serve.
+pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<Server, Failure> {
+    check_listen(options)?;
+    let (file, superblock) = format::open(&place.store)?;
+    if !file.is_direct() {
+        eprintln!("cfs: {} refuses direct I/O: serving through the page cache", place.store.display());
+    }
+    let cpus: Vec<usize> = available_cpus();
+    let cores = options.cores.unwrap_or_else(|| u16::try_from(cpus.len()).unwrap_or(1).max(1));
+    let config = server_config(place, options, cores, superblock.cluster.bytes())?;
+    let seats = mesh(cores).map_err(|e| Failure::new("starting the cores", e))?;
+    let remote = seats[0].remote();
+    let (ready, wait) = channel();
+    let mut threads = Vec::new();
+    for (index, seat) in seats.into_iter().enumerate() {
+        let (disk, config, ready) = (DiskFile::clone(&file), config.clone(), ready.clone());
+        let root = RootOwner { uid: user_id(), gid: group_id() };
+        let mut core = CoreConfig::new(seat.core());
+        core.pin_cpu = cpus.get(index % cpus.len().max(1)).copied();
+        if sharing == Sharing::Alone && usize::from(cores) <= cpus.len() {
+            core.park = ParkPolicy::Spin { limit: Duration::from_micros(50) };
+        }
+        let thread = start_core(core, seat, move |world, reactor| async move {
+            let disk = disk.attach(&reactor);
+            serve_core(world, disk, superblock, config, root, move || {
+                let _gone = ready.send(());
+            })
+            .await
+        });
+        threads.push(thread.map_err(|e| Failure::new("starting a core", e))?);
+    }
+    drop(ready);
+    wait_ready(&wait, &mut threads, &remote)?;
+    let entry = entry(place, options, &config, cores);
+    let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
+    Ok(Server { threads, remote, addresses, _registered: registry::register(&entry)? })
+}
+
+/// Waits until core 0 says that all serve; a core that ends before says why.
+fn wait_ready(
+    wait: &std::sync::mpsc::Receiver<()>,
+    threads: &mut Vec<CoreThread<Result<(), StartError>>>,
+    remote: &Remote,
+) -> Result<(), Failure> {
+    loop {
+        match wait.recv_timeout(Duration::from_millis(20)) {
+            Ok(()) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) if !threads.iter().any(CoreThread::is_finished) => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    for core in 0..remote.cores() {
+        let stop = Envelope::Outside(CoreRequest::Stop, Box::new(|_: CoreReply| ()));
+        let _ended = remote.send(CoreId::new(core), Box::new(stop));
+    }
+    let mut why = "a core ended before it served".to_string();
+    for thread in threads.drain(..) {
+        match thread.join() {
+            Ok(Err(error)) => why = error.to_string(),
+            Err(error) => why = error.to_string(),
+            Ok(Ok(())) => {}
+        }
+    }
+    Err(Failure(why))
+}
+
+fn check_listen(options: &Serving) -> Result<(), Failure> {
+    if options.listen.ip().is_loopback() || options.allow_plaintext {
+        return Ok(());
+    }
+    let what = format!("{} is not loopback, and there is no TLS yet: data and metadata would cross the network in the clear. Pass --allow-plaintext if that is meant.", options.listen);
+    Err(Failure(what))
+}
+
+fn available_cpus() -> Vec<usize> {
+    cfs_runtime::available_cpus()
+}
+
+fn server_config(place: &Place, options: &Serving, cores: u16, cluster: [u8; 16]) -> Result<ServerConfig, Failure> {
+    let (mut listen, mut advertised) = (Vec::new(), Vec::new());
+    for core in 0..cores {
+        let port = options.listen.port().checked_add(core);
+        let port = port.ok_or_else(|| Failure(format!("{} leaves no port for core {core}", options.listen)))?;
+        let tcp = Address::Tcp(SocketAddr::new(options.listen.ip(), port));
+        let unix = place.socket(core).map(Address::Unix);
+        let best = unix.clone().filter(|_| options.listen.ip().is_loopback()).unwrap_or_else(|| tcp.clone());
+        advertised.push(best.to_string());
+        listen.push(unix.into_iter().chain([tcp]).collect());
+    }
+    Ok(ServerConfig {
+        cores,
+        cluster,
+        incarnation: incarnation(),
+        listen,
+        advertised,
+        admission: Admission { secret: place.secret()?, unix_uid: Some(user_id()) },
+        lease_term: Duration::from_secs(2),
+        session_life: Duration::from_secs(600),
+        deadline: Duration::from_secs(30),
+        discard: true,
+        memory: Default::default(),
+        map_epoch: MapEpoch::new(1),
+    })
+}
+
+/// Differs from start to start: the wall clock, nanoseconds.
+fn incarnation() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn entry(place: &Place, options: &Serving, config: &ServerConfig, cores: u16) -> Entry {
+    let sockets = config.listen.iter().flatten().filter_map(|a| match a {
+        Address::Unix(path) => Some(path.clone()),
+        Address::Tcp(_) => None,
+    });
+    Entry {
+        pid: std::process::id(),
+        target: place.target.clone(),
+        listen: options.listen.to_string(),
+        sockets: sockets.collect(),
+        http: options.http.to_string(),
+        secret: place.secret_file(),
+        cores,
+    }
+}
+
+/// `cfs server`.
+pub fn run(options: &ServerOptions) -> Result<(), Failure> {
+    let place = Place::of(&options.target);
+    let server = start(&place, &options.serving, Sharing::Alone)?;
+    println!("serving {} with {} cores", place.target.display(), server.remote.cores());
+    println!("  rpc   {}", options.serving.listen);
+    println!("  http  http://{}/metrics", options.serving.http);
+    println!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);
+    println!("ready");
+    let remote = server.remote.clone();
+    crate::status::manage(&options.serving, &remote, || server.has_ended())?;
+    server.stop()
+}
