@@ -1,0 +1,127 @@
+//! The volume against the real server, two cores, in the simulator.
+
+use cfs_device::{FormatOptions, Uuid, format, open};
+use cfs_rpc::Admission;
+use cfs_seam::{Address, World, sleep};
+use cfs_server::{MemoryLimits, RootOwner, ServerConfig, serve_core};
+use cfs_sim::{DiskFaults, Sim, SimConfig};
+use cfs_types::{InodeId, MapEpoch, Name};
+use cfs_volume::{Creation, Lookup, OpenFlags, Volume, VolumeOptions, WriteFlags};
+use cfs_wire::{Identity, Secret};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).expect("a name")
+}
+
+fn secret() -> Secret {
+    Secret::new(b"the secret of the tests").expect("long enough")
+}
+
+async fn work(world: World, address: Address) {
+    let options = VolumeOptions::new(vec![address], Some(secret()));
+    let volume = loop {
+        // The server is still starting.
+        if let Ok(volume) = Volume::connect(world.clone(), options.clone()).await {
+            break volume;
+        }
+        sleep(&world.clock, Duration::from_millis(500)).await;
+    };
+    let who = Identity::default();
+    let dir = volume.mkdir(&who, InodeId::ROOT, &name("dir"), 0o755).await.expect("made").attr.ino;
+    let flags = OpenFlags { write: true, ..OpenFlags::default() };
+    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
+    for i in 0..20_u8 {
+        let (_, handle) = volume.create(&who, dir, &name(&format!("f{i}")), &how).await.expect("made");
+        let data = vec![i; 10_000 * (usize::from(i) + 1)];
+        assert_eq!(volume.write(handle, 0, &data, WriteFlags::default()).await, Ok(data.len()));
+        volume.fsync(handle).await.expect("durable");
+        let read = volume.read(handle, 0, 1 << 20).await.expect("read");
+        assert!(*read == data[..], "file {i}: {} of {}", read.len(), data.len());
+        volume.release(handle);
+    }
+    let listing = volume.readdir(&who, dir, 0, 100_000, true).await.expect("listed");
+    assert_eq!(listing.entries.len(), 20);
+    assert!(listing.entries.iter().all(|line| line.entry.is_some()));
+    across_ranges(&world, &volume, dir, options).await;
+    volume.shutdown().await.expect("clean");
+}
+
+/// A file of two ranges, seen by a second client.
+async fn across_ranges(world: &World, volume: &Volume, dir: InodeId, options: VolumeOptions) {
+    let who = Identity::default();
+    let flags = OpenFlags { write: true, ..OpenFlags::default() };
+    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
+    let (entry, handle) = volume.create(&who, dir, &name("big"), &how).await.expect("made");
+    let data: Vec<u8> = (0..3_u32 << 20).map(|i| (i / 1000).to_le_bytes()[0]).collect();
+    let at = (64 << 20) - (1 << 20) - 77;
+    assert_eq!(volume.write(handle, at, &data, WriteFlags::default()).await, Ok(data.len()));
+    volume.fsync(handle).await.expect("durable");
+    let read = volume.read(handle, at, 3 << 20).await.expect("read");
+    assert!(*read == data[..]);
+    let other = Volume::connect(world.clone(), options.clone()).await.expect("connected");
+    let Lookup::Found(seen) = other.lookup(&who, dir, &name("big")).await.expect("found") else { panic!("exists") };
+    assert_eq!(seen.attr.ino, entry.attr.ino);
+    assert_eq!(seen.attr.size, at + (3 << 20));
+    volume.write(handle, 0, b"held back", WriteFlags::default()).await.expect("taken");
+    let theirs = other.open(&who, seen.attr.ino, OpenFlags::default()).await.expect("open");
+    assert_eq!(&*other.read(theirs, 0, 9).await.expect("read"), b"held back");
+    let read = other.read(theirs, at, 3 << 20).await.expect("read");
+    assert!(*read == data[..]);
+    volume.unlink(&who, dir, &name("big")).await.expect("removed");
+    assert!(matches!(other.lookup(&who, dir, &name("big")).await, Ok(Lookup::Missing { .. })));
+    assert_eq!(&*other.read(theirs, 0, 9).await.expect("still open"), b"held back");
+    other.release(theirs);
+    other.shutdown().await.expect("clean");
+}
+
+#[test]
+fn files_and_directories_on_two_cores() {
+    for seed in 0..3 {
+        let sim = Sim::new(seed, SimConfig::default());
+        let (server, client) = (sim.node(2), sim.node(1));
+        let disk = sim.disk(2 << 30, DiskFaults::default());
+        let addresses: Vec<Address> = (0..2).map(|i| sim.address(server, 7400 + i)).collect();
+        let config = ServerConfig {
+            cores: 2,
+            cluster: [3; 16],
+            incarnation: 1,
+            listen: addresses.iter().map(|a| vec![a.clone()]).collect(),
+            advertised: addresses.iter().map(ToString::to_string).collect(),
+            admission: Admission { secret: secret(), unix_uid: None },
+            lease_term: Duration::from_secs(2),
+            session_life: Duration::from_secs(600),
+            deadline: Duration::from_secs(30),
+            discard: false,
+            memory: MemoryLimits::default(),
+            map_epoch: MapEpoch::new(1),
+        };
+        let formatted = Rc::new(Cell::new(false));
+        for core in 0..2 {
+            let (disk, config, formatted) = (sim.open_disk(server, disk), config.clone(), formatted.clone());
+            sim.start_core(server, core, |world| async move {
+                if core == 0 {
+                    let ids = [3, 4, 5].map(|byte| Uuid::new([byte; 16]));
+                    let options = FormatOptions::new(ids[0], ids[1], ids[2]);
+                    format(&*disk, &options, &mut |_, _| ()).await.expect("formatted");
+                    formatted.set(true);
+                }
+                while !formatted.get() {
+                    sleep(&world.clock, Duration::from_millis(1)).await;
+                }
+                let superblock = open(&*disk).await.expect("a store");
+                serve_core(world, disk, superblock, config, RootOwner::default(), || ()).await.expect("serves");
+            });
+        }
+        let done = Rc::new(Cell::new(false));
+        let flag = done.clone();
+        let address = addresses[1].clone();
+        sim.start_core(client, 0, |world| async move {
+            work(world, address).await;
+            flag.set(true);
+        });
+        assert!(sim.run_until(Duration::from_secs(3600), || done.get()), "seed {seed} never ends");
+    }
+}
