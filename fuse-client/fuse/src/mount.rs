@@ -125,7 +125,7 @@ pub fn unmount(path: &Path) -> Result<Unmounted, MountError> {
 /// Takes a CoreFS mount away whose server died ('Transport endpoint is not connected'). True if
 /// there was one.
 pub fn mend_dead_mount(path: &Path) -> Result<bool, MountError> {
-    match std::fs::metadata(path) {
+    match syscall::ask(path) {
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {}
         _ => return Ok(false),
     }

@@ -27,6 +27,17 @@ pub fn mount(source: &str, target: &Path, fs_type: &str, flags: libc::c_ulong, d
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// statfs(2): asks the file system itself, where the attributes that stat(2) shows may be cached
+/// beyond its server's death.
+pub fn ask(path: &Path) -> io::Result<()> {
+    let path = c_string(path.as_os_str().as_bytes())?;
+    let mut answer = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: a NUL-terminated string and room for the answer, which is not read; both live through
+    // the call.
+    let result = unsafe { libc::statfs(path.as_ptr(), answer.as_mut_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// umount2(2), which follows no symlink.
 pub fn unmount(target: &Path, flags: libc::c_int) -> io::Result<()> {
     let target = c_string(target.as_os_str().as_bytes())?;
