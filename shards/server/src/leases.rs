@@ -174,13 +174,21 @@ impl Leases {
         Some(holding.kind)
     }
 
-    /// The session is alive. False where its leases had lapsed: they are gone and it must know.
+    /// The session is alive. False where leases of it had lapsed: they are gone and it must know.
+    /// Those granted within the term are not touched: the client serves from them.
     pub fn renew(&mut self, session: SessionId, now: Instant) -> bool {
-        let last = self.renewed.insert(session, now);
-        let lapsed = last.is_some_and(|at| at.after(self.term) <= now);
-        if lapsed {
-            self.forget_leases(session);
+        let last = self.renewed.insert(session, now).unwrap_or_default();
+        if last.after(self.term) > now {
+            return true;
         }
+        let (term, mut lapsed) = (self.term, false);
+        self.objects.retain(|_, object| {
+            if object.holders.get(&session).is_some_and(|h| h.granted.after(term) <= now) {
+                object.holders.remove(&session);
+                lapsed = true;
+            }
+            !object.is_idle()
+        });
         !lapsed
     }
 
@@ -199,13 +207,6 @@ impl Leases {
             (sequence != 0).then_some(Revocation { session, ino: *ino, sequence })
         });
         asked.collect()
-    }
-
-    fn forget_leases(&mut self, session: SessionId) {
-        self.objects.retain(|_, object| {
-            object.holders.remove(&session);
-            !object.is_idle()
-        });
     }
 
     /// The session is over.
@@ -301,6 +302,18 @@ mod tests {
         assert_eq!(t.clearance(ino(), B, Intent::Read, at(2500)), Clearance::WaitUntil(at(3000)));
         assert_eq!(t.clearance(ino(), B, Intent::Read, at(3000)), Clearance::Clear);
         assert!(!t.renew(A, at(3001)), "it must learn that its leases are gone");
+    }
+
+    #[test]
+    fn a_late_renewal_keeps_what_was_granted_within_the_term() {
+        let mut t = table();
+        let other = InodeId::from_raw(78).expect("valid");
+        t.renew(A, at(0));
+        t.grant(ino(), A, LeaseKind::Shared, at(0));
+        t.grant(other, A, LeaseKind::Shared, at(2500));
+        assert!(!t.renew(A, at(3000)), "the first has lapsed");
+        assert!(t.begin(ino(), B, Intent::Change).is_empty());
+        assert_eq!(t.begin(other, B, Intent::Change).len(), 1, "the second still stands");
     }
 
     #[test]
