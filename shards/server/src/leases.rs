@@ -10,7 +10,7 @@
 use cfs_seam::Instant;
 use cfs_types::{InodeId, SessionId};
 use cfs_wire::LeaseKind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Objects with leases or pins in one shard; beyond it nothing more is granted.
@@ -71,13 +71,15 @@ pub struct Leases {
     term: Duration,
     objects: BTreeMap<InodeId, Object>,
     renewed: BTreeMap<SessionId, Instant>,
+    /// Sessions that lost leases by silence and were not told yet.
+    lapsed: BTreeSet<SessionId>,
     next_sequence: u64,
 }
 
 impl Leases {
     /// `term`: how long a silent session's leases stand in others' way.
     pub fn new(term: Duration) -> Self {
-        Leases { term, objects: BTreeMap::new(), renewed: BTreeMap::new(), next_sequence: 1 }
+        Leases { term, objects: BTreeMap::new(), renewed: BTreeMap::new(), lapsed: BTreeSet::new(), next_sequence: 1 }
     }
 
     /// Announces a request of `by`; returns the holders to ask. Pair with [`Leases::end`].
@@ -100,7 +102,7 @@ impl Leases {
 
     /// Whether a request announced with [`Leases::begin`] may go on now.
     pub fn clearance(&mut self, ino: InodeId, by: SessionId, intent: Intent, now: Instant) -> Clearance {
-        let (term, renewed) = (self.term, &self.renewed);
+        let (term, renewed, lapsed) = (self.term, &self.renewed, &mut self.lapsed);
         let Some(object) = self.objects.get_mut(&ino) else { return Clearance::Clear };
         let mut latest = None;
         object.holders.retain(|session, holding| {
@@ -111,6 +113,8 @@ impl Leases {
             let ends = seen.after(term);
             if ends > now {
                 latest = latest.max(Some(ends));
+            } else {
+                lapsed.insert(*session);
             }
             ends > now
         });
@@ -178,10 +182,11 @@ impl Leases {
     /// Those granted within the term are not touched: the client serves from them.
     pub fn renew(&mut self, session: SessionId, now: Instant) -> bool {
         let last = self.renewed.insert(session, now).unwrap_or_default();
+        let mut lapsed = self.lapsed.remove(&session);
         if last.after(self.term) > now {
-            return true;
+            return !lapsed;
         }
-        let (term, mut lapsed) = (self.term, false);
+        let term = self.term;
         self.objects.retain(|_, object| {
             if object.holders.get(&session).is_some_and(|h| h.granted.after(term) <= now) {
                 object.holders.remove(&session);
@@ -212,6 +217,7 @@ impl Leases {
     /// The session is over.
     pub fn end_session(&mut self, session: SessionId) {
         self.renewed.remove(&session);
+        self.lapsed.remove(&session);
         self.objects.retain(|_, object| {
             object.holders.remove(&session);
             object.pins.remove(&session);
