@@ -259,12 +259,12 @@ pub async fn read(core: &Rc<Core>, shard: &Rc<Shard>, op: &Op) -> Result<IoBuf, 
             if bytes == 0 {
                 break;
             }
-            if let ([Piece::Chunk { id, offset: from, len: n }], true) = (plan.as_slice(), at == offset && bytes == end - at) {
-                if from % UNIT_BYTES == 0 {
-                    match read_chunk(core, shard, *id, *from, *n).await? {
-                        Some(whole) => return Ok(whole),
-                        None => continue 'again,
-                    }
+            if let ([Piece::Chunk { id, offset: from, len: n }], true) = (plan.as_slice(), at == offset && bytes == end - at)
+                && from % UNIT_BYTES == 0
+            {
+                match read_chunk(core, shard, *id, *from, *n).await? {
+                    Some(whole) => return Ok(whole),
+                    None => continue 'again,
                 }
             }
             let target = buf.get_or_insert_with(|| IoBuf::zeroed(usize::try_from(end - offset).expect("at most 2 MiB")));

@@ -7,12 +7,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+/// A log entry.
+type Entry = (GroupId, LogIndex);
+
 /// Data areas of recent entries, first in, first out.
 pub struct InlineCache {
     bytes_max: usize,
     bytes: Cell<usize>,
-    areas: RefCell<BTreeMap<(GroupId, LogIndex), Rc<[u8]>>>,
-    order: RefCell<VecDeque<(GroupId, LogIndex)>>,
+    areas: RefCell<BTreeMap<Entry, Rc<[u8]>>>,
+    order: RefCell<VecDeque<Entry>>,
 }
 
 impl InlineCache {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum GroupCommand {
     /// For a shard.
-    Shard(Command),
+    Shard(Box<Command>),
     /// For the control group.
     Control(ControlCommand),
 }

@@ -41,12 +41,15 @@ pub struct Executed {
     pub effects: Vec<Effect>,
 }
 
+/// Answers a proposal; None where it was of local records only.
+type Answered = Promise<Result<Option<Executed>, FsError>>;
+
 /// A command on its way into the log.
 struct Proposal {
     command: Option<GroupCommand>,
     data: Vec<u8>,
     locals: Vec<LocalWrite>,
-    promise: Promise<Result<Option<Executed>, FsError>>,
+    promise: Answered,
 }
 
 /// What a flush of the store covers.
@@ -69,7 +72,7 @@ pub struct Replica {
     group: RefCell<Group>,
     queue: RefCell<VecDeque<Proposal>>,
     queued_bytes: Cell<usize>,
-    waiting: RefCell<BTreeMap<LogIndex, Vec<Promise<Result<Option<Executed>, FsError>>>>>,
+    waiting: RefCell<BTreeMap<LogIndex, Vec<Answered>>>,
     work: Event,
     executed: Event,
     effects: RefCell<Vec<Effect>>,
@@ -431,10 +434,10 @@ impl Replica {
 struct Taken {
     records: Vec<Record>,
     locals: Vec<LocalWrite>,
-    local_promises: Vec<Promise<Result<Option<Executed>, FsError>>>,
+    local_promises: Vec<Answered>,
 }
 
-fn complete_all(promises: Vec<Promise<Result<Option<Executed>, FsError>>>) {
+fn complete_all(promises: Vec<Answered>) {
     for promise in promises {
         promise.complete(Ok(None));
     }

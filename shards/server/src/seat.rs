@@ -1,6 +1,7 @@
 //! A core's place in the server: what it is before, while and after it serves, and its answers
 //! to the other cores.
 
+use crate::RootOwner;
 use crate::boot::{self, Loaded, StartError, region_layout};
 use crate::config::ServerConfig;
 use crate::core::Core;
@@ -185,14 +186,7 @@ impl Seat {
                 core.former.borrow_mut().0.extend(sessions);
                 CoreReply::Done
             }
-            CoreRequest::MakeRoot(root) => {
-                let shard = core.shard(InodeId::ROOT.shard()).cloned();
-                let made = match shard {
-                    Ok(shard) => make_root(&shard, root.uid, root.gid).await,
-                    Err(error) => Err(error),
-                };
-                CoreReply::Answered(made.map(|()| Reply::Done))
-            }
+            CoreRequest::MakeRoot(root) => CoreReply::Answered(root_of(core, root).await),
             CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
             CoreRequest::FreeSlots(freed) => {
                 core.log.take_freed(&freed);
@@ -203,6 +197,11 @@ impl Seat {
             }
         }
     }
+}
+
+async fn root_of(core: &Rc<Core>, root: RootOwner) -> Result<Reply, FsError> {
+    let shard = core.shard(InodeId::ROOT.shard())?.clone();
+    make_root(&shard, root.uid, root.gid).await.map(|()| Reply::Done)
 }
 
 async fn store_for(core: &Rc<Core>, shard: cfs_types::ShardId, data: cfs_seam::IoBuf) -> Result<cfs_types::ChunkId, FsError> {

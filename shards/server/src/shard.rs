@@ -106,7 +106,7 @@ impl Shard {
     /// Executes a command once; `Blocked` is the caller's to handle.
     pub async fn execute(&self, command: Command, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Executed, FsError> {
         self.replica.ready().await?;
-        self.replica.propose(GroupCommand::Shard(command), data, locals).await
+        self.replica.propose(GroupCommand::Shard(Box::new(command)), data, locals).await
     }
 
     /// Executes a command without data; waits while a transaction holds what it needs.

@@ -34,12 +34,12 @@ fn layer(name: &str) -> Option<u8> {
         "cfs-types" => 0,
         "cfs-seam" | "cfs-wire" => 1,
         "cfs-exec" | "cfs-device" | "cfs-consensus" | "cfs-namespace" | "cfs-observe" => 2,
-        "cfs-cluster" | "cfs-log" | "cfs-segment" | "cfs-rpc" | "cfs-runtime" => 3,
+        "cfs-sim" | "cfs-cluster" | "cfs-log" | "cfs-segment" | "cfs-rpc" | "cfs-runtime" => 3,
         "cfs-kv" => 4,
         "cfs-server" | "cfs-volume" => 5,
         "cfs-fuse" | "cfs-api" => 6,
         "cfs" => 7,
-        "cfs-model" | "cfs-sim" | "cfs-tidy" => 2,
+        "cfs-model" | "cfs-tidy" => 2,
         _ => return None,
     })
 }

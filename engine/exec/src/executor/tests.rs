@@ -1,3 +1,5 @@
+//! The scheduler as its tasks see it.
+
 use super::*;
 use crate::channel::{SendError, bounded};
 use crate::{Event, Gate, Semaphore};

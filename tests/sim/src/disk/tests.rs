@@ -1,3 +1,5 @@
+//! The simulated disk: what survives a power cut, and what faults do.
+
 use super::*;
 use crate::run;
 use cfs_seam::{BLOCK_BYTES, Class, spawn};

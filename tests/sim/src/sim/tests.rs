@@ -1,3 +1,5 @@
+//! The simulated cluster: determinism, crashes, partitions.
+
 use super::*;
 use cfs_seam::{BLOCK_BYTES, Durability, IoBuf, NetError, sleep, timeout};
 
