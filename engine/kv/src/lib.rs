@@ -19,10 +19,12 @@ mod manifest;
 mod memtable;
 mod store;
 mod table;
+mod verify;
 
 pub use cache::BlockCache;
 pub use manifest::{Manifest, ManifestError, TABLES_MAX, TableRef};
 pub use store::{Change, Fetch, KvError, Lookup, Pins, Rows, Scan, Store, StoreConfig, StoreStats};
+pub use verify::{TableCheck, verify_table};
 
 use std::rc::Rc;
 

@@ -10,9 +10,9 @@ use crate::recover::{CorePart, Found, GroupLog};
 use crate::signal::Signal;
 use crate::slots::{Released, Slots, Urgency};
 use crate::stream::{StreamHead, StreamId};
-use crate::{LogError, batch};
-use cfs_device::{AnchorId, Anchors, Superblock, crc32c, read_at};
-use cfs_seam::{BLOCK_BYTES, Class, Clock, Disk, Geometry, Io, TaskHandle, World, io, spawn};
+use crate::{LogError, batch, payload};
+use cfs_device::{AnchorId, Anchors, Superblock};
+use cfs_seam::{Class, Clock, Disk, Geometry, Io, TaskHandle, World, io, spawn};
 use cfs_types::{GroupId, LogIndex};
 use queue::{Item, Queued};
 use state::{Phase, State};
@@ -275,16 +275,7 @@ impl CoreLog {
     }
 
     async fn read_position(&self, group: GroupId, index: LogIndex, position: Position) -> Result<Vec<u8>, LogError> {
-        let bytes = usize::try_from(position.bytes).expect("32 bits fit a usize");
-        let block = u64::try_from(BLOCK_BYTES).expect("a small number");
-        let before = usize::try_from(position.at % block).expect("less than a block");
-        let at = position.at - position.at % block;
-        let buf = read_at(&*self.shared.disk, at, (before + bytes).next_multiple_of(BLOCK_BYTES)).await?;
-        let payload = &buf[before..before + bytes];
-        if crc32c(payload) != position.crc {
-            return Err(LogError::EntryDamaged { group, index, offset: position.at });
-        }
-        Ok(payload.to_vec())
+        payload::read(&*self.shared.disk, group, index, position).await
     }
 
     /// The group's entries up to `entries_through` and local records up to `locals_through` are

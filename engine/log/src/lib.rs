@@ -21,6 +21,7 @@ mod core_log;
 mod error;
 mod index;
 mod old;
+mod payload;
 mod record;
 mod recover;
 mod signal;
@@ -30,6 +31,7 @@ mod stream;
 pub use core_log::{CoreLog, Usage};
 pub use error::LogError;
 pub use old::{Freed, OldStreams};
+pub use payload::read_entry;
 pub use record::{Record, RecordKind};
 pub use recover::{
     CorePart, EntryAt, GroupLog, Recovered, SLOTS_PER_CORE_MIN, StreamEnd, StreamReport, inspect, recover,

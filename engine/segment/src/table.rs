@@ -69,6 +69,14 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Tells a header that lost its magic from other bytes: with the magic its checksum holds.
+fn without_magic(bytes: &[u8], magic: [u8; 8]) -> TableError {
+    let Some(head) = bytes.get(..HEADER_BYTES) else { return TableError::Absent };
+    let (covered, crc) = head.split_at(HEADER_BYTES - 4);
+    let whole = [&magic, &covered[8..]].concat();
+    if crc32_iscsi(&whole).to_le_bytes() == crc { TableError::Damaged } else { TableError::Absent }
+}
+
 impl SegmentTable {
     /// The 64 KiB on the device.
     pub fn encode(&self) -> IoBuf {
@@ -103,7 +111,7 @@ impl SegmentTable {
     /// Verifies and decodes the table of `segment`.
     pub fn decode(bytes: &[u8], segment: SegmentId) -> Result<Self, TableError> {
         if bytes.get(..8) != Some(&TABLE_MAGIC) {
-            return Err(TableError::Absent);
+            return Err(without_magic(bytes, TABLE_MAGIC));
         }
         Self::decode_body(bytes, segment).ok_or(TableError::Damaged)
     }
@@ -163,7 +171,7 @@ impl RegionHeader {
     /// Verifies and decodes the header of `region`.
     pub fn decode(bytes: &[u8], region: u32) -> Result<Self, TableError> {
         if bytes.get(..8) != Some(&REGION_MAGIC) {
-            return Err(TableError::Absent);
+            return Err(without_magic(bytes, REGION_MAGIC));
         }
         let mut reader = Reader(bytes.get(16..24).ok_or(TableError::Damaged)?);
         let header = RegionHeader { region, generation: reader.u64().ok_or(TableError::Damaged)? };
@@ -214,8 +222,11 @@ mod tests {
         for at in (0..200).chain([4096, 65535]) {
             let mut bytes = table.to_vec();
             bytes[at] ^= 0x40;
-            assert!(SegmentTable::decode(&bytes, SegmentId::new(5, 30)).is_err(), "byte {at}");
+            let refused = SegmentTable::decode(&bytes, SegmentId::new(5, 30));
+            assert_eq!(refused, Err(TableError::Damaged), "byte {at}");
         }
+        let zeros = vec![0; table.len()];
+        assert_eq!(SegmentTable::decode(&zeros, SegmentId::new(5, 30)), Err(TableError::Absent));
         assert_eq!(SegmentTable::decode(&table, SegmentId::new(5, 29)), Err(TableError::Damaged));
         for length in [0, 7, 8, 63, 64, 100, 115] {
             assert!(SegmentTable::decode(&table[..length], SegmentId::new(5, 30)).is_err());

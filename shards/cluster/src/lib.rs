@@ -73,6 +73,13 @@ pub fn open_sessions(view: &dyn View, after: SessionId, limit: usize) -> Result<
     Ok(rows.iter().filter_map(|(key, _)| number(&key[2..])).map(SessionId::new).collect())
 }
 
+/// Whether a row of the control group's state is one, for checkers.
+pub fn is_row(key: &[u8], value: &[u8]) -> bool {
+    let session = key.strip_prefix(&SESSION_PREFIX);
+    let known = key == NEXT_KEY || session.is_some_and(|n| n.len() == 8);
+    known && value.len() == 8
+}
+
 fn session_key(session: SessionId) -> Box<[u8]> {
     [&SESSION_PREFIX[..], &session.get().to_be_bytes()].concat().into()
 }
@@ -103,6 +110,7 @@ mod tests {
         assert_eq!(run(&mut state, ControlCommand::EndSession { session: two }), ControlAnswer::Ended(false));
         assert_eq!(run(&mut state, open), ControlAnswer::Opened(SessionId::new(3)));
         assert_eq!(is_open(&state, one), Ok(true));
+        assert!(is_row(NEXT_KEY, &[0; 8]) && is_row(&session_key(one), &[0; 8]) && !is_row(&[1], &[0; 8]));
         assert_eq!(open_sessions(&state, SessionId::new(0), 10), Ok(vec![one, SessionId::new(3)]));
     }
 }

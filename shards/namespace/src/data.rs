@@ -7,6 +7,7 @@
 //! the bytes of the extents that name it and a chunk without any is gone; every extent with bytes
 //! has one back reference; nothing at or beyond the end of a file is ever read back.
 
+mod audit;
 mod codec;
 mod editor;
 mod extent;
@@ -24,6 +25,8 @@ mod resize;
 mod tests;
 mod write;
 
+pub use audit::DataRow;
+pub(crate) use audit::decode as decode_row;
 pub use extent::Extent;
 pub use layout::{Layout, range_shard};
 pub use message::{Change, DataMessage};
@@ -34,7 +37,7 @@ pub use read::{
     Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunks, log_extents,
     oldest_log_ref, pending_trims, plan_read, range_sequence, seek,
 };
-pub use record::ChunkRecord;
+pub use record::{BackRef, ChunkRecord, RangeRecord, Shape, Summary};
 pub use resize::{fallocate_slice, reap_step, truncate};
 pub use write::{ChunkSlice, WriteAt, WriteData};
 

@@ -9,6 +9,7 @@
 //! entry counts are exact; what a prepared transaction holds is neither read nor changed.
 
 mod attributes;
+pub mod audit;
 pub mod command;
 pub mod data;
 mod entry;

@@ -32,6 +32,17 @@ pub fn places() -> ([u8; 2], [u8; 2]) {
     ([LOCAL_SPACE, b'c'], [LOCAL_SPACE, b'd'])
 }
 
+/// First key of the records of checksums and one past the last.
+pub fn checksum_rows() -> ([u8; 2], [u8; 2]) {
+    ([LOCAL_SPACE, b'k'], [LOCAL_SPACE, b'l'])
+}
+
+/// The chunk of a record of checksums; None where the key is of another kind.
+pub fn checksums_of(key: &[u8]) -> Option<ChunkId> {
+    let chunk = key.strip_prefix(&[LOCAL_SPACE, b'k'])?.try_into().ok()?;
+    Some(ChunkId::from_raw(u64::from_be_bytes(chunk)))
+}
+
 /// The chunk and place of a row; None where it does not decode.
 pub fn decode_row(key: &[u8], value: &[u8]) -> Option<(ChunkId, Place)> {
     let chunk = u64::from_be_bytes(key.strip_prefix(&[LOCAL_SPACE, b'c'])?.try_into().ok()?);

@@ -67,6 +67,11 @@ impl ServerConfig {
 
     /// The cluster's key of dentry hashes: derived from its identity.
     pub fn name_key(&self) -> [u8; 32] {
-        blake3::derive_key("CoreFS 2026 dentry cookies", &self.cluster)
+        name_key(&self.cluster)
     }
+}
+
+/// The key of dentry hashes of a cluster.
+pub fn name_key(cluster: &[u8; 16]) -> [u8; 32] {
+    blake3::derive_key("CoreFS 2026 dentry cookies", cluster)
 }

@@ -16,6 +16,7 @@ mod delivery;
 mod effects;
 mod entry;
 mod file_data;
+mod fsck;
 mod hybrid_clock;
 mod inline_cache;
 mod leases;
@@ -38,6 +39,7 @@ mod view;
 
 pub use boot::StartError;
 pub use config::{MemoryLimits, ServerConfig};
+pub use fsck::{Checked, Finding, FsckError, Progress, Report, Severity, Site, Stage, fsck};
 pub use messages::{CoreReply, CoreRequest};
 pub use metrics::{CoreStatus, LATENCY_BUCKETS, Latencies};
 pub use peers::Envelope;

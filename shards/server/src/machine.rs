@@ -1,9 +1,12 @@
 //! What a group executes: a shard's namespace, or the control group's sessions.
 
 use crate::entry::Batch;
+use crate::replica::Executed;
+use crate::view::StoreView;
 use cfs_cluster::{ControlAnswer, ControlCommand};
 use cfs_namespace::data::{DataCommand, Layout, WriteData};
-use cfs_namespace::{Answer, Command, CommandBody, Effect, EntryContext, Message, NeedMore, TxId, View, Writes};
+use cfs_kv::{KvError, Pins, Store};
+use cfs_namespace::{Answer, Command, CommandBody, Effect, EntryContext, Message, NeedMore, Overlay, TxId, View, Writes};
 use cfs_types::{FsError, LogIndex, ShardId, Term, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +77,27 @@ impl Machine {
         };
         let (timestamp, now) = (batch.timestamp, batch.now);
         EntryContext { shard, term, index, timestamp, now, name_key, volume: VolumeId::new(0), layout: Layout::default() }
+    }
+
+    /// Executes the commands of an entry in order on `store`; their writes become visible together.
+    pub async fn execute_batch(&self, store: &Store, context: &EntryContext, batch: &Batch) -> Result<Vec<Executed>, KvError> {
+        let view = StoreView::new(store);
+        let mut pins = Pins::default();
+        let mut overlay = Overlay::new(&view);
+        let mut done = Vec::with_capacity(batch.commands.len());
+        for command in &batch.commands {
+            let outcome = loop {
+                match self.execute(&overlay, context, command) {
+                    Ok(outcome) => break outcome,
+                    Err(need) => pins.merge(view.load(need).await?),
+                }
+            };
+            overlay.apply(outcome.writes);
+            let (result, blocked_by) = (outcome.result, outcome.blocked_by);
+            done.push(Executed { result, blocked_by, effects: outcome.effects });
+        }
+        store.apply(overlay.into_writes(), batch.timestamp);
+        Ok(done)
     }
 
     /// Executes one command; one of the wrong kind is refused on every replica alike.

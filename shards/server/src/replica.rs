@@ -17,7 +17,7 @@ use cfs_consensus::{Committed, Group, Role, VoteState, Work};
 use cfs_exec::Event;
 use cfs_kv::{Pins, Store};
 use cfs_log::{CoreLog, Record, RecordKind};
-use cfs_namespace::{Effect, EntryContext, NeedMore, Overlay, TxId};
+use cfs_namespace::{Effect, NeedMore, TxId};
 use cfs_seam::{Io, Promise, io};
 use cfs_types::{FsError, GroupId, LogIndex, MoveEpoch, Term, Timestamp};
 use std::cell::{Cell, RefCell};
@@ -369,7 +369,7 @@ impl Replica {
             self.clock.restore(batch.timestamp);
             let context = self.machine.context(term, index, &batch);
             self.inline.put(self.id, index, Rc::from(data));
-            let executed = self.run_batch(&context, &batch).await?;
+            let executed = self.machine.execute_batch(&self.store, &context, &batch).await.map_err(|_| FsError::Corrupt)?;
             self.effects.borrow_mut().extend(executed.iter().flat_map(|e| e.effects.iter().cloned()));
             self.effected.notify_all();
             for (promise, executed) in promises.into_iter().zip(executed) {
@@ -382,27 +382,6 @@ impl Replica {
         self.group.borrow_mut().executed(index, term);
         self.executed.notify_all();
         Ok(())
-    }
-
-    /// Executes the commands of an entry in order; their writes become visible together.
-    async fn run_batch(&self, context: &EntryContext, batch: &Batch) -> Result<Vec<Executed>, FsError> {
-        let view = StoreView::new(&self.store);
-        let mut pins = Pins::default();
-        let mut overlay = Overlay::new(&view);
-        let mut done = Vec::with_capacity(batch.commands.len());
-        for command in &batch.commands {
-            let outcome = loop {
-                match self.machine.execute(&overlay, context, command) {
-                    Ok(outcome) => break outcome,
-                    Err(need) => pins.merge(view.load(need).await.map_err(|_| FsError::Corrupt)?),
-                }
-            };
-            overlay.apply(outcome.writes);
-            let (result, blocked_by) = (outcome.result, outcome.blocked_by);
-            done.push(Executed { result, blocked_by, effects: outcome.effects });
-        }
-        self.store.apply(overlay.into_writes(), batch.timestamp);
-        Ok(done)
     }
 
     /// Loads what the state machine missed; it stays in memory while the pins live.

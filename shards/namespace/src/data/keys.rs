@@ -10,13 +10,20 @@ use crate::view::Key;
 use cfs_types::{ChunkId, InodeId, LogIndex, RangeIndex};
 
 // Of the key spaces 0x20 to 0x3f.
-const EXTENT: u8 = 0x20;
-const CHUNK: u8 = 0x21;
-const BACK_REF: u8 = 0x22;
-const RANGE: u8 = 0x23;
-const SUMMARY: u8 = 0x24;
-const GRANT: u8 = 0x25;
-const TRIMMING: u8 = 0x26;
+/// Extents.
+pub const EXTENT: u8 = 0x20;
+/// Chunks.
+pub const CHUNK: u8 = 0x21;
+/// Back references.
+pub const BACK_REF: u8 = 0x22;
+/// Ranges.
+pub const RANGE: u8 = 0x23;
+/// Summaries of ranges.
+pub const SUMMARY: u8 = 0x24;
+/// The next chunk sequence.
+pub const GRANT: u8 = 0x25;
+/// Ranges that are being trimmed.
+pub const TRIMMING: u8 = 0x26;
 
 /// After [`BACK_REF`]: sources in log entries, ordered by index.
 const IN_LOG: u8 = 0;

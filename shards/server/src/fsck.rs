@@ -1,0 +1,380 @@
+//! Offline check of a whole store. Reads only.
+//!
+//! Everything that a start would rely on is read and verified: superblock, anchors, log, tables,
+//! chunks. Then the state that a start would have is built in memory (the log's tail executed,
+//! messages delivered, transactions resolved) and every count in it is made again.
+//!
+//! Invariants: nothing is written to the device; damage never ends the check, it is reported and
+//! what depends on it is skipped, and said to be skipped.
+
+mod data;
+mod device;
+mod finding;
+mod group;
+mod paths;
+mod settle;
+mod space;
+mod tree;
+
+pub use finding::{Finding, Severity, Site};
+
+use crate::boot::region_layout;
+use crate::cells;
+use cfs_device::{Anchors, DeviceError, Superblock};
+use cfs_kv::{BlockCache, StoreConfig, verify_table};
+use cfs_log::GroupLog;
+use cfs_namespace::audit::{self, Row};
+use cfs_seam::{Disk, World};
+use cfs_segment::{CellOwner, CellRef, Floors, LocalRegions, Space, SpaceConfig, UNIT_BYTES};
+use cfs_types::{ChunkId, GroupId};
+use data::{ShardData, verify_chunks};
+use finding::Findings;
+use group::{Group, Opener, report_unreadable};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::rc::Rc;
+use tree::Tree;
+
+/// Memory for blocks of tables, bytes.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// Why a store could not be checked at all.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FsckError {
+    /// There is no store, or not one that this version knows.
+    #[error("reading the superblock: {0}")]
+    Superblock(#[from] DeviceError),
+    /// Sizes that this version does not know.
+    #[error("the superblock's regions are not of a size that this version knows")]
+    Layout,
+}
+
+/// What is being checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Superblock, anchors, log.
+    Device,
+    /// Sorted tables, by group.
+    Tables,
+    /// Names, inodes and file data, by shard.
+    Shards,
+    /// Counts across shards, space.
+    Counts,
+}
+
+/// How far the check is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// What is being checked.
+    pub stage: Stage,
+    /// Done of it.
+    pub done: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// How much was checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checked {
+    /// Log streams.
+    pub streams: u64,
+    /// Sorted tables.
+    pub tables: u64,
+    /// Rows of all shards.
+    pub rows: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Bytes of chunks, tables and small writes in the log, read and verified.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Names.
+    pub names: u64,
+    /// Cells.
+    pub cells: u64,
+    /// Segment tables.
+    pub segment_tables: u64,
+}
+
+/// The result of a check.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// How much was checked.
+    pub checked: Checked,
+    /// What was found: the first thousand.
+    pub findings: Vec<Finding>,
+    /// How much more was found.
+    pub more: u64,
+    /// Findings of severity `Damage`, all of them.
+    pub damage: u64,
+}
+
+impl Report {
+    /// Whether nothing is damaged.
+    pub fn is_sound(&self) -> bool {
+        self.damage == 0
+    }
+
+    /// Whether nothing at all was found.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            writeln!(f, "{finding}")?;
+        }
+        if self.more > 0 {
+            writeln!(f, "and {} more", self.more)?;
+        }
+        let c = &self.checked;
+        write!(
+            f,
+            "{} inodes, {} names, {} chunks, {} tables, {} rows, {} log streams, {} bytes verified: {}",
+            c.inodes,
+            c.names,
+            c.chunks,
+            c.tables,
+            c.rows,
+            c.streams,
+            c.bytes,
+            if self.is_sound() { "no damage" } else { "DAMAGED" }
+        )
+    }
+}
+
+/// Checks the store on `disk`, which nobody may write to meanwhile.
+pub async fn fsck(world: &World, disk: Rc<dyn Disk>, progress: impl FnMut(Progress)) -> Result<Report, FsckError> {
+    let superblock = match cfs_device::open(&*disk).await {
+        Err(DeviceError::FailedForGood) => failed_superblock(&disk).await?,
+        opened => opened?,
+    };
+    let layout = region_layout(&superblock.layout).ok_or(FsckError::Layout)?;
+    let floors = Floors::of_share(0);
+    let config = SpaceConfig { layout, floors, discard: false, start: 0 };
+    // No region is held, so that every cell can be read and none be written.
+    let grants = Rc::new(LocalRegions::new(0, &BTreeSet::new()));
+    let space = Space::new(disk.clone(), grants, config);
+    let cluster = superblock.cluster.bytes();
+    let opener = Opener {
+        disk: disk.clone(),
+        space: space.clone(),
+        config: StoreConfig::new(usize::MAX, BlockCache::new(CACHE_BYTES), 0),
+        name_key: crate::config::name_key(&cluster),
+        time: Cell::default(),
+    };
+    let mut check = Check {
+        superblock,
+        opener,
+        progress,
+        report: Report::default(),
+        findings: Findings::default(),
+        claims: Vec::new(),
+        is_whole: true,
+    };
+    check.run(world).await?;
+    let Findings { kept, more, damage } = check.findings;
+    Ok(Report { findings: kept, more, damage, ..check.report })
+}
+
+async fn failed_superblock(disk: &Rc<dyn Disk>) -> Result<Superblock, FsckError> {
+    let copies = cfs_device::inspect(&**disk).await?;
+    let valid = copies.into_iter().filter_map(|copy| match copy {
+        cfs_device::SuperblockCopy::Valid(superblock) => Some(superblock),
+        _ => None,
+    });
+    valid.max_by_key(|s| s.generation).ok_or(FsckError::Superblock(DeviceError::FailedForGood))
+}
+
+struct Check<P> {
+    superblock: Superblock,
+    opener: Opener,
+    progress: P,
+    report: Report,
+    findings: Findings,
+    claims: Vec<(CellOwner, CellRef)>,
+    /// Everything could be read so far: counts across shards can be compared.
+    is_whole: bool,
+}
+
+impl<P: FnMut(Progress)> Check<P> {
+    fn step(&mut self, stage: Stage, done: u64, total: u64) {
+        (self.progress)(Progress { stage, done, total });
+    }
+
+    async fn run(&mut self, world: &World) -> Result<(), FsckError> {
+        self.step(Stage::Device, 0, 1);
+        let disk = self.opener.disk.clone();
+        device::check_superblock(&disk, &self.superblock, &mut self.findings).await?;
+        if self.superblock.failed {
+            self.findings.add(Severity::Damage, Site::Device(0), "the device was taken out of service after a failed write");
+        }
+        let log = device::read_log(&disk, &self.superblock, &mut self.findings).await;
+        self.is_whole = log.is_some();
+        let log = log.unwrap_or_default();
+        self.report.checked.streams = log.streams;
+        let anchors = Anchors::new(disk, &self.superblock);
+        device::check_anchors(&anchors, log.is_clean, &mut self.findings).await;
+        let mut groups = self.open_groups(&anchors, &log.groups).await;
+        if self.is_whole {
+            settle::settle(&self.opener, &mut groups, world.clock.wall(), &mut self.findings).await;
+        } else {
+            let what = "what is under way between the shards, and counts, were not checked because of damage";
+            self.findings.add(Severity::Note, Site::Group(GroupId::CONTROL), what);
+        }
+        let tree = self.check_shards(&groups).await;
+        self.step(Stage::Counts, 0, 1);
+        let claims = std::mem::take(&mut self.claims);
+        self.report.checked.cells = claims.len() as u64;
+        let cells = space::check_ownership(self.opener.space.layout(), claims, &mut self.findings);
+        self.report.checked.segment_tables = space::check_tables(&self.opener.space, &cells, &mut self.findings).await;
+        self.step(Stage::Counts, 1, 1);
+        paths::resolve(&groups, |ino| tree.named_in(ino), &mut self.findings).await;
+        Ok(())
+    }
+
+    /// Verifies the tables of every group and opens it.
+    async fn open_groups(&mut self, anchors: &Anchors, logs: &BTreeMap<GroupId, GroupLog>) -> BTreeMap<GroupId, Group> {
+        let mut groups = BTreeMap::new();
+        let total = GroupId::COUNT as u64;
+        for (done, id) in (0..).zip((0..).take(GroupId::COUNT).map(GroupId::new)) {
+            self.step(Stage::Tables, done, total);
+            let Ok(manifest) = device::read_manifest(anchors, id, &mut self.findings).await else {
+                self.is_whole = false;
+                continue;
+            };
+            let mut intact = true;
+            for table in manifest.iter().flat_map(|m| &m.tables.tables) {
+                self.claims.push((CellOwner::Table { group: id, table: table.id }, table.cell));
+                intact &= self.verify_table(id, table).await;
+            }
+            let none = GroupLog::default();
+            let log = logs.get(&id).unwrap_or(&none);
+            let mut group = self.opener.open(id, manifest, log, &mut self.findings).await;
+            group.is_whole &= intact;
+            self.is_whole &= group.is_whole;
+            groups.insert(id, group);
+        }
+        groups
+    }
+
+    async fn verify_table(&mut self, group: GroupId, table: &cfs_kv::TableRef) -> bool {
+        self.report.checked.tables += 1;
+        self.report.checked.bytes += u64::from(table.cell.units()) * UNIT_BYTES as u64;
+        match verify_table(&self.opener.space, group, table).await {
+            Ok(check) => {
+                for (offset, what) in &check.damage {
+                    let what = format!("{what} of table {} of group {group} is damaged", table.id);
+                    self.findings.add(Severity::Damage, Site::Device(*offset), what);
+                }
+                check.damage.is_empty()
+            }
+            Err(error) => {
+                self.findings.add(Severity::Damage, Site::Device(table.cell.offset()), error.to_string());
+                false
+            }
+        }
+    }
+
+    async fn check_shards(&mut self, groups: &BTreeMap<GroupId, Group>) -> Tree {
+        let mut tree = Tree::new(self.opener.name_key);
+        for (done, (id, group)) in (0..).zip(groups) {
+            self.step(Stage::Shards, done, groups.len() as u64);
+            if id.shard().is_some() {
+                self.check_shard(group, &mut tree).await;
+            } else {
+                self.check_control(group).await;
+            }
+        }
+        self.report.checked.inodes = tree.inodes();
+        self.report.checked.names = tree.names;
+        if self.is_whole {
+            tree.conclude(&mut self.findings);
+        }
+        tree
+    }
+
+    async fn check_shard(&mut self, group: &Group, tree: &mut Tree) {
+        let shard = group.id.shard().expect("the caller has checked");
+        let mut data = ShardData::new(shard);
+        let findings = &mut self.findings;
+        let mut odd = 0u64;
+        let shown = group.rows(&[0], &[cells::LOCAL_SPACE], |key, value| match audit::decode(key, value) {
+            Some(Row::Data(row)) => {
+                tree.show(shard, &Row::Data(row.clone()), findings);
+                data.show(row, findings);
+            }
+            Some(row) => {
+                report_leftover(group.id, &row, findings);
+                tree.show(shard, &row, findings);
+            }
+            None => odd += 1,
+        });
+        match shown.await {
+            Ok(rows) => self.report.checked.rows += rows,
+            Err(error) => {
+                // What tables have is reported already.
+                if group.is_whole {
+                    report_unreadable(group.id, &error, &mut self.findings);
+                }
+                self.is_whole = false;
+            }
+        }
+        if odd > 0 {
+            self.findings.group(group.id, format!("{odd} rows do not decode"));
+        }
+        if self.is_whole {
+            data.conclude(&mut self.findings);
+            self.report.checked.bytes += data.verify_log_refs(group, &mut self.findings).await;
+        }
+        let found = verify_chunks(&self.opener.space, group, &data, self.is_whole, &mut self.findings).await;
+        self.report.checked.chunks += found.count;
+        self.report.checked.bytes += found.bytes;
+        self.claims.extend(found.claims);
+        if self.is_whole {
+            self.report_unnamed(group, &found.unnamed);
+        }
+        tree.show_ranges(data.ranges);
+    }
+
+    fn report_unnamed(&mut self, group: &Group, unnamed: &[(ChunkId, CellRef)]) {
+        for (id, cell) in unnamed {
+            let (severity, what) = if group.freed.contains(id) {
+                (Severity::Note, "the next start frees it")
+            } else {
+                (Severity::Leak, "nothing names it")
+            };
+            self.findings.add(severity, Site::Device(cell.offset()), format!("{id:?} has {} units: {what}", cell.units()));
+        }
+    }
+
+    async fn check_control(&mut self, group: &Group) {
+        let mut odd = 0u64;
+        let shown = group.rows(&[0], &[u8::MAX], |key, value| odd += u64::from(!cfs_cluster::is_row(key, value)));
+        match shown.await {
+            Ok(rows) => self.report.checked.rows += rows,
+            Err(error) if group.is_whole => report_unreadable(group.id, &error, &mut self.findings),
+            Err(_) => {}
+        }
+        if odd > 0 {
+            self.findings.group(group.id, format!("{odd} rows do not decode"));
+        }
+    }
+}
+
+/// What should have gone when messages were delivered and transactions resolved.
+fn report_leftover(group: GroupId, row: &Row, findings: &mut Findings) {
+    match row {
+        Row::Outbox(to, sequence, _) => findings.group(group, format!("message {sequence} to shard {to} stays undelivered")),
+        Row::Prepared(tx) => findings.group(group, format!("{tx:?} stays prepared")),
+        Row::Lock(ino, tx) => findings.inode(*ino, format!("{tx:?}, which does not exist, holds a lock")),
+        Row::Decision(tx, true) => findings.group(group, format!("{tx:?} is committed and waits for nobody")),
+        Row::RenameLock(_, tx) => {
+            findings.add(Severity::Note, Site::Group(group), format!("{tx:?} holds the rename lock"));
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,94 @@
+//! Space: every unit belongs to one cell at most, every cell lies in a segment, and what the
+//! segments' own tables say.
+
+use super::finding::{Findings, Severity, Site};
+use cfs_segment::{CellOwner, CellRef, RegionLayout, SegmentId, Space, TableError};
+use cfs_types::GroupId;
+use std::collections::BTreeMap;
+
+type Cell = (CellOwner, CellRef);
+
+fn site(owner: CellOwner) -> GroupId {
+    match owner {
+        CellOwner::Chunk(id) => id.shard().into(),
+        CellOwner::Table { group, .. } => group,
+    }
+}
+
+/// Reports cells outside of segments and units with two owners; gives the sound cells by segment.
+pub fn check_ownership(layout: RegionLayout, mut claims: Vec<Cell>, findings: &mut Findings) -> BTreeMap<SegmentId, Vec<Cell>> {
+    claims.sort_unstable_by_key(|(owner, cell)| (cell.unit(), *owner));
+    let mut by_segment: BTreeMap<SegmentId, Vec<Cell>> = BTreeMap::new();
+    let mut before: Option<Cell> = None;
+    for (owner, cell) in claims {
+        let Some((segment, _)) = layout.locate(cell) else {
+            findings.group(site(owner), format!("{owner} names {cell:?}, which is in no segment"));
+            continue;
+        };
+        if let Some((other, taken)) = before
+            && taken.unit() + u64::from(taken.units()) > cell.unit()
+        {
+            let what = format!("{other} ({taken:?}) and {owner} ({cell:?}) both have these units");
+            findings.add(Severity::Damage, Site::Device(cell.offset()), what);
+        }
+        let end = |cell: CellRef| cell.unit() + u64::from(cell.units());
+        if before.is_none_or(|(_, taken)| end(taken) < end(cell)) {
+            before = Some((owner, cell));
+        }
+        by_segment.entry(segment).or_default().push((owner, cell));
+    }
+    by_segment
+}
+
+/// Compares the segments that have cells with their tables. A segment that was open at a crash has
+/// none, or one of an earlier use; nothing depends on them, so all but contradictions are notes.
+pub async fn check_tables(space: &Space, cells: &BTreeMap<SegmentId, Vec<Cell>>, findings: &mut Findings) -> u64 {
+    let mut sealed = 0;
+    let mut region = None;
+    for (segment, cells) in cells {
+        if region.replace(segment.region()) != Some(segment.region()) {
+            check_header(space, segment.region(), findings).await;
+        }
+        let offset = space.layout().table_offset(*segment);
+        let table = match space.read_table(*segment).await {
+            Ok(Ok(table)) => table,
+            Ok(Err(TableError::Absent)) => continue,
+            Ok(Err(TableError::Damaged)) => {
+                findings.add(Severity::Note, Site::Device(offset), format!("the table of {segment} is damaged"));
+                continue;
+            }
+            Err(error) => {
+                findings.add(Severity::Damage, Site::Device(offset), error.to_string());
+                continue;
+            }
+        };
+        sealed += 1;
+        let mut unknown = 0u64;
+        for (owner, cell) in cells {
+            let at = space.layout().locate(*cell).map(|(_, at)| at);
+            let entry = table.entries.iter().find(|e| Some(e.at) == at && e.owner == *owner);
+            match entry {
+                None => unknown += 1,
+                Some(entry) if entry.checksums.len() != cell.units() as usize => {
+                    let what = format!("{owner} has {cell:?}, the table of {segment} says {} units", entry.checksums.len());
+                    findings.add(Severity::Damage, Site::Device(cell.offset()), what);
+                }
+                Some(_) => {}
+            }
+        }
+        if unknown > 0 {
+            let what = format!("the table of {segment} is of an earlier use: it does not know {unknown} of its cells");
+            findings.add(Severity::Note, Site::Device(offset), what);
+        }
+    }
+    sealed
+}
+
+async fn check_header(space: &Space, region: u32, findings: &mut Findings) {
+    let place = Site::Device(space.layout().region_offset(region));
+    match space.read_region_header(region).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => findings.add(Severity::Note, place, format!("the header of region {region}: {error}")),
+        Err(error) => findings.add(Severity::Damage, place, error.to_string()),
+    }
+}
