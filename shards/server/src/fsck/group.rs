@@ -159,7 +159,7 @@ impl Group {
     pub async fn execute(&mut self, opener: &Opener, now: Nanos, command: Command, data: Vec<u8>) -> Result<Executed, KvError> {
         let index = LogIndex::new(self.index.get() + 1);
         self.index.set(index.get());
-        let batch = Batch { timestamp: opener.tick(), now, commands: vec![GroupCommand::Shard(command)] };
+        let batch = Batch { timestamp: opener.tick(), now, commands: vec![GroupCommand::Shard(Box::new(command))] };
         if !data.is_empty() {
             self.imagined.borrow_mut().insert(index, data);
         }
