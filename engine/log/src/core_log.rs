@@ -13,7 +13,7 @@ use crate::stream::{StreamHead, StreamId};
 use crate::{LogError, batch, payload};
 use cfs_device::{AnchorId, Anchors, Superblock};
 use cfs_seam::{Class, Clock, Disk, Geometry, Io, TaskHandle, World, io, spawn};
-use cfs_types::{GroupId, LogIndex};
+use cfs_types::{GroupId, Latencies, LogIndex};
 use queue::{Item, Queued};
 use state::{Phase, State};
 use std::cell::RefCell;
@@ -65,12 +65,10 @@ pub struct Usage {
     pub records: u64,
     /// Their bytes on the device.
     pub bytes_written: u64,
-    /// Time of their writes.
-    pub write_ns_total: u64,
-    /// Time of their flushes.
-    pub flush_ns_total: u64,
-    /// The slowest flush.
-    pub flush_ns_max: u64,
+    /// Times of their writes, which are their flushes too where the device writes through.
+    pub writes: Latencies,
+    /// Times of their flushes; none where the device writes through.
+    pub flushes: Latencies,
 }
 
 struct Shared {

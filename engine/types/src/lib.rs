@@ -7,6 +7,7 @@
 
 mod error;
 mod ids;
+mod latencies;
 mod name;
 mod time;
 
@@ -15,6 +16,7 @@ pub use ids::{
     ChunkId, CoreId, GroupId, InodeId, LogIndex, MapEpoch, MoveEpoch, RangeIndex, RequestNumber,
     SessionId, ShardId, Term, VolumeId,
 };
+pub use latencies::{LATENCY_BUCKETS, Latencies};
 pub use name::{NAME_BYTES_MAX, Name};
 pub use time::{Nanos, Timestamp};
 

@@ -17,7 +17,7 @@ const REQUESTS_AT_ONCE: u64 = 512;
 /// Payload bytes of one connection's requests held at once.
 const PAYLOAD_BYTES_AT_ONCE: u64 = 32 << 20;
 /// Connections of one core; further ones are closed at once.
-const CONNECTIONS_MAX: u64 = 1024;
+pub const CONNECTIONS_MAX: u64 = 1024;
 
 /// Accepts until the core stops.
 pub async fn accept(core: Rc<Core>, listener: Rc<dyn Listener>) {

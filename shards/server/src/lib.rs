@@ -41,7 +41,6 @@ pub use boot::StartError;
 pub use config::{MemoryLimits, ServerConfig};
 pub use fsck::{Checked, Finding, FsckError, Progress, Report, Severity, Site, Stage, fsck};
 pub use messages::{CoreReply, CoreRequest};
-pub use metrics::{CoreStatus, LATENCY_BUCKETS, Latencies};
 pub use peers::Envelope;
 
 use cfs_device::Superblock;

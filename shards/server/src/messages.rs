@@ -2,9 +2,9 @@
 
 use crate::RootOwner;
 use crate::boot::{Claims, Regions};
-use crate::metrics::CoreStatus;
 use cfs_namespace::{Answer, Command, TxId};
 use cfs_log::{CorePart, Freed};
+use cfs_observe::CoreStatus;
 use cfs_seam::IoBuf;
 use cfs_segment::{CellOwner, CellRef};
 use cfs_types::{ChunkId, FsError, GroupId, InodeId, RangeIndex, SessionId, ShardId};

@@ -1,14 +1,12 @@
-//! Counters of one core, and the picture of it that the management plane asks for.
+//! Counters of one core.
 //!
 //! Plain cells: only this core touches them; others get a copy by message.
 
+use cfs_types::Latencies;
 use cfs_wire::Opcode;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Buckets of a latency histogram: powers of two of a microsecond, the last one open.
-pub const LATENCY_BUCKETS: usize = 26;
 
 /// A number that only rises.
 #[derive(Default)]
@@ -30,35 +28,6 @@ impl Counter {
     /// The number.
     pub fn get(&self) -> u64 {
         self.0.get()
-    }
-}
-
-/// Latencies of one kind of operation.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Latencies {
-    /// Bucket i counts latencies under 2^i microseconds that fit no smaller one.
-    pub buckets: [u64; LATENCY_BUCKETS],
-    /// Sum, nanoseconds.
-    pub sum_ns: u64,
-}
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Latencies { buckets: [0; LATENCY_BUCKETS], sum_ns: 0 }
-    }
-}
-
-impl Latencies {
-    /// Counts one.
-    pub fn record(&mut self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bits = usize::try_from(u64::BITS - micros.leading_zeros()).expect("at most 64");
-        self.buckets[bits.min(LATENCY_BUCKETS - 1)] += 1;
-        self.sum_ns = self.sum_ns.saturating_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-    }
-    /// How many were counted.
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
     }
 }
 
@@ -97,46 +66,8 @@ impl Metrics {
     pub fn request(&self, opcode: Opcode, took: Duration) {
         self.requests.borrow_mut().entry(opcode).or_default().record(took);
     }
-    /// Latencies by operation.
-    pub fn requests(&self) -> Vec<(u16, Latencies)> {
-        self.requests.borrow().iter().map(|(op, l)| (op.get(), l.clone())).collect()
-    }
-}
-
-/// One core as the management plane sees it.
-#[derive(Clone, Debug, Default)]
-pub struct CoreStatus {
-    /// Which core.
-    pub core: u16,
-    /// Groups it serves.
-    pub groups: u64,
-    /// Groups that stopped serving because of damage.
-    pub failed_groups: Vec<u16>,
-    /// Plain numbers: (name, help, value, whether it only rises). Units are in the name.
-    pub numbers: Vec<(&'static str, &'static str, u64, bool)>,
-    /// Latencies by opcode.
-    pub requests: Vec<(u16, Latencies)>,
-    /// Units of 4 KiB: total, live, garbage, free.
-    pub space_units: [u64; 4],
-    /// Units kept back from file data.
-    pub floor_units: u64,
-    /// Inodes in use in this core's shards.
-    pub inodes: u64,
-    /// Sessions connected here.
-    pub sessions: u64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn latencies_fall_into_powers_of_two() {
-        let mut l = Latencies::default();
-        l.record(Duration::from_nanos(500));
-        l.record(Duration::from_micros(3));
-        l.record(Duration::from_secs(3600));
-        assert_eq!((l.buckets[0], l.buckets[2], l.buckets[LATENCY_BUCKETS - 1]), (1, 1, 1));
-        assert_eq!(l.count(), 3);
+    /// Latencies by the operation's name.
+    pub fn requests(&self) -> Vec<(&'static str, Latencies)> {
+        self.requests.borrow().iter().filter_map(|(op, l)| Some((op.name()?, *l))).collect()
     }
 }

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use crate::messages::{CoreReply, CoreRequest};
 
 /// Requests of other cores served at once; further ones wait in the ring.
-const SERVED_AT_ONCE: u64 = 1024;
+pub const SERVED_AT_ONCE: u64 = 1024;
 
 /// What travels on the mesh.
 pub enum Envelope {
@@ -68,6 +68,11 @@ impl Peers {
     /// Cores of this process.
     pub fn cores(&self) -> u16 {
         self.world.mesh.cores()
+    }
+
+    /// Requests of other cores being served, at most [`SERVED_AT_ONCE`].
+    pub fn serving(&self) -> u64 {
+        SERVED_AT_ONCE - self.served.free()
     }
 
     /// Sends a request and waits for the answer.

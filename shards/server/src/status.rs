@@ -1,63 +1,81 @@
 //! One core as the management plane sees it.
 
+use crate::connection::CONNECTIONS_MAX;
 use crate::core::Core;
-use crate::metrics::CoreStatus;
+use crate::peers::SERVED_AT_ONCE;
+use crate::upkeep::UNPACKED_MAX;
+use cfs_observe::{Bounded, CoreStatus, Number, Unit};
 use std::rc::Rc;
 
 /// A picture of the core now.
 pub async fn of(core: &Rc<Core>) -> CoreStatus {
-    let (log, space, m) = (core.log.usage(), core.space.usage(), &core.metrics);
-    let memtables: usize = core.groups.values().map(|s| s.replica.store().memory_bytes()).sum();
-    let (cache_hits, cache_misses) = core.block_cache.hits_and_misses();
+    let (log, space) = (core.log.usage(), core.space.usage());
     let mut inodes = 0;
     for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
         inodes += shard.read(|view, _| cfs_namespace::pending::inode_count(view)).await.unwrap_or(0);
     }
-    let limits = core.config.memory;
-    let numbers = vec![
-        ("connections", "Client connections open", m.connections.get(), false),
-        ("refused_total", "Connections refused: no secret, or no handshake", m.refused.get(), true),
-        ("requests_in_service", "Requests being served", m.in_service.get(), false),
-        ("forwarded_total", "Requests that crossed the mesh", m.forwarded.get(), true),
-        ("mesh_messages_total", "Messages sent to other cores", core.peers.sent.get(), true),
-        ("read_bytes_total", "File data read by clients, bytes", m.read_bytes.get(), true),
-        ("written_bytes_total", "File data written by clients, bytes", m.written_bytes.get(), true),
-        ("revocations_total", "Leases revoked for another session", m.revocations.get(), true),
-        ("leased_objects", "Inodes with a lease, pin or request", core.leases.borrow().objects() as u64, false),
-        ("flushes_total", "Stores flushed to tables", m.flushes.get(), true),
-        ("compactions_total", "Compaction steps", m.compactions.get(), true),
-        ("packed_bytes_total", "Small writes packed into chunks, bytes", m.packed_bytes.get(), true),
-        ("unpacked_bytes", "Small writes that only the log holds, bytes", core.unpacked_bytes.get(), false),
-        ("cleaned_bytes_total", "Bytes moved by the cleaner", m.cleaned_bytes.get(), true),
-        ("damage_total", "Reads that failed their checksum", m.damage.get(), true),
-        ("log_batches_total", "Log batches made durable", log.batches, true),
-        ("log_records_total", "Log records made durable", log.records, true),
-        ("log_bytes_total", "Log bytes written", log.bytes_written, true),
-        ("log_write_ns_total", "Time of log writes, nanoseconds", log.write_ns_total, true),
-        ("log_flush_ns_total", "Time of log flushes, nanoseconds", log.flush_ns_total, true),
-        ("log_flush_ns_max", "Slowest log flush, nanoseconds", log.flush_ns_max, false),
-        ("log_slots", "Log slots of this core", log.slots_total as u64, false),
-        ("log_slots_free", "Log slots free", log.slots_free as u64, false),
-        ("log_queued_bytes", "Log records waiting for the device, bytes", log.queued_bytes as u64, false),
-        ("memtable_bytes", "Metadata not in tables yet, bytes", memtables as u64, false),
-        ("memtable_bytes_limit", "Limit of memtables, bytes", limits.memtables as u64, false),
-        ("block_cache_bytes", "Cached table blocks, bytes", core.block_cache.memory_bytes() as u64, false),
-        ("block_cache_bytes_limit", "Limit of the block cache, bytes", limits.block_cache as u64, false),
-        ("block_cache_hits_total", "Block cache hits", cache_hits, true),
-        ("block_cache_misses_total", "Block cache misses", cache_misses, true),
-        ("inline_cache_bytes", "Cached small writes, bytes", core.inline.bytes() as u64, false),
-        ("inline_cache_bytes_limit", "Limit of cached small writes, bytes", limits.inline_cache as u64, false),
-    ];
     let failed = core.groups.values().filter(|s| s.replica.failure().is_some());
     CoreStatus {
         core: core.me().get(),
         groups: core.groups.len() as u64,
         failed_groups: failed.map(|s| s.group().get()).collect(),
-        numbers,
-        requests: m.requests(),
+        log_failure: core.log.failed().map(|error| error.to_string()),
+        damaged_reads: core.metrics.damage.get(),
+        numbers: numbers(core, &log),
+        requests: core.metrics.requests(),
+        log_writes: log.writes,
+        log_flushes: log.flushes,
+        memory: memory(core, &log),
+        queues: vec![
+            Bounded { name: "mesh", used: core.peers.serving(), limit: SERVED_AT_ONCE },
+            Bounded { name: "connections", used: core.metrics.connections.get(), limit: CONNECTIONS_MAX },
+        ],
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
         floor_units: core.floor_units,
         inodes,
         sessions: core.links.len() as u64,
     }
+}
+
+fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
+    let (m, bytes, of) = (&core.metrics, Unit::Bytes, Unit::Of);
+    let (hits, misses) = core.block_cache.hits_and_misses();
+    let objects = core.leases.borrow().objects() as u64;
+    vec![
+        Number::counter("refused", of("connections"), "Connections refused: no secret, or no handshake", m.refused.get()),
+        Number::gauge("in_service", of("requests"), "Requests being served", m.in_service.get()),
+        Number::counter("forwarded", of("requests"), "Requests that crossed the mesh to their shard's core", m.forwarded.get()),
+        Number::counter("mesh_sent", of("messages"), "Messages sent to other cores", core.peers.sent.get()),
+        Number::counter("read", bytes, "File data read by clients", m.read_bytes.get()),
+        Number::counter("written", bytes, "File data written by clients", m.written_bytes.get()),
+        Number::counter("lease", of("revocations"), "Leases revoked for another session", m.revocations.get()),
+        Number::gauge("leased", of("objects"), "Inodes with a lease, pin or request", objects),
+        Number::counter("store", of("flushes"), "Memtables flushed to sorted tables", m.flushes.get()),
+        Number::counter("store", of("compactions"), "Steps of compaction", m.compactions.get()),
+        Number::counter("packed", bytes, "Small writes packed into chunks", m.packed_bytes.get()),
+        Number::counter("cleaned", bytes, "Live data moved by the cleaner", m.cleaned_bytes.get()),
+        Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", m.damage.get()),
+        Number::counter("log", of("batches"), "Log batches made durable", log.batches),
+        Number::counter("log", of("records"), "Log records made durable", log.records),
+        Number::counter("log_written", bytes, "Bytes of log batches on the device", log.bytes_written),
+        Number::gauge("log_flush_max", Unit::Seconds, "The slowest flush of the log since start", log.flushes.max_ns),
+        Number::gauge("log", of("slots"), "Log slots of the core", log.slots_total as u64),
+        Number::gauge("log_free", of("slots"), "Log slots that entries can still take", log.slots_free as u64),
+        Number::gauge("log_live", of("slots"), "Log slots that hold records", log.slots_live as u64),
+        Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
+        Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
+    ]
+}
+
+fn memory(core: &Core, log: &cfs_log::Usage) -> Vec<Bounded> {
+    let limits = core.config.memory;
+    let memtables: usize = core.groups.values().map(|s| s.replica.store().memory_bytes()).sum();
+    let bounded = |name, used: usize, limit: usize| Bounded { name, used: used as u64, limit: limit as u64 };
+    vec![
+        bounded("memtables", memtables, limits.memtables),
+        bounded("block_cache", core.block_cache.memory_bytes(), limits.block_cache),
+        bounded("inline_cache", core.inline.bytes(), limits.inline_cache),
+        bounded("log_queue", log.queued_bytes, log.queued_bytes_limit),
+        Bounded { name: "unpacked_writes", used: core.unpacked_bytes.get(), limit: UNPACKED_MAX },
+    ]
 }

@@ -23,7 +23,7 @@ const SLOW_PERIOD: Duration = Duration::from_secs(1);
 /// Checkpoints made in one look.
 const CHECKPOINTS_AT_ONCE: usize = 8;
 /// Bytes of small writes in the log from which they are packed.
-const UNPACKED_MAX: u64 = 24 << 20;
+pub const UNPACKED_MAX: u64 = 24 << 20;
 
 /// Runs until the core stops.
 pub async fn run(core: Rc<Core>) {

@@ -33,6 +33,42 @@ impl Opcode {
     pub const fn is_known(self) -> bool {
         self.is_operation() || matches!(self.0, 0x0301..=0x0303)
     }
+
+    /// The operation's name in lower case, for metrics and traces; None for what is no operation.
+    pub const fn name(self) -> Option<&'static str> {
+        Some(match self.0 {
+            0x0101 => "lookup",
+            0x0102 => "getattr",
+            0x0103 => "setattr",
+            0x0104 => "create",
+            0x0105 => "mknod",
+            0x0106 => "mkdir",
+            0x0107 => "symlink",
+            0x0108 => "unlink",
+            0x0109 => "rmdir",
+            0x010a => "rename",
+            0x010b => "link",
+            0x010c => "readlink",
+            0x010d => "readdir",
+            0x010e => "getxattr",
+            0x010f => "setxattr",
+            0x0110 => "listxattr",
+            0x0111 => "removexattr",
+            0x0112 => "open",
+            0x0113 => "close",
+            0x0114 => "statfs",
+            0x0115 => "parent",
+            0x0201 => "read",
+            0x0202 => "write",
+            0x0203 => "fallocate",
+            0x0204 => "seek",
+            0x0310 => "renew",
+            0x0311 => "return_leases",
+            0x0312 => "close_session",
+            0x0313 => "echo",
+            _ => return None,
+        })
+    }
 }
 
 impl Op {
@@ -104,5 +140,20 @@ impl Op {
             | Op::CloseSession
             | Op::Echo => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own_and_nothing_else_has() {
+        let operations = (0..=u16::MAX).map(Opcode::new).filter(|o| o.is_operation());
+        let names: BTreeSet<_> = operations.clone().map(Opcode::name).collect();
+        assert_eq!(names.len(), operations.count());
+        assert!((0..=u16::MAX).map(Opcode::new).all(|o| o.name().is_some() == o.is_operation()));
+        assert_eq!(Op::Statfs.opcode().name(), Some("statfs"));
     }
 }

@@ -79,9 +79,10 @@ impl Shared {
             let usage = &mut state.usage;
             usage.batches += 1;
             usage.bytes_written += u64::try_from(bytes).expect("a usize fits 64 bits");
-            usage.write_ns_total += nanos(written.since(begun));
-            usage.flush_ns_total += nanos(flushed.since(written));
-            usage.flush_ns_max = usage.flush_ns_max.max(nanos(flushed.since(written)));
+            usage.writes.record(written.since(begun));
+            if !through {
+                usage.flushes.record(flushed.since(written));
+            }
             let waiters = state.note_durable(planned);
             let has_room = state.queue.bytes() < self.limits.queue_bytes;
             (waiters, if has_room { std::mem::take(&mut state.room) } else { Vec::new() })
@@ -169,8 +170,4 @@ pub(super) fn close_answer(phase: &Phase, ended: bool) -> Result<(), LogError> {
         Phase::Open | Phase::Closing | Phase::Closed if ended => Ok(()),
         Phase::Open | Phase::Closing | Phase::Closed => Err(LogError::Full),
     }
-}
-
-fn nanos(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
