@@ -234,6 +234,13 @@ impl CoreLog {
         room
     }
 
+    /// Whether an append now is not refused for want of room. Others may take it before the next
+    /// await: who waited for room asks again.
+    pub fn has_room(&self) -> bool {
+        let state = self.shared.state.borrow();
+        state.queue.bytes() < self.shared.limits.queue_bytes || state.refusal().is_some()
+    }
+
     /// Longest payload of a record, bytes.
     pub fn record_bytes_max(&self) -> usize {
         self.shared.limits.record_bytes

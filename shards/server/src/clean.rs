@@ -62,12 +62,8 @@ fn group_of(core: &Rc<Core>, group: GroupId) -> Result<Rc<Shard>, FsError> {
 }
 
 async fn relocate_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<(), FsError> {
-    if !shard.freeing.borrow_mut().insert(id) {
-        return Ok(());
-    }
-    let moved = move_chunk(core, shard, id, cell).await;
-    shard.freeing.borrow_mut().remove(&id);
-    moved
+    let Some(_turn) = shard.chunk_turn(id) else { return Ok(()) };
+    move_chunk(core, shard, id, cell).await
 }
 
 async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<(), FsError> {

@@ -66,7 +66,9 @@ pub struct Core {
     /// Sessions of before the restart that are not back yet, and until when they are waited for.
     pub former: RefCell<(BTreeSet<SessionId>, Instant)>,
     /// Bytes of small writes that are not packed into chunks yet.
-    pub unpacked_bytes: Cell<u64>,
+    pub unpacked_bytes: Rc<Cell<u64>>,
+    /// Bytes of small writes that were let in and are not executed yet.
+    pub admitted_bytes: Cell<u64>,
     /// Something for the upkeep tasks to look at.
     pub upkeep: Event,
     /// Set when the core stops: upkeep must not start anything new.

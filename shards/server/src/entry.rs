@@ -16,6 +16,8 @@ const FEATURE_LEVEL: u8 = 1;
 pub const DATA_OFFSET: usize = 8;
 /// Bytes of data in one entry at the most; larger writes become chunks.
 pub const DATA_BYTES_MAX: usize = 512 << 10;
+/// Bytes of one entry at the most where one command does not need more; the log may set less.
+pub const ENTRY_BYTES_MAX: usize = DATA_BYTES_MAX + (256 << 10);
 /// Commands in one entry at the most.
 pub const COMMANDS_MAX: usize = 256;
 
@@ -40,6 +42,12 @@ pub enum EntryError {
     /// Written by a newer version.
     #[error("the entry needs a newer version of the server (feature level {0})")]
     Newer(u8),
+}
+
+/// Bytes of a command in an entry, without its data: no more than these.
+pub fn command_bytes(command: &GroupCommand) -> usize {
+    // Where a small write's bytes will lie is not known yet: its offset may grow by four bytes.
+    postcard::experimental::serialized_size(command).expect("a command in memory always encodes") + 4
 }
 
 /// The bytes of an entry.

@@ -28,6 +28,8 @@ use std::rc::Rc;
 
 /// Chunk sequences granted to a term at once.
 const CHUNK_GRANT: u32 = 4096;
+/// Plans of one read: each finds what was moved since the last one.
+const READ_TRIES_MAX: u32 = 16;
 /// Longest read answered at once, bytes.
 pub const READ_BYTES_MAX: u32 = 2 << 20;
 
@@ -67,12 +69,13 @@ fn crc32c(bytes: &[u8]) -> u32 {
 /// Writes `data`; returns the reply and the messages it sent to ranges.
 pub async fn write(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, request: WriteRequest, data: IoBuf) -> Result<Reply, FsError> {
     core.metrics.written_bytes.add(data.len() as u64);
-    if data.len() <= INLINE_WRITE_BYTES_MAX as usize {
-        admit_inline(core, data.len()).await?;
+    // Several fit into an entry, also where the log's slots are small.
+    let inline_max = (INLINE_WRITE_BYTES_MAX as usize).min(core.log.record_bytes_max() / 2);
+    if data.len() <= inline_max {
+        let _admitted = admit_inline(core, data.len()).await?;
         let at = if request.append { WriteAt::Append } else { WriteAt::Offset(request.offset) };
         let len = u32::try_from(data.len()).expect("at most 64 KiB");
         let inline = WriteData::Inline { data_offset: 0, len, checksums: block_checksums(&data) };
-        core.unpacked_bytes.set(core.unpacked_bytes.get() + u64::from(len));
         let command = write_command(context, request, at, inline);
         return execute_write(core, shard, command, data.to_vec(), Vec::new()).await;
     }
@@ -84,7 +87,11 @@ pub async fn write(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext,
         let (kept, slices, locals) = store_slices(core, shard, request.ino, start, bytes, request.append).await?;
         let command = write_command(context, request, at, WriteData::Chunks(slices.clone()));
         let done = execute_write(core, shard, command, Vec::new(), locals).await;
-        drop_chunks(core, &slices).await;
+        // A group that failed may still have made the command durable: then the next start tells
+        // whether anything names them.
+        if !matches!(done, Err(FsError::Device | FsError::Corrupt)) {
+            drop_chunks(core, &slices).await;
+        }
         match (done, kept) {
             (Err(FsError::Conflict), Some(kept)) => data = Some(kept),
             (done, _) => return done,
@@ -120,15 +127,35 @@ async fn execute_write(core: &Rc<Core>, shard: &Rc<Shard>, command: Command, dat
     }
 }
 
+/// A small write that was let in and is not executed yet.
+struct Admitted {
+    core: Rc<Core>,
+    bytes: u64,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.core.admitted_bytes.set(self.core.admitted_bytes.get() - self.bytes);
+    }
+}
+
 /// Refuses a small write that could not be packed later.
-async fn admit_inline(core: &Rc<Core>, len: usize) -> Result<(), FsError> {
-    let units = (core.unpacked_bytes.get() + len as u64).div_ceil(u64::from(UNIT_BYTES)) + 1;
-    if core.space.reserve(Purpose::Data, units).is_some() {
-        return Ok(());
+async fn admit_inline(core: &Rc<Core>, len: usize) -> Result<Admitted, FsError> {
+    let bytes = len as u64;
+    core.admitted_bytes.set(core.admitted_bytes.get() + bytes);
+    let admitted = Admitted { core: core.clone(), bytes };
+    let fits = || core.space.reserve(Purpose::Data, units_promised(core) + 1).is_some();
+    if fits() {
+        return Ok(admitted);
     }
     core.regions.replenish().await;
     core.upkeep.notify_all();
-    core.space.reserve(Purpose::Data, units).map(|_| ()).ok_or(FsError::NoSpace)
+    if fits() { Ok(admitted) } else { Err(FsError::NoSpace) }
+}
+
+/// Units that small writes will need when they are packed.
+fn units_promised(core: &Core) -> u64 {
+    (core.unpacked_bytes.get() + core.admitted_bytes.get()).div_ceil(u64::from(UNIT_BYTES))
 }
 
 type Stored = (Option<IoBuf>, Vec<ChunkSlice>, Vec<LocalWrite>);
@@ -190,8 +217,10 @@ async fn store_elsewhere(core: &Rc<Core>, owner: ShardId, piece: IoBuf) -> Resul
 pub async fn store_chunk(core: &Rc<Core>, shard: &Rc<Shard>, class: Lifetime, data: IoBuf) -> Result<(ChunkId, Vec<LocalWrite>), FsError> {
     let chunk = next_chunk(shard).await?;
     let len = u32::try_from(data.len()).map_err(|_| FsError::TooLarge)?;
-    let units = u64::from(len.div_ceil(UNIT_BYTES)) + core.unpacked_bytes.get() / u64::from(UNIT_BYTES);
     let purpose = Purpose::from(class);
+    // New data leaves alone what small writes were promised; packing them takes it.
+    let promised = if purpose == Purpose::Data { units_promised(core) } else { 0 };
+    let units = u64::from(len.div_ceil(UNIT_BYTES)) + promised;
     let mut reserved = core.space.reserve(purpose, units);
     if reserved.is_none() {
         core.regions.replenish().await;
@@ -250,7 +279,14 @@ pub async fn read(core: &Rc<Core>, shard: &Rc<Shard>, op: &Op) -> Result<IoBuf, 
         await_range(core, shard, ino, range, (epoch, sequence)).await?;
     }
     let end = offset.saturating_add(u64::from(len)).min(layout.end_of(range));
+    let mut tries = 0;
     'again: loop {
+        tries += 1;
+        if tries > READ_TRIES_MAX {
+            // Something names a chunk or an entry that is not there.
+            core.metrics.damage.bump();
+            return Err(FsError::Corrupt);
+        }
         let mut buf: Option<IoBuf> = None;
         let mut at = offset;
         while at < end {
@@ -285,7 +321,7 @@ pub async fn read(core: &Rc<Core>, shard: &Rc<Shard>, op: &Op) -> Result<IoBuf, 
     }
 }
 
-/// Fills one piece. False where the chunk has moved on meanwhile: plan again.
+/// Fills one piece. False where the bytes have moved on meanwhile: plan again.
 async fn fill(core: &Rc<Core>, shard: &Rc<Shard>, piece: &Piece, into: &mut [u8]) -> Result<bool, FsError> {
     match piece {
         Piece::Zero(_) => into.fill(0),
@@ -297,6 +333,7 @@ async fn fill(core: &Rc<Core>, shard: &Rc<Shard>, piece: &Piece, into: &mut [u8]
                     core.metrics.damage.bump();
                     return Err(FsError::Corrupt);
                 }
+                Err(FsError::Stale) => return Ok(false),
                 Err(error) => return Err(error),
             };
             let skip = slice.skip as usize;
@@ -375,12 +412,13 @@ pub async fn sequence_of(shard: &Rc<Shard>, ino: InodeId, range: RangeIndex) -> 
 
 /// A chunk that nothing names is forgotten, and its cell given back once that is durable.
 pub async fn free_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId) -> Result<(), FsError> {
-    if !shard.freeing.borrow_mut().insert(id) {
-        return Ok(());
-    }
-    let freed = forget_chunk(core, shard, id).await;
-    shard.freeing.borrow_mut().remove(&id);
-    freed
+    let _turn = loop {
+        match shard.chunk_turn(id) {
+            Some(turn) => break turn,
+            None => shard.chunk_turns_moved.wait().await,
+        }
+    };
+    forget_chunk(core, shard, id).await
 }
 
 async fn forget_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId) -> Result<(), FsError> {

@@ -23,6 +23,11 @@ impl HybridClock {
         HybridClock { clock, last: Cell::new(Timestamp::default()) }
     }
 
+    /// The clock it is made from.
+    pub fn source(&self) -> &Rc<dyn Clock> {
+        &self.clock
+    }
+
     /// Wall time, for file times.
     pub fn now(&self) -> Nanos {
         self.clock.wall()

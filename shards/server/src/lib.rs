@@ -34,6 +34,7 @@ mod seat;
 mod shard;
 mod status;
 mod touched;
+mod unpacked;
 mod upkeep;
 mod view;
 

@@ -54,11 +54,19 @@ impl Filling {
     }
 }
 
-/// Packs every small write that lies in an entry up to `index`.
-pub async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<(), FsError> {
+/// Packs every small write that is executed now.
+pub async fn pack_all(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
     if shard.group().shard().is_none() {
         return Ok(());
     }
+    let (index, counted) = (shard.replica.mark().applied.0, shard.replica.unpacked().get());
+    pack_through(core, shard, index).await?;
+    shard.replica.unpacked().packed(counted);
+    Ok(())
+}
+
+/// Packs every small write that lies in an entry up to `index`.
+async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<(), FsError> {
     let mut after: Option<Source> = None;
     loop {
         let (found, next) =
@@ -88,6 +96,8 @@ async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result
         match bytes_of(core, shard, one).await {
             Ok(Some(bytes)) => filling.add(one, &bytes),
             Ok(None) => {}
+            // It was packed meanwhile.
+            Err(FsError::Stale) => {}
             // A damaged piece stays where it is: reading it says so.
             Err(FsError::Corrupt) => core.metrics.damage.bump(),
             Err(error) => return Err(error),
@@ -131,7 +141,6 @@ async fn seal(core: &Rc<Core>, shard: &Rc<Shard>, filling: Filling) -> Result<()
     let done = shard.execute(command, Vec::new(), locals).await;
     free_chunk(core, shard, id).await?;
     done?.result?;
-    core.unpacked_bytes.set(core.unpacked_bytes.get().saturating_sub(packed));
     core.metrics.packed_bytes.add(packed);
     Ok(())
 }

@@ -6,26 +6,35 @@
 //!
 //! Invariants: a result leaves only after its entry is durable, committed and executed; local
 //! records (where chunks lie) are durable before or with the entry that names them; entries are
-//! executed in order, exactly as any other replica executes them.
+//! executed in order, exactly as any other replica executes them; every proposal is answered, also
+//! where the log fails; an entry is never longer than the log takes.
 
-use crate::entry::{self, Batch, COMMANDS_MAX, DATA_BYTES_MAX, DATA_OFFSET};
+use crate::entry::{self, Batch, COMMANDS_MAX, DATA_BYTES_MAX, DATA_OFFSET, ENTRY_BYTES_MAX};
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::machine::{GroupAnswer, GroupCommand, Machine};
+use crate::unpacked::Unpacked;
 use crate::view::StoreView;
 use cfs_consensus::{Committed, Group, Role, VoteState, Work};
 use cfs_exec::Event;
 use cfs_kv::{Pins, Store};
-use cfs_log::{CoreLog, Record, RecordKind};
+use cfs_log::{CoreLog, LogError, Record, RecordKind};
 use cfs_namespace::{Effect, NeedMore, TxId};
-use cfs_seam::{Io, Promise, io};
+use cfs_seam::{Io, Promise, io, timeout};
 use cfs_types::{FsError, GroupId, LogIndex, MoveEpoch, Term, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Bytes of proposals a group queues; beyond it callers wait.
 pub const QUEUE_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of an entry beside its commands and their data, and of a proposal beside its own.
+const OVERHEAD_BYTES: usize = 64;
+
+/// Longest between two tries of what a transaction blocks, should nobody tell of its end.
+const BLOCKED_WAIT: Duration = Duration::from_millis(100);
 
 /// A key and value of this node alone (where a chunk lies), None deletes.
 pub type LocalWrite = (Box<[u8]>, Option<Rc<[u8]>>);
@@ -49,7 +58,17 @@ struct Proposal {
     command: Option<GroupCommand>,
     data: Vec<u8>,
     locals: Vec<LocalWrite>,
+    /// Of the command and its data in the entry.
+    entry_bytes: usize,
     promise: Answered,
+}
+
+impl Proposal {
+    /// Bytes that it counts for while it is queued.
+    fn queued_bytes(&self) -> usize {
+        let locals = self.locals.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, |v| v.len()));
+        self.entry_bytes + locals.sum::<usize>() + OVERHEAD_BYTES
+    }
 }
 
 /// What a flush of the store covers.
@@ -75,8 +94,10 @@ pub struct Replica {
     waiting: RefCell<BTreeMap<LogIndex, Vec<Answered>>>,
     work: Event,
     executed: Event,
+    unlocked: Event,
     effects: RefCell<Vec<Effect>>,
     effected: Event,
+    unpacked: Unpacked,
     mark: Cell<Mark>,
     failed: Cell<Option<FsError>>,
     epoch: MoveEpoch,
@@ -96,6 +117,8 @@ pub struct Parts {
     pub clock: Rc<HybridClock>,
     /// The core's cache of small writes.
     pub inline: Rc<InlineCache>,
+    /// What of the core's small writes only the log holds.
+    pub unpacked: Unpacked,
     /// The Raft group as restored.
     pub group: Group,
     /// What the store held when it was opened, local records of the log included.
@@ -120,6 +143,8 @@ impl Replica {
             waiting: RefCell::default(),
             work: Event::new(),
             executed: Event::new(),
+            unlocked: Event::new(),
+            unpacked: parts.unpacked,
             effects: RefCell::default(),
             effected: Event::new(),
             mark: Cell::new(parts.mark),
@@ -163,6 +188,11 @@ impl Replica {
         self.failed.get()
     }
 
+    /// What of this group's small writes only the log holds.
+    pub fn unpacked(&self) -> &Unpacked {
+        &self.unpacked
+    }
+
     /// The core's hybrid clock.
     pub fn clock(&self) -> &HybridClock {
         &self.clock
@@ -191,8 +221,15 @@ impl Replica {
         self.executed.wait().await;
     }
 
+    /// Waits until a transaction has let go of something here, or for a short time.
+    pub async fn next_unlock(&self) {
+        let clock = self.clock.source();
+        timeout(clock, clock.now().after(BLOCKED_WAIT), self.unlocked.wait()).await;
+    }
+
     /// Proposes a command with the bytes of its small write and the local records it needs.
-    /// Waits while the queue is full. Dropping the future does not withdraw the command.
+    /// Waits while the queue is full. Dropping the future does not withdraw the command. `TooLarge`:
+    /// no entry can hold it. `Device` and `Corrupt`: the group has failed, the outcome is unknown.
     pub async fn propose(&self, command: GroupCommand, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Executed, FsError> {
         assert!(data.len() <= DATA_BYTES_MAX, "longer writes become chunks");
         let executed = self.enqueue(Some(command), data, locals).await?;
@@ -205,6 +242,13 @@ impl Replica {
     }
 
     async fn enqueue(&self, command: Option<GroupCommand>, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Option<Executed>, FsError> {
+        let entry_bytes = match &command {
+            Some(command) => entry::command_bytes(command) + data.len(),
+            None => 0,
+        };
+        if entry_bytes + OVERHEAD_BYTES > self.log.record_bytes_max() {
+            return Err(FsError::TooLarge);
+        }
         while self.queued_bytes.get() > QUEUE_BYTES_MAX && self.failed.get().is_none() {
             self.executed.wait().await;
         }
@@ -212,8 +256,9 @@ impl Replica {
             return Err(error);
         }
         let (promise, result): (_, Io<Result<Option<Executed>, FsError>>) = io();
-        self.queued_bytes.set(self.queued_bytes.get() + data.len() + 64);
-        self.queue.borrow_mut().push_back(Proposal { command, data, locals, promise });
+        let proposal = Proposal { command, data, locals, entry_bytes, promise };
+        self.queued_bytes.set(self.queued_bytes.get() + proposal.queued_bytes());
+        self.queue.borrow_mut().push_back(proposal);
         self.work.notify_all();
         result.await
     }
@@ -243,39 +288,50 @@ impl Replica {
         }
         let mut taken = self.take_batch();
         let polled = self.group.borrow_mut().poll();
-        let Some(mut work) = polled else {
-            if taken.records.is_empty() {
+        let mut work = match polled {
+            Some(work) => work,
+            None if taken.records.is_empty() => {
                 self.work.wait().await;
                 return Ok(());
             }
-            self.append(taken.records).await?;
-            self.apply_locals(taken.locals);
-            complete_all(taken.local_promises);
-            return Ok(());
+            None => Work::default(),
         };
         let committed = std::mem::take(&mut work.committed);
         self.add_records(&work, &mut taken.records);
-        let appended = if taken.records.is_empty() {
-            None
-        } else {
-            self.log.wait_room().await;
-            Some(self.log.append(taken.records))
-        };
-        for entry in committed {
-            self.execute(entry).await?;
+        let done = self.append_and_execute(taken.records, committed).await;
+        if done.is_ok() {
+            self.apply_locals(taken.locals);
         }
-        if let Some(appended) = appended {
-            appended.await.map_err(|_| FsError::Device)?;
+        for promise in taken.local_promises {
+            promise.complete(done.map(|()| None));
         }
-        self.apply_locals(taken.locals);
-        complete_all(taken.local_promises);
-        self.group.borrow_mut().persisted(work.number);
+        done?;
+        if work.number > 0 {
+            self.group.borrow_mut().persisted(work.number);
+        }
         Ok(())
     }
 
-    async fn append(&self, records: Vec<Record>) -> Result<(), FsError> {
-        self.log.wait_room().await;
-        self.log.append(records).await.map_err(|_| FsError::Device)
+    /// Makes records durable and executes entries meanwhile. Where the log has no room, entries
+    /// are executed first: room may depend on them.
+    async fn append_and_execute(&self, records: Vec<Record>, committed: Vec<Committed>) -> Result<(), FsError> {
+        let (mut later, mut appended) = (Some(records).filter(|r| !r.is_empty()), None);
+        if self.log.has_room() {
+            appended = later.take().map(|records| self.log.append(records));
+        }
+        for entry in committed {
+            self.execute(entry).await?;
+        }
+        if let Some(records) = later {
+            while !self.log.has_room() {
+                self.log.wait_room().await;
+            }
+            appended = Some(self.log.append(records));
+        }
+        match appended {
+            Some(appended) => appended.await.map_err(|_| FsError::Device),
+            None => Ok(()),
+        }
     }
 
     /// Takes waiting proposals, proposes them as one entry, and returns the local records.
@@ -284,8 +340,10 @@ impl Replica {
         let mut batch =
             Batch { timestamp: Timestamp::default(), now: self.clock.now(), commands: Vec::new() };
         let (mut data, mut promises) = (Vec::new(), Vec::new());
-        while let Some(mut proposal) = self.next_fitting(batch.commands.len(), data.len()) {
-            self.queued_bytes.set(self.queued_bytes.get() - proposal.data.len() - 64);
+        let mut bytes = OVERHEAD_BYTES;
+        while let Some(mut proposal) = self.next_fitting(batch.commands.len(), bytes) {
+            self.queued_bytes.set(self.queued_bytes.get() - proposal.queued_bytes());
+            bytes += proposal.entry_bytes;
             for write in std::mem::take(&mut proposal.locals) {
                 taken.records.push(self.local_record(&write, taken.locals.len()));
                 taken.locals.push(write);
@@ -313,10 +371,12 @@ impl Replica {
         taken
     }
 
-    fn next_fitting(&self, commands: usize, data_bytes: usize) -> Option<Proposal> {
+    fn next_fitting(&self, commands: usize, bytes: usize) -> Option<Proposal> {
+        let bytes_max = self.log.record_bytes_max().min(ENTRY_BYTES_MAX);
         let mut queue = self.queue.borrow_mut();
+        let first = commands == 0;
         let fits = queue.front().is_some_and(|p| {
-            commands < COMMANDS_MAX && data_bytes + p.data.len() <= DATA_BYTES_MAX
+            first || (commands < COMMANDS_MAX && bytes + p.entry_bytes <= bytes_max)
         });
         if fits { queue.pop_front() } else { None }
     }
@@ -341,6 +401,7 @@ impl Replica {
         mark.locals += locals.len() as u64;
         self.mark.set(mark);
         self.store.apply(locals, self.clock.tick());
+        self.executed.notify_all();
     }
 
     fn add_records(&self, work: &Work, records: &mut Vec<Record>) {
@@ -363,15 +424,15 @@ impl Replica {
     async fn execute(&self, committed: Committed) -> Result<(), FsError> {
         let log_entry = committed.entry;
         let (index, term) = (log_entry.index, log_entry.term);
-        let promises = self.waiting.borrow_mut().remove(&index).unwrap_or_default();
         if !log_entry.data.is_empty() {
             let (batch, data) = entry::decode(&log_entry.data).map_err(|_| FsError::Corrupt)?;
             self.clock.restore(batch.timestamp);
             let context = self.machine.context(term, index, &batch);
             self.inline.put(self.id, index, Rc::from(data));
             let executed = self.machine.execute_batch(&self.store, &context, &batch).await.map_err(|_| FsError::Corrupt)?;
-            self.effects.borrow_mut().extend(executed.iter().flat_map(|e| e.effects.iter().cloned()));
-            self.effected.notify_all();
+            self.unpacked.add(data.len() as u64);
+            self.note_effects(&executed);
+            let promises = self.waiting.borrow_mut().remove(&index).unwrap_or_default();
             for (promise, executed) in promises.into_iter().zip(executed) {
                 promise.complete(Ok(Some(executed)));
             }
@@ -384,19 +445,33 @@ impl Replica {
         Ok(())
     }
 
+    fn note_effects(&self, executed: &[Executed]) {
+        let effects = || executed.iter().flat_map(|e| &e.effects);
+        if effects().any(|effect| *effect == Effect::Unlocked) {
+            self.unlocked.notify_all();
+        }
+        self.effects.borrow_mut().extend(effects().filter(|e| **e != Effect::Unlocked).cloned());
+        self.effected.notify_all();
+    }
+
     /// Loads what the state machine missed; it stays in memory while the pins live.
     pub async fn load(&self, need: NeedMore) -> Result<Pins, FsError> {
         StoreView::new(&self.store).load(need).await.map_err(|_| FsError::Corrupt)
     }
 
-    /// Reads `bytes` bytes at `offset` of an entry's data area.
+    /// Reads `bytes` bytes at `offset` of an entry's data area. `Stale`: the log has it no more.
     pub async fn read_data(&self, index: LogIndex, offset: u32, bytes: u32) -> Result<Vec<u8>, FsError> {
         let (from, len) = (offset as usize, bytes as usize);
         if let Some(area) = self.inline.get(self.id, index) {
             return area.get(from..from + len).map(<[u8]>::to_vec).ok_or(FsError::Corrupt);
         }
-        let read = self.log.read_payload_range(self.id, index, DATA_OFFSET + from..DATA_OFFSET + from + len).await;
-        read.map_err(|_| FsError::Corrupt)
+        let range = DATA_OFFSET + from..DATA_OFFSET + from + len;
+        match self.log.read_payload_range(self.id, index, range).await {
+            Ok(bytes) => Ok(bytes),
+            // It was packed and released meanwhile, or never existed.
+            Err(LogError::NotFound { .. }) => Err(FsError::Stale),
+            Err(_) => Err(FsError::Corrupt),
+        }
     }
 
     fn fail(&self, error: FsError) {
@@ -406,6 +481,8 @@ impl Replica {
         queue.into_iter().for_each(|p| p.promise.complete(Err(error)));
         waiting.into_values().flatten().for_each(|p| p.complete(Err(error)));
         self.executed.notify_all();
+        self.unlocked.notify_all();
+        self.effected.notify_all();
     }
 }
 
@@ -414,12 +491,6 @@ struct Taken {
     records: Vec<Record>,
     locals: Vec<LocalWrite>,
     local_promises: Vec<Answered>,
-}
-
-fn complete_all(promises: Vec<Answered>) {
-    for promise in promises {
-        promise.complete(Ok(None));
-    }
 }
 
 /// A local record's payload: key length u16, key, presence u8, value.

@@ -4,7 +4,7 @@ use crate::delivery::Outbox;
 use crate::machine::{GroupAnswer, GroupCommand};
 use crate::replica::{Executed, LocalWrite, Mark, Replica};
 use crate::view::StoreView;
-use cfs_exec::Semaphore;
+use cfs_exec::{Event, Semaphore};
 use cfs_kv::Pins;
 use cfs_namespace::data::Layout;
 use cfs_namespace::{Answer, Command, EntryContext, NeedMore, TxId, View};
@@ -22,8 +22,10 @@ pub struct Shard {
     name_key: [u8; 32],
     /// Chunk ids granted to this term and not used yet: next and end.
     pub chunk_ids: Cell<(u64, u64)>,
-    /// Chunks that are being freed now.
-    pub freeing: RefCell<BTreeSet<ChunkId>>,
+    /// Chunks that are being freed or moved now.
+    chunk_turns: RefCell<BTreeSet<ChunkId>>,
+    /// One of them is done.
+    pub chunk_turns_moved: Event,
     /// Inodes of transactions prepared here: their leases are revoked again at the commit.
     pub prepared: RefCell<BTreeMap<TxId, Vec<InodeId>>>,
     /// One change of the store's tables at a time.
@@ -43,7 +45,8 @@ impl Shard {
             replica,
             name_key,
             chunk_ids: Cell::new((0, 0)),
-            freeing: RefCell::default(),
+            chunk_turns: RefCell::default(),
+            chunk_turns_moved: Event::new(),
             prepared: RefCell::default(),
             maintenance: Semaphore::new(1),
             flushed: Cell::new((flushed, Timestamp::default())),
@@ -60,6 +63,12 @@ impl Shard {
     /// Which shard; the control group counts as shard 0 where a context is needed.
     pub fn id(&self) -> ShardId {
         self.replica.id().shard().unwrap_or_default()
+    }
+
+    /// The right to free or move a chunk; None while somebody has it.
+    pub fn chunk_turn(self: &Rc<Self>, id: ChunkId) -> Option<ChunkTurn> {
+        let free = self.chunk_turns.borrow_mut().insert(id);
+        free.then(|| ChunkTurn { shard: self.clone(), id })
     }
 
     /// The context of a query now.
@@ -97,7 +106,7 @@ impl Shard {
         loop {
             let answer = self.read(|view, context| cfs_namespace::query(view, context, op)).await?;
             match answer {
-                Err(FsError::Blocked) => self.replica.next_execution().await,
+                Err(FsError::Blocked) => self.replica.next_unlock().await,
                 answer => return answer,
             }
         }
@@ -114,11 +123,24 @@ impl Shard {
         loop {
             let executed = self.execute(command.clone(), Vec::new(), Vec::new()).await?;
             match &executed.result {
-                Err(FsError::Blocked) => self.replica.next_execution().await,
+                Err(FsError::Blocked) => self.replica.next_unlock().await,
                 Err(error) => return Err(*error),
                 Ok(GroupAnswer::Shard(answer)) => return Ok((answer.clone(), executed)),
                 Ok(GroupAnswer::Control(_)) => return Err(FsError::Invalid),
             }
         }
+    }
+}
+
+/// The right to free or move a chunk.
+pub struct ChunkTurn {
+    shard: Rc<Shard>,
+    id: ChunkId,
+}
+
+impl Drop for ChunkTurn {
+    fn drop(&mut self) {
+        self.shard.chunk_turns.borrow_mut().remove(&self.id);
+        self.shard.chunk_turns_moved.notify_all();
     }
 }

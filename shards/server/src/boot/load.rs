@@ -13,6 +13,7 @@ use crate::regions::{Grants, RegionPool};
 use crate::replica::{Mark, Parts, Replica, adopt_record, decode_local, decode_vote};
 use crate::seat::Seat;
 use crate::shard::Shard;
+use crate::unpacked::Unpacked;
 use crate::{connection, upkeep};
 use cfs_consensus::{Group, GroupConfig, LogEntry, Restored};
 use cfs_device::{AnchorId, Anchors};
@@ -179,8 +180,10 @@ impl Loaded {
         let inline = Rc::new(InlineCache::new(seat.config.memory.inline_cache));
         let mut groups = BTreeMap::new();
         let name_key = seat.config.name_key();
+        let unpacked_bytes = Rc::default();
         for opened in self.groups {
-            let shard = build(opened, &self.log, &self.clock, &inline, name_key, &seat.world);
+            let unpacked = Unpacked::new(&unpacked_bytes);
+            let shard = build(opened, &self.log, &self.clock, &inline, unpacked, name_key, &seat.world);
             groups.insert(shard.group(), shard);
         }
         let now = seat.world.clock.now();
@@ -202,7 +205,8 @@ impl Loaded {
             leases: RefCell::new(Leases::new(seat.config.lease_term)),
             leases_moved: Event::new(),
             former: RefCell::new((BTreeSet::new(), now.after(seat.config.lease_term))),
-            unpacked_bytes: Cell::new(0),
+            unpacked_bytes,
+            admitted_bytes: Cell::new(0),
             upkeep: Event::new(),
             stopping: Cell::new(false),
             heard: RefCell::default(),
@@ -214,7 +218,7 @@ impl Loaded {
     }
 }
 
-fn build(opened: Opened, log: &CoreLog, clock: &Rc<HybridClock>, inline: &Rc<InlineCache>, name_key: [u8; 32], world: &cfs_seam::World) -> Rc<Shard> {
+fn build(opened: Opened, log: &CoreLog, clock: &Rc<HybridClock>, inline: &Rc<InlineCache>, unpacked: Unpacked, name_key: [u8; 32], world: &cfs_seam::World) -> Rc<Shard> {
     let id = opened.id;
     let machine = match id.shard() {
         Some(shard) => Machine::Shard { shard, name_key },
@@ -229,6 +233,7 @@ fn build(opened: Opened, log: &CoreLog, clock: &Rc<HybridClock>, inline: &Rc<Inl
         store: opened.store,
         clock: clock.clone(),
         inline: inline.clone(),
+        unpacked,
         group,
         mark: opened.mark,
         epoch: opened.epoch,
