@@ -3,7 +3,8 @@
 //! A notification can wait in the kernel: INVAL_ENTRY for the directory's lock, which a create that
 //! waits for our answer may hold, and INVAL_INODE for pages that a read of ours is to fill. So a
 //! thread of its own writes them, in order, and whoever needs to know waits with
-//! [`Notifier::settled`] (bounded by a time-out where the lock's holder may wait for him in turn).
+//! [`Notifier::settled`] (bounded by a time-out where the lock's holder may wait for him in turn; what
+//! [`Notifier::distrust`] says needs no lock and then makes up for the rest).
 //!
 //! Names are expired, not dropped, where the kernel can (protocol 7.38): it looks them up again at
 //! the next use, and a working directory stays what it is.
@@ -70,16 +71,18 @@ impl Shared {
 /// Sends notifications for one session. Dropping it drops what waits.
 pub struct Notifier {
     shared: Arc<Shared>,
+    device: Device,
+    negotiated: Negotiated,
 }
 
 impl Notifier {
     /// Starts the thread that writes to `device`.
     pub fn start(device: Device, negotiated: Negotiated) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let of_thread = shared.clone();
-        let work = move || write_notices(&of_thread, &device, negotiated);
+        let (of_thread, writer) = (shared.clone(), device.clone());
+        let work = move || write_notices(&of_thread, &writer, negotiated);
         std::thread::Builder::new().name("cfs-notify".into()).spawn(work)?;
-        Ok(Notifier { shared })
+        Ok(Notifier { shared, device, negotiated })
     }
 
     /// Has the kernel forget pages and attributes.
@@ -90,6 +93,14 @@ impl Notifier {
     /// Has the kernel look a name up again, present or absent.
     pub fn forget_entry(&self, dir: InodeId, name: &Name) {
         self.push(Notice::Entry(dir, name.clone()));
+    }
+
+    /// Has the kernel ask again for the inode's attributes, and for all names where it can (protocol
+    /// 7.44). Neither waits for a lock that an operation holds: it may be called on the executor.
+    pub fn distrust(&self, ino: InodeId) {
+        // An error says that the inode is not known or the session over: nothing is trusted then.
+        let _unknown = self.device.notify(notify::INVAL_INODE, &[attributes_of(ino).as_bytes()]);
+        let _over = write(&self.device, &Notice::Names, self.negotiated);
     }
 
     /// Resolves when everything queued until now has reached the kernel. Cancel-safe.
@@ -170,6 +181,11 @@ fn write_notices(shared: &Shared, device: &Device, negotiated: Negotiated) {
             waker.wake();
         }
     }
+}
+
+/// A negative offset leaves pages alone; the next read drops them where the attributes moved.
+fn attributes_of(ino: InodeId) -> InvalInodeOut {
+    InvalInodeOut { ino: ino.get(), off: -1, len: 0 }
 }
 
 fn write(device: &Device, notice: &Notice, negotiated: Negotiated) -> io::Result<()> {

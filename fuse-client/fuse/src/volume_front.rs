@@ -226,4 +226,7 @@ impl KernelCache for Notifier {
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(Notifier::settled(self))
     }
+    fn distrust(&self, ino: InodeId) {
+        Notifier::distrust(self, ino);
+    }
 }

@@ -28,7 +28,8 @@ const FULL_PERCENT: u8 = 95;
 const LEASE_MARGIN_DIVISOR: u32 = 16;
 
 /// Longest wait for the kernel to forget what is revoked. The lock it needs may be held by an
-/// operation of ours that the server lets through only after our answer: then the answer goes first.
+/// operation of ours that the server lets through only after our answer: then the kernel is told to
+/// ask again for everything, which needs no lock, and the answer goes first.
 const KERNEL_WAIT_MAX: Duration = Duration::from_millis(10);
 
 pub(crate) struct Core {
@@ -189,9 +190,10 @@ impl Core {
                 kernel.forget_entry(ino, name);
             }
         });
-        let settled = self.kernel.borrow().as_ref().map(|kernel| kernel.settled());
-        if let Some(settled) = settled {
-            cfs_seam::timeout(&self.world.clock, self.now().after(KERNEL_WAIT_MAX), settled).await;
+        let Some(kernel) = self.kernel.borrow().clone() else { return };
+        let end = self.now().after(KERNEL_WAIT_MAX);
+        if cfs_seam::timeout(&self.world.clock, end, kernel.settled()).await.is_none() {
+            kernel.distrust(ino);
         }
     }
 

@@ -10,6 +10,8 @@ use cfs_wire::{
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 
 pub const ADDRESS: &str = "127.0.0.1:7400";
@@ -340,6 +342,9 @@ pub async fn stage(world: &World) -> (Rc<Fake>, Rc<Volume>) {
 pub struct Kernel {
     pub inodes: RefCell<Vec<InodeId>>,
     pub entries: RefCell<Vec<(InodeId, Name)>>,
+    pub distrusted: RefCell<Vec<InodeId>>,
+    /// Forgetting never ends: an operation holds the lock.
+    pub stuck: Cell<bool>,
 }
 
 impl KernelCache for Kernel {
@@ -348,5 +353,11 @@ impl KernelCache for Kernel {
     }
     fn forget_entry(&self, dir: InodeId, name: &Name) {
         self.entries.borrow_mut().push((dir, name.clone()));
+    }
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
+        if self.stuck.get() { Box::pin(std::future::pending()) } else { Box::pin(std::future::ready(())) }
+    }
+    fn distrust(&self, ino: InodeId) {
+        self.distrusted.borrow_mut().push(ino);
     }
 }

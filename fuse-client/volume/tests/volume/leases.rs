@@ -91,6 +91,22 @@ fn a_revocation_takes_everything_and_names_what_the_kernel_may_know() {
 }
 
 #[test]
+fn a_kernel_that_cannot_forget_is_told_to_ask_again() {
+    cfs_sim::run(4, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        let kernel = Rc::new(Kernel::default());
+        volume.set_kernel_cache(kernel.clone());
+        fake.lease.set(Some(LeaseKind::Shared));
+        lookup(&volume, "a").await;
+        fake.revoke(InodeId::ROOT).await;
+        assert!(kernel.distrusted.borrow().is_empty());
+        kernel.stuck.set(true);
+        fake.revoke(InodeId::ROOT).await;
+        assert_eq!(*kernel.distrusted.borrow(), [InodeId::ROOT]);
+    });
+}
+
+#[test]
 fn a_reply_that_was_asked_for_before_a_revocation_is_not_kept() {
     for seed in 0..20 {
         cfs_sim::run(seed, |world| async move {
