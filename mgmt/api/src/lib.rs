@@ -1,1 +1,20 @@
 //! The HTTP API: /metrics, /health, status.
+//!
+//! Runs on the management executor, never on a core; it asks cores by message through [`Cores`].
+//! Read-only and without identities, so it belongs on loopback or a trusted network.
+//!
+//! Invariants: nothing waits without a limit (a core one second, a connection ten); connections
+//! and request sizes are bounded; however many ask, cores are asked at most ten times a second.
+
+mod error;
+mod gather;
+mod health;
+mod listen;
+mod routes;
+mod status;
+
+pub use error::ApiError;
+pub use gather::{Answer, Cores};
+pub use health::{Health, Level, Reason, health};
+pub use listen::{Api, bind};
+pub use status::{About, CoreSummary, ServerStatus, SpaceStatus};

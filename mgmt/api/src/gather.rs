@@ -1,0 +1,118 @@
+//! Pictures of all cores, each with a limit of time.
+
+use cfs_observe::{CorePicture, CoreStatus, Process, Snapshot};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+/// A core that takes longer is silent.
+const CORE_ANSWER_MAX: Duration = Duration::from_secs(1);
+/// A snapshot serves all who ask within this time.
+const SNAPSHOT_LIFE: Duration = Duration::from_millis(100);
+
+/// A core's picture of itself; None where it cannot be asked.
+pub type Answer = Pin<Box<dyn Future<Output = Option<CoreStatus>> + Send>>;
+
+/// The way to the cores.
+pub trait Cores: Send + Sync + 'static {
+    /// How many there are.
+    fn count(&self) -> u16;
+    /// Asks one. The future may be dropped at any time.
+    fn ask(&self, core: u16) -> Answer;
+}
+
+/// Makes snapshots, one at a time, and shares them.
+pub struct Gatherer {
+    cores: Arc<dyn Cores>,
+    last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
+}
+
+impl Gatherer {
+    /// None made yet.
+    pub fn new(cores: Arc<dyn Cores>) -> Self {
+        Gatherer { cores, last: Mutex::new(None) }
+    }
+
+    /// A snapshot of now or of a moment ago. Takes at most as long as a silent core is waited for,
+    /// twice where it began while another was made.
+    pub async fn snapshot(&self) -> Arc<Snapshot> {
+        let mut last = self.last.lock().await;
+        if let Some((at, snapshot)) = &*last
+            && at.elapsed() < SNAPSHOT_LIFE
+        {
+            return snapshot.clone();
+        }
+        let snapshot = Arc::new(gather(&*self.cores).await);
+        *last = Some((Instant::now(), snapshot.clone()));
+        snapshot
+    }
+}
+
+async fn gather(cores: &dyn Cores) -> Snapshot {
+    let end = Instant::now() + CORE_ANSWER_MAX;
+    let mut pictures: Vec<CorePicture> = (0..cores.count()).map(CorePicture::Silent).collect();
+    let mut asked = JoinSet::new();
+    for core in 0..cores.count() {
+        let answer = cores.ask(core);
+        asked.spawn(async move { (core, timeout_at(end, answer).await.ok().flatten()) });
+    }
+    while let Some(joined) = asked.join_next().await {
+        if let Ok((core, Some(status))) = joined {
+            pictures[usize::from(core)] = CorePicture::Answered(Box::new(status));
+        }
+    }
+    Snapshot { cores: pictures, process: Process::read() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Core 1 never answers, core 2 cannot be asked.
+    #[derive(Default)]
+    struct Three(AtomicU32);
+
+    impl Cores for Three {
+        fn count(&self) -> u16 {
+            3
+        }
+        fn ask(&self, core: u16) -> Answer {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            match core {
+                0 => Box::pin(async { Some(CoreStatus::default()) }),
+                1 => Box::pin(std::future::pending()),
+                _ => Box::pin(async { None }),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_core_is_reported_and_holds_nobody_up_for_more_than_a_second() {
+        let began = Instant::now();
+        let snapshot = Gatherer::new(Arc::new(Three::default())).snapshot().await;
+        assert_eq!(began.elapsed(), CORE_ANSWER_MAX);
+        assert_eq!(snapshot.silent().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(snapshot.answered().count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_at_once_cost_the_cores_one_question() {
+        let cores = Arc::new(Three::default());
+        let gatherer = Arc::new(Gatherer::new(cores.clone()));
+        let mut asking = JoinSet::new();
+        for _ in 0..20 {
+            let gatherer = gatherer.clone();
+            asking.spawn(async move { gatherer.snapshot().await.cores.len() });
+        }
+        assert_eq!(asking.join_all().await, [3; 20]);
+        assert_eq!(cores.0.load(Ordering::Relaxed), 3);
+        tokio::time::advance(SNAPSHOT_LIFE).await;
+        gatherer.snapshot().await;
+        assert_eq!(cores.0.load(Ordering::Relaxed), 6);
+    }
+}

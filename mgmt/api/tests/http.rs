@@ -1,0 +1,117 @@
+//! The API over real sockets, in front of cores that are made up.
+
+use cfs_api::{About, Answer, ApiError, Cores, ServerStatus, bind};
+use cfs_observe::CoreStatus;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Cores with this much in use of 100 units; one more that never answers, if asked for.
+struct Fake {
+    live: u64,
+    silent: bool,
+}
+
+impl Cores for Fake {
+    fn count(&self) -> u16 {
+        if self.silent { 3 } else { 2 }
+    }
+    fn ask(&self, core: u16) -> Answer {
+        if core == 2 {
+            return Box::pin(std::future::pending());
+        }
+        let space_units = [100, self.live, 0, 100 - self.live];
+        Box::pin(async move { Some(CoreStatus { core, groups: 128, space_units, ..CoreStatus::default() }) })
+    }
+}
+
+/// Serves on a free port; ends with the test's executor.
+fn serve(live: u64, silent: bool) -> SocketAddr {
+    let about = About { version: "1.2.3".into(), pid: 7, target: "/srv/x".into(), listen: "[::1]:7400".into() };
+    let api = bind(SocketAddr::from(([127, 0, 0, 1], 0)), about).expect("a free port");
+    let address = api.address().expect("bound");
+    tokio::spawn(api.serve(Arc::new(Fake { live, silent })));
+    address
+}
+
+async fn exchange(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    // The server may answer and close before it has read an oversized request.
+    let _refused = stream.write_all(request).await;
+    let mut reply = Vec::new();
+    let _reset = stream.read_to_end(&mut reply).await;
+    String::from_utf8(reply).expect("text")
+}
+
+async fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
+    let reply = exchange(address, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
+    let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
+    let code = head.split(' ').nth(1).and_then(|c| c.parse().ok()).expect("a code");
+    (code, head.to_lowercase(), body.to_string())
+}
+
+#[tokio::test]
+async fn metrics_come_as_openmetrics_text_and_as_json() {
+    let address = serve(10, false);
+    let (code, head, body) = get(address, "/metrics").await;
+    assert_eq!(code, 200);
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(body.contains("cfs_served_groups{core=\"1\"} 128") && body.ends_with("# EOF\n"), "{body}");
+    let (code, head, body) = get(address, "/metrics/json").await;
+    let families: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert!(code == 200 && head.contains("application/json"));
+    assert!(families.as_array().is_some_and(|all| all.iter().any(|f| f["name"] == "cfs_served_groups")), "{body}");
+}
+
+#[tokio::test]
+async fn health_has_a_code_for_each_level_and_says_why() {
+    assert_eq!(get(serve(10, false), "/health").await.0, 200);
+    let (code, _, body) = get(serve(90, false), "/health").await;
+    assert!(code == 202 && body.contains("90 %"), "{code} {body}");
+    let (code, _, body) = get(serve(10, true), "/health").await;
+    assert!(code == 503 && body.contains("core 2 does not answer"), "{code} {body}");
+}
+
+#[tokio::test]
+async fn a_server_with_a_silent_core_is_not_ready_and_still_tells_of_the_others() {
+    assert_eq!(get(serve(10, false), "/ready").await.0, 200);
+    let address = serve(10, true);
+    assert_eq!(get(address, "/ready").await.0, 503);
+    let (code, _, body) = get(address, "/v1/status").await;
+    let status: ServerStatus = serde_json::from_str(&body).expect("its own type");
+    assert_eq!((code, status.about.pid, status.space.full_percent), (200, 7, 10));
+    assert_eq!(status.cores.iter().map(|c| c.answering).collect::<Vec<_>>(), [true, true, false]);
+}
+
+#[tokio::test]
+async fn strangers_get_an_answer_or_a_closed_connection() {
+    let address = serve(10, false);
+    assert_eq!(get(address, "/nothing").await.0, 404);
+    let posted = exchange(address, b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await;
+    assert!(posted.starts_with("HTTP/1.1 405"), "{posted}");
+    let rubbish = exchange(address, &[0xff; 64]).await;
+    assert!(rubbish.is_empty() || rubbish.starts_with("HTTP/1.1 400"), "{rubbish}");
+    let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    let refused = exchange(address, long.as_bytes()).await;
+    assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 4"), "{refused}");
+    assert_eq!(get(address, "/ready").await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_are_closed_so_that_others_get_their_place() {
+    let address = serve(10, false);
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(address).await.expect("it listens"));
+    }
+    assert_eq!(get(address, "/ready").await.0, 200);
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_refused_with_advice() {
+    let taken = serve(10, false);
+    let error = bind(taken, About::default()).err().expect("in use");
+    assert!(matches!(error, ApiError::InUse(address) if address == taken));
+    assert!(error.to_string().contains("--http"), "{error}");
+}
