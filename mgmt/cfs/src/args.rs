@@ -1,5 +1,6 @@
 //! The command line. Usage errors exit 2 (clap).
 
+use crate::mount_option::{self, MountOption};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,24 +21,28 @@ pub enum Command {
     #[command(after_help = "Example:\n  cfs dev /var/tmp/cfs /mnt/cfs --size 8GiB\n\nCtrl-C unmounts and stops. After a crash the same command recovers and mounts again.")]
     Dev(DevOptions),
     /// Lay out a data directory or a block device.
-    #[command(after_help = "Examples:\n  cfs format /srv/cfs --size 100GiB\n  cfs format /dev/nvme0n1")]
+    #[command(after_help = "Examples:\n  cfs format /srv/cfs --size 100GiB\n  cfs format /dev/nvme0n1 /dev/nvme1n1")]
     Format(FormatOptions),
     /// Serve a formatted data directory or device in the foreground.
     #[command(after_help = "Example:\n  cfs server /srv/cfs --listen 127.0.0.1:7400")]
     Server(ServerOptions),
     /// Mount a served file system.
-    #[command(after_help = "Examples:\n  cfs mount 127.0.0.1:7400 /mnt/cfs\n  cfs mount 127.0.0.1:7400 /mnt/cfs -o ro --foreground")]
+    #[command(after_help = mount_option::HELP)]
     Mount(MountOptions),
     /// Unmount.
     Umount(UmountOptions),
+    /// Check a store that is not being served. Changes nothing.
+    #[command(after_help = "Exit status: 0 clean, or only space that leaked; 1 damage, or the check could not be made.\n\nExample:\n  cfs fsck /srv/cfs")]
+    Fsck(FsckOptions),
     /// Show the servers that this user runs on this machine.
+    #[command(after_help = "Exit status: 0 if every server serves, 1 if one is critical or does not answer.")]
     Status(StatusOptions),
 }
 
 /// Where and how to serve.
 #[derive(Args, Debug, Clone)]
 pub struct Serving {
-    /// Cores to serve with; default: all this process may use.
+    /// Cores to serve with; default: all this process may use. More than that run unpinned.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,
     /// Address of core 0; core i listens on the port plus i.
@@ -46,7 +51,7 @@ pub struct Serving {
     /// Address of the HTTP API (/metrics, /health).
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480")]
     pub http: SocketAddr,
-    /// Serve clear text on an address that is not loopback. Anyone on the path can read the data.
+    /// Serve clear text on addresses that are not loopback. Anyone on the path can read the data.
     #[arg(long)]
     pub allow_plaintext: bool,
 }
@@ -69,8 +74,9 @@ pub struct DevOptions {
 /// `cfs format`.
 #[derive(Args, Debug)]
 pub struct FormatOptions {
-    /// Data directory or block device.
-    pub target: PathBuf,
+    /// Data directories or block devices; each becomes a store of its own.
+    #[arg(required = true, value_name = "DIR|DEVICE")]
+    pub targets: Vec<PathBuf>,
     /// Size of a data directory's store (a device is used whole).
     #[arg(long, default_value = "8GiB", value_parser = parse_size)]
     pub size: u64,
@@ -82,9 +88,9 @@ pub struct FormatOptions {
 /// `cfs server`.
 #[derive(Args, Debug)]
 pub struct ServerOptions {
-    /// Data directory or block device.
-    #[arg(required = true, num_args = 1)]
-    pub target: PathBuf,
+    /// Data directory or block device. One server serves one.
+    #[arg(required = true, value_name = "DIR|DEVICE")]
+    pub targets: Vec<PathBuf>,
     /// Serving.
     #[command(flatten)]
     pub serving: Serving,
@@ -97,16 +103,21 @@ pub struct MountOptions {
     pub address: SocketAddr,
     /// Where.
     pub mountpoint: PathBuf,
-    /// Options, separated by commas: ro, rw, allow_other, suid, dev, hard, soft, timeout=SECONDS,
-    /// dirty=SIZE, cache=SIZE, readahead=SIZE, sync.
-    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
-    pub options: Vec<String>,
+    /// Options, separated by commas; see below.
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',', value_parser = mount_option::parse)]
+    pub options: Vec<MountOption>,
     /// The server's secret; by default found for a server of the same user on this machine.
     #[arg(long, value_name = "FILE")]
     pub secret: Option<PathBuf>,
     /// Stay in the foreground.
     #[arg(long)]
     pub foreground: bool,
+    /// Print what the kernel's FUSE offers and what was agreed.
+    #[arg(long)]
+    pub show_capabilities: bool,
+    /// We are the background half of ourselves.
+    #[arg(long, hide = true)]
+    pub detached: bool,
 }
 
 /// `cfs umount`.
@@ -114,6 +125,14 @@ pub struct MountOptions {
 pub struct UmountOptions {
     /// Where.
     pub mountpoint: PathBuf,
+}
+
+/// `cfs fsck`.
+#[derive(Args, Debug)]
+pub struct FsckOptions {
+    /// Data directory or block device.
+    #[arg(value_name = "DIR|DEVICE")]
+    pub target: PathBuf,
 }
 
 /// `cfs status`.

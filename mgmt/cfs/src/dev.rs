@@ -3,7 +3,8 @@
 use crate::args::DevOptions;
 use crate::place::Place;
 use crate::serving::{self, Sharing};
-use crate::{Failure, format, mounting, registry, status};
+use crate::management::manage;
+use crate::{Failure, format, mounting, registry};
 use cfs_types::SessionId;
 use cfs_volume::VolumeOptions;
 use std::path::{Path, PathBuf};
@@ -13,17 +14,17 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     let dir = options.dir.clone().unwrap_or_else(|| registry::home().join(".local/share/cfs/dev"));
     let mountpoint = options.mountpoint.clone().unwrap_or_else(|| registry::home().join("cfs"));
     let place = Place::of(&dir);
-    if !place.is_device && !place.store.exists() {
+    if !place.is_device && format::is_needed(&place.store)? {
         println!("formatting {} ({} MiB)", place.target.display(), options.size >> 20);
         format::format(&place, options.size, false)?;
     }
     place.prepare()?;
     prepare_mountpoint(&mountpoint)?;
-    let server = serving::start(&place, &options.serving, Sharing::WithMount)?;
+    let (server, api) = serving::start(&place, &options.serving, Sharing::WithMount)?;
     let mut volume = VolumeOptions::new(server.addresses.clone(), Some(place.secret()?));
     volume.session = read_session(&place);
     let mount = match mounting::start(volume, &mountpoint, cfs_fuse::MountOptions::default()) {
-        Ok(mount) => mount,
+        Ok((mount, _)) => mount,
         Err(error) => {
             let _stopped = server.stop();
             return Err(error);
@@ -36,7 +37,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     println!("mount   cfs mount {} OTHER_MOUNTPOINT", options.serving.listen);
     println!("ready   {}", mountpoint.display());
     let remote = server.remote.clone();
-    let managed = status::manage(&options.serving, &remote, || server.has_ended() || mount.has_ended());
+    let managed = manage(api, &remote, || server.has_ended() || mount.has_ended());
     let unmounted = mount.stop();
     let _gone = std::fs::remove_file(place.session_file());
     server.stop().and(unmounted).and(managed)
@@ -47,7 +48,7 @@ fn prepare_mountpoint(path: &Path) -> Result<(), Failure> {
     match cfs_fuse::mend_dead_mount(path) {
         Ok(true) => println!("mended {} (its server had died)", path.display()),
         Ok(false) => {}
-        Err(error) => return Err(Failure(error.to_string())),
+        Err(error) => return Err(Failure::plain(error)),
     }
     std::fs::create_dir_all(path).map_err(|e| Failure::new(format!("making {}", path.display()), e))
 }

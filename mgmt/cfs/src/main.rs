@@ -1,8 +1,12 @@
 //! `cfs`: the one binary. Joins runtime, server, client and management.
 
 mod args;
+mod background;
 mod dev;
 mod format;
+mod fsck;
+mod management;
+mod mount_option;
 mod mounting;
 mod place;
 mod registry;
@@ -18,13 +22,24 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Why a command failed, in words for its user.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Failure(pub String);
+#[error("{what}")]
+pub struct Failure {
+    what: String,
+    is_usage: bool,
+}
 
 impl Failure {
+    /// What went wrong, where that says it all.
+    pub fn plain(what: impl std::fmt::Display) -> Self {
+        Failure { what: what.to_string(), is_usage: false }
+    }
     /// What was being done, and what went wrong.
     pub fn new(doing: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
-        Failure(format!("{doing}: {error}"))
+        Failure::plain(format!("{doing}: {error}"))
+    }
+    /// The command cannot mean that.
+    pub fn usage(what: impl std::fmt::Display) -> Self {
+        Failure { is_usage: true, ..Failure::plain(what) }
     }
 }
 
@@ -36,13 +51,18 @@ fn main() -> ExitCode {
         Command::Server(options) => serving::run(&options),
         Command::Mount(options) => mounting::run(&options),
         Command::Umount(options) => mounting::unmount(&options),
-        Command::Status(options) => status::run(&options),
+        Command::Fsck(options) => return exit(fsck::run(&options)),
+        Command::Status(options) => return exit(status::run(&options)),
     };
+    exit(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit(done: Result<ExitCode, Failure>) -> ExitCode {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("cfs: {failure}");
-            ExitCode::from(1)
+            ExitCode::from(if failure.is_usage { 2 } else { 1 })
         }
     }
 }

@@ -1,19 +1,21 @@
 //! `cfs mount` and `cfs umount`: a client executor and its kernel mount.
 
-use crate::args::{MountOptions, UmountOptions, parse_size};
+use crate::args::{MountOptions, UmountOptions};
 use crate::place::read_secret;
-use crate::{Failure, registry};
-use cfs_fuse::{Host, Session, VolumeFront};
+use crate::{Failure, background, registry};
+use cfs_fuse::{Host, Negotiated, Session, VolumeFront};
 use cfs_runtime::{CoreConfig, Reactor, run as run_core};
 use cfs_seam::{Address, Class, World, spawn};
 use cfs_types::{CoreId, SessionId};
-use cfs_volume::{Patience, Volume, VolumeError, VolumeOptions};
+use cfs_volume::{Volume, VolumeError, VolumeOptions};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// A mount served by a thread of this process.
 pub struct MountThread {
@@ -27,14 +29,14 @@ impl MountThread {
     /// Unmounts, writes back what is held, and waits.
     pub fn stop(self) -> Result<(), Failure> {
         if !self.thread.is_finished() {
-            cfs_fuse::unmount(&self.path).map_err(|e| Failure(e.to_string()))?;
+            cfs_fuse::unmount(&self.path).map_err(|e| Failure::plain(e))?;
         }
         self.join()
     }
 
     /// Waits until somebody unmounts it.
     pub fn join(self) -> Result<(), Failure> {
-        self.thread.join().unwrap_or_else(|_| Err(Failure("the mount's thread panicked".into())))
+        self.thread.join().unwrap_or_else(|_| Err(Failure::plain("the mount's thread panicked")))
     }
 
     /// Whether it was unmounted.
@@ -43,21 +45,25 @@ impl MountThread {
     }
 }
 
-/// Connects and mounts; returns once the kernel and we have agreed.
-pub fn start(volume: VolumeOptions, mountpoint: &Path, mount: cfs_fuse::MountOptions) -> Result<MountThread, Failure> {
+/// Connects and mounts; returns once the kernel and we have agreed, and on what.
+pub fn start(
+    volume: VolumeOptions,
+    mountpoint: &Path,
+    mount: cfs_fuse::MountOptions,
+) -> Result<(MountThread, Negotiated), Failure> {
     let (ready, wait) = channel();
     let path = mountpoint.to_path_buf();
     let body = move || {
         let main = move |world, reactor| serve(world, reactor, volume, path, mount, ready);
-        run_core(CoreConfig::new(CoreId::new(0)), main).map_err(|e| Failure(e.to_string()))?
+        run_core(CoreConfig::new(CoreId::new(0)), main).map_err(|e| Failure::plain(e))?
     };
     let thread = std::thread::Builder::new().name("cfs-mount".into()).spawn(body);
     let thread = thread.map_err(|e| Failure::new("starting the mount's thread", e))?;
     match wait.recv() {
-        Ok(session) => Ok(MountThread { thread, path: mountpoint.to_path_buf(), session }),
+        Ok((session, agreed)) => Ok((MountThread { thread, path: mountpoint.to_path_buf(), session }, agreed)),
         Err(_) => {
-            let ended = thread.join().unwrap_or_else(|_| Err(Failure("the mount's thread panicked".into())));
-            Err(ended.err().unwrap_or_else(|| Failure("the mount ended at once".into())))
+            let ended = thread.join().unwrap_or_else(|_| Err(Failure::plain("the mount's thread panicked")));
+            Err(ended.err().unwrap_or_else(|| Failure::plain("the mount ended at once")))
         }
     }
 }
@@ -68,10 +74,10 @@ async fn serve(
     options: VolumeOptions,
     path: PathBuf,
     mount: cfs_fuse::MountOptions,
-    ready: Sender<SessionId>,
+    ready: Sender<(SessionId, Negotiated)>,
 ) -> Result<(), Failure> {
     let volume = connect(&world, options).await?;
-    let (device, mounted) = cfs_fuse::mount(&path, &mount).map_err(|e| Failure(e.to_string()))?;
+    let (device, mounted) = cfs_fuse::mount(&path, &mount).map_err(|e| Failure::plain(e))?;
     let front = Rc::new(VolumeFront::new(volume.clone()));
     let session = Session::new(Host::new(&world, &reactor, false), device.clone(), front);
     let (begun, owner) = (session.clone(), volume.clone());
@@ -80,13 +86,13 @@ async fn serve(
         if let Ok(notifier) = cfs_fuse::Notifier::start(device, negotiated) {
             owner.set_kernel_cache(Rc::new(notifier));
         }
-        let _gone = ready.send(owner.session());
+        let _gone = ready.send((owner.session(), negotiated));
     };
     let _announcing = spawn(&world.tasks, Class::Foreground, announce);
     let served = session.serve().await;
     drop(mounted);
     let left = volume.shutdown().await;
-    served.map_err(|e| Failure(e.to_string()))?;
+    served.map_err(|e| Failure::plain(e))?;
     left.map_err(|e| Failure::new("writing back at the end", e))
 }
 
@@ -108,48 +114,58 @@ fn failure(error: VolumeError) -> Failure {
 /// `cfs mount`.
 pub fn run(options: &MountOptions) -> Result<(), Failure> {
     if !options.foreground {
-        return detach(options);
+        return detach();
     }
     let (volume, mount) = parse(options)?;
-    let thread = start(volume, &options.mountpoint, mount)?;
-    println!("ready {}", options.mountpoint.display());
-    let mountpoint = options.mountpoint.clone();
-    crate::status::wait_for_signal(|| thread.has_ended())?;
-    if thread.has_ended() {
-        println!("{} was unmounted", mountpoint.display());
+    let (thread, agreed) = start(volume, &options.mountpoint, mount)?;
+    if options.show_capabilities {
+        show(&agreed);
     }
+    println!("ready {}", options.mountpoint.display());
+    if options.detached {
+        background::leave_output().map_err(|e| Failure::new("leaving the terminal", e))?;
+    }
+    crate::management::wait_for_signal(|| thread.has_ended())?;
     thread.stop()
 }
 
+/// What the kernel offers, and what is in force.
+fn show(agreed: &Negotiated) {
+    println!("FUSE 7.{}, read-ahead {} KiB", agreed.minor, agreed.readahead_bytes >> 10);
+    for name in agreed.offered.names() {
+        println!("  {:8} {name}", if agreed.agreed.has(name) { "agreed" } else { "offered" });
+    }
+}
+
 /// Starts ourselves again in the foreground, without a terminal, and waits until it is mounted.
-fn detach(options: &MountOptions) -> Result<(), Failure> {
-    use std::io::{BufRead, BufReader};
-    use std::os::unix::process::CommandExt;
-    use std::process::{Command, Stdio};
+fn detach() -> Result<(), Failure> {
     let failed = |e| Failure::new("starting the mount in the background", e);
     let own = std::env::current_exe().map_err(failed)?;
     let mut child = Command::new(own)
         .args(std::env::args_os().skip(1))
-        .arg("--foreground")
+        .args(["--foreground", "--detached"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0)
         .spawn()
         .map_err(failed)?;
-    let output = child.stdout.take().ok_or_else(|| Failure("the background mount has no output".into()))?;
-    let mut line = String::new();
-    let _read = BufReader::new(output).read_line(&mut line);
-    if line.starts_with("ready") {
-        println!("mounted {}", options.mountpoint.display());
-        return Ok(());
+    let output = child.stdout.take().ok_or_else(|| Failure::plain("the background mount has no output"))?;
+    for line in BufReader::new(output).lines().map_while(Result::ok) {
+        match line.strip_prefix("ready ") {
+            Some(mountpoint) => {
+                println!("mounted {mountpoint}");
+                return Ok(());
+            }
+            None => println!("{line}"),
+        }
     }
     let status = child.wait().map_err(failed)?;
-    Err(Failure(format!("the mount did not start ({status})")))
+    Err(Failure::plain(format!("the mount did not start ({status})")))
 }
 
 /// `cfs umount`.
 pub fn unmount(options: &UmountOptions) -> Result<(), Failure> {
-    cfs_fuse::unmount(&options.mountpoint).map(|_| ()).map_err(|e| Failure(e.to_string()))
+    cfs_fuse::unmount(&options.mountpoint).map(|_| ()).map_err(|e| Failure::plain(e))
 }
 
 fn parse(options: &MountOptions) -> Result<(VolumeOptions, cfs_fuse::MountOptions), Failure> {
@@ -157,25 +173,7 @@ fn parse(options: &MountOptions) -> Result<(VolumeOptions, cfs_fuse::MountOption
     let mut volume = VolumeOptions::new(addresses, secret);
     let mut mount = cfs_fuse::MountOptions::default();
     for option in &options.options {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        let size = || parse_size(value).map(|n| usize::try_from(n).unwrap_or(usize::MAX)).map_err(Failure);
-        match name {
-            "ro" => mount.read_only = true,
-            "rw" | "hard" => {}
-            "allow_other" => mount.allow_other = Some(true),
-            "suid" => mount.set_uid = true,
-            "dev" => mount.devices = true,
-            "soft" => volume.patience = Patience::Soft(Duration::from_secs(30)),
-            "timeout" => {
-                let seconds = value.parse().map_err(|_| Failure(format!("timeout={value} is not a number of seconds")))?;
-                volume.patience = Patience::Soft(Duration::from_secs(seconds));
-            }
-            "sync" => volume.dirty_bytes_max = 0,
-            "dirty" => volume.dirty_bytes_max = size()?,
-            "cache" => volume.data_cache_bytes = size()?,
-            "readahead" => volume.read_ahead_bytes = size()?,
-            _ => return Err(Failure(format!("unknown mount option '{option}': see cfs mount --help"))),
-        }
+        option.apply(&mut volume, &mut mount);
     }
     Ok((volume, mount))
 }
@@ -192,7 +190,7 @@ fn find_server(address: SocketAddr, secret: Option<&Path>) -> Result<Found, Fail
     let local = registry::servers().into_iter().find(|s| s.listen == wanted);
     let Some(server) = local else {
         let what = format!("no server of this user listens on {address} here: start one, or pass --secret FILE");
-        return Err(Failure(what));
+        return Err(Failure::plain(what));
     };
     let sockets = server.sockets.into_iter().map(Address::Unix);
     Ok((sockets.take(1).chain([tcp]).collect(), Some(read_secret(&server.secret)?)))

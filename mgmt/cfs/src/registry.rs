@@ -11,6 +11,8 @@ use std::path::PathBuf;
 pub struct Entry {
     /// Its process.
     pub pid: u32,
+    /// When that began, clock ticks since boot: numbers of processes are used again.
+    pub started: u64,
     /// Data directory or device.
     pub target: PathBuf,
     /// Address of core 0.
@@ -28,8 +30,15 @@ pub struct Entry {
 impl Entry {
     /// Whether the process still runs.
     pub fn is_alive(&self) -> bool {
-        std::path::Path::new(&format!("/proc/{}", self.pid)).exists()
+        start_time(self.pid) == Some(self.started)
     }
+}
+
+/// When a process began, clock ticks since boot; None if there is none (proc_pid_stat(5), field 22).
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Removes the entry when dropped.
@@ -75,4 +84,17 @@ pub fn servers() -> Vec<Entry> {
     found.retain(Entry::is_alive);
     found.sort_by(|a, b| a.listen.cmp(&b.listen));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_number_and_its_beginning() {
+        let pid = std::process::id();
+        let started = start_time(pid).expect("we run");
+        assert_eq!(start_time(pid), Some(started));
+        assert_eq!(start_time(u32::MAX), None);
+    }
 }

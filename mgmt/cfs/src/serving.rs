@@ -4,14 +4,18 @@ use crate::args::{ServerOptions, Serving};
 use crate::place::Place;
 use crate::registry::{self, Entry, Registered};
 use crate::{Failure, format};
+use cfs_api::{About, Api};
 use cfs_rpc::Admission;
 use cfs_runtime::{CoreConfig, CoreThread, DiskFile, ParkPolicy, Remote, mesh, start_core};
 use cfs_seam::Address;
 use cfs_server::{CoreReply, CoreRequest, Envelope, RootOwner, ServerConfig, StartError, serve_core};
 use cfs_types::{CoreId, MapEpoch};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
+
+/// Why a server takes one target.
+const SEVERAL: &str = "a server with several stores is not supported yet: start one for each, with --listen and --http of its own";
 
 /// Whether this process is root's.
 pub fn is_root() -> bool {
@@ -62,8 +66,8 @@ impl Server {
         for thread in self.threads {
             let ended = match thread.join() {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(Failure(error.to_string())),
-                Err(error) => Err(Failure(error.to_string())),
+                Ok(Err(error)) => Err(Failure::plain(error)),
+                Err(error) => Err(Failure::plain(error)),
             };
             first = first.and(ended);
         }
@@ -76,16 +80,19 @@ impl Server {
     }
 }
 
-/// Opens the store and starts its cores; returns once they serve.
-pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<Server, Failure> {
+/// Opens the store and starts its cores; returns once they serve. The HTTP API has its address
+/// then and is still to be served.
+pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<(Server, Api), Failure> {
     check_listen(options)?;
     let (file, superblock) = format::open(&place.store)?;
+    let api = cfs_api::bind(options.http, about(place, options)).map_err(|e| Failure::plain(e))?;
     if !file.is_direct() {
         eprintln!("cfs: {} refuses direct I/O: serving through the page cache", place.store.display());
     }
-    let cpus: Vec<usize> = available_cpus();
+    let cpus = cfs_runtime::available_cpus();
     let cores = options.cores.unwrap_or_else(|| u16::try_from(cpus.len()).unwrap_or(1).max(1));
     let config = server_config(place, options, cores, superblock.cluster.bytes())?;
+    check_ports(&config)?;
     let seats = mesh(cores).map_err(|e| Failure::new("starting the cores", e))?;
     let remote = seats[0].remote();
     let (ready, wait) = channel();
@@ -94,8 +101,10 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<Serve
         let (disk, config, ready) = (DiskFile::clone(&file), config.clone(), ready.clone());
         let root = RootOwner { uid: user_id(), gid: group_id() };
         let mut core = CoreConfig::new(seat.core());
-        core.pin_cpu = cpus.get(index % cpus.len().max(1)).copied();
-        if sharing == Sharing::Alone && usize::from(cores) <= cpus.len() {
+        // More cores than CPUs: the kernel places them.
+        let has_cpu = usize::from(cores) <= cpus.len();
+        core.pin_cpu = cpus.get(index).copied().filter(|_| has_cpu);
+        if sharing == Sharing::Alone && has_cpu {
             core.park = ParkPolicy::Spin { limit: Duration::from_micros(50) };
         }
         let thread = start_core(core, seat, move |world, reactor| async move {
@@ -111,7 +120,16 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<Serve
     wait_ready(&wait, &mut threads, &remote)?;
     let entry = entry(place, options, &config, cores);
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
-    Ok(Server { threads, remote, addresses, _registered: registry::register(&entry)? })
+    Ok((Server { threads, remote, addresses, _registered: registry::register(&entry)? }, api))
+}
+
+fn about(place: &Place, options: &Serving) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        pid: std::process::id(),
+        target: place.target.display().to_string(),
+        listen: options.listen.to_string(),
+    }
 }
 
 /// Waits until core 0 says that all serve; a core that ends before says why.
@@ -139,26 +157,42 @@ fn wait_ready(
             Ok(Ok(())) => {}
         }
     }
-    Err(Failure(why))
+    Err(Failure::plain(why))
 }
 
 fn check_listen(options: &Serving) -> Result<(), Failure> {
-    if options.listen.ip().is_loopback() || options.allow_plaintext {
-        return Ok(());
+    let open = [options.listen, options.http].into_iter().find(|address| !address.ip().is_loopback());
+    match open {
+        Some(address) if !options.allow_plaintext => Err(Failure::plain(format!(
+            "{address} is not loopback, and there is no TLS yet: what is said there would cross the network in the clear; pass --allow-plaintext if that is meant"
+        ))),
+        _ => Ok(()),
     }
-    let what = format!("{} is not loopback, and there is no TLS yet: data and metadata would cross the network in the clear. Pass --allow-plaintext if that is meant.", options.listen);
-    Err(Failure(what))
 }
 
-fn available_cpus() -> Vec<usize> {
-    cfs_runtime::available_cpus()
+/// Says which port is taken and what to do, which a core that fails to listen cannot. Whoever takes
+/// one after this look is met by the core.
+fn check_ports(config: &ServerConfig) -> Result<(), Failure> {
+    for address in config.listen.iter().flatten() {
+        let Address::Tcp(address) = address else { continue };
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                return Err(Failure::plain(format!(
+                    "{address} is in use, perhaps by another server: choose another address with --listen (each core takes one port, from there upwards)"
+                )));
+            }
+            Err(error) => return Err(Failure::new(format!("listening on {address}"), error)),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn server_config(place: &Place, options: &Serving, cores: u16, cluster: [u8; 16]) -> Result<ServerConfig, Failure> {
     let (mut listen, mut advertised) = (Vec::new(), Vec::new());
     for core in 0..cores {
         let port = options.listen.port().checked_add(core);
-        let port = port.ok_or_else(|| Failure(format!("{} leaves no port for core {core}", options.listen)))?;
+        let port = port.ok_or_else(|| Failure::plain(format!("{} leaves no port for core {core}", options.listen)))?;
         let tcp = Address::Tcp(SocketAddr::new(options.listen.ip(), port));
         let unix = place.socket(core).map(Address::Unix);
         let best = unix.clone().filter(|_| options.listen.ip().is_loopback()).unwrap_or_else(|| tcp.clone());
@@ -195,6 +229,7 @@ fn entry(place: &Place, options: &Serving, config: &ServerConfig, cores: u16) ->
     });
     Entry {
         pid: std::process::id(),
+        started: registry::start_time(std::process::id()).unwrap_or_default(),
         target: place.target.clone(),
         listen: options.listen.to_string(),
         sockets: sockets.collect(),
@@ -206,14 +241,15 @@ fn entry(place: &Place, options: &Serving, config: &ServerConfig, cores: u16) ->
 
 /// `cfs server`.
 pub fn run(options: &ServerOptions) -> Result<(), Failure> {
-    let place = Place::of(&options.target);
-    let server = start(&place, &options.serving, Sharing::Alone)?;
+    let [target] = options.targets.as_slice() else { return Err(Failure::usage(SEVERAL)) };
+    let place = Place::of(target);
+    let (server, api) = start(&place, &options.serving, Sharing::Alone)?;
     println!("serving {} with {} cores", place.target.display(), server.remote.cores());
     println!("  rpc   {}", options.serving.listen);
     println!("  http  http://{}/metrics", options.serving.http);
     println!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);
     println!("ready");
     let remote = server.remote.clone();
-    crate::status::manage(&options.serving, &remote, || server.has_ended())?;
-    server.stop()
+    let managed = crate::management::manage(api, &remote, || server.has_ended());
+    server.stop().and(managed)
 }

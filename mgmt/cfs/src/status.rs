@@ -1,52 +1,170 @@
-//! `cfs status`, and the management executor beside the cores.
+//! `cfs status`: what each local server says of itself.
 
 use crate::Failure;
-use crate::args::{Serving, StatusOptions};
-use crate::registry;
-use cfs_runtime::Remote;
-use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use crate::args::StatusOptions;
+use crate::registry::{self, Entry};
+use cfs_api::{Level, ServerStatus};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-/// Between two looks at whether the cores still run.
-const LOOK: Duration = Duration::from_millis(100);
+/// Longest wait for a server: it waits a second for a silent core, two where others asked before.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Longest answer, bytes.
+const ANSWER_BYTES_MAX: u64 = 4 << 20;
+/// Between the two looks that a rate is made of.
+const RATE_TIME: Duration = Duration::from_millis(250);
 
-/// Serves the HTTP API until a signal comes or `ended` says so.
-pub fn manage(options: &Serving, remote: &Remote, ended: impl Fn() -> bool) -> Result<(), Failure> {
-    let _ = (options, remote);
-    wait_for_signal(ended)
+/// A server and what it says.
+#[derive(Serialize)]
+struct Seen {
+    #[serde(flatten)]
+    entry: Entry,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<ServerStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
-/// Waits for SIGINT, SIGTERM, or until `ended` says so.
-pub fn wait_for_signal(ended: impl Fn() -> bool) -> Result<(), Failure> {
-    let failed = |e| Failure::new("starting the management executor", e);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut look = tokio::time::interval(LOOK);
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
-                _ = look.tick() => if ended() { return Ok(()) },
-            }
+impl Seen {
+    fn look(entry: Entry) -> Self {
+        match ask(&entry.http) {
+            Ok(status) => Seen { entry, status: Some(status), error: None },
+            Err(error) => Seen { entry, status: None, error: Some(error) },
         }
-    })
+    }
+
+    fn is_critical(&self) -> bool {
+        self.status.as_ref().is_none_or(|s| s.health.status == Level::Critical)
+    }
 }
 
 /// `cfs status`.
-pub fn run(options: &StatusOptions) -> Result<(), Failure> {
-    let servers = registry::servers();
+pub fn run(options: &StatusOptions) -> Result<ExitCode, Failure> {
+    let began = Instant::now();
+    let servers: Vec<Seen> = registry::servers().into_iter().map(Seen::look).collect();
     if options.json {
         let text = serde_json::to_string_pretty(&servers).map_err(|e| Failure::new("writing JSON", e))?;
         println!("{text}");
-        return Ok(());
-    }
-    if servers.is_empty() {
+    } else if servers.is_empty() {
         println!("no server of this user runs on this machine");
+    } else {
+        std::thread::sleep(RATE_TIME.saturating_sub(began.elapsed()));
+        show(&servers);
     }
-    for s in servers {
-        println!("{}  pid {}  {} cores  rpc {}  http {}", s.target.display(), s.pid, s.cores, s.listen, s.http);
+    let critical = servers.iter().any(Seen::is_critical);
+    Ok(if critical { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn show(servers: &[Seen]) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["STORE", "HEALTH", "CORES", "USED", "FREE", "USE%", "SESSIONS", "REQ/S", "CPU", "MEMORY", "RPC", "PID"]);
+    for seen in servers {
+        table.add_row(row(seen));
     }
-    Ok(())
+    println!("{}", table.trim_fmt());
+    for seen in servers {
+        let target = seen.entry.target.display();
+        for reason in seen.status.iter().flat_map(|s| &s.health.reasons) {
+            println!("{target}: {}: {}", reason.level.name(), reason.what);
+        }
+        if let Some(error) = &seen.error {
+            println!("{target}: http://{} does not answer: {error}", seen.entry.http);
+        }
+    }
+}
+
+fn row(seen: &Seen) -> Vec<String> {
+    let (target, cores, pid) = (seen.entry.target.display(), seen.entry.cores, seen.entry.pid);
+    let Some(s) = &seen.status else {
+        let blank = std::iter::repeat_n("-".to_string(), 7);
+        let begin = [target.to_string(), "no answer".to_string(), cores.to_string()];
+        return begin.into_iter().chain(blank).chain([seen.entry.listen.clone(), pid.to_string()]).collect();
+    };
+    let (rate, cpu) = ask(&seen.entry.http).map_or_else(|_| Default::default(), |later| rates(s, &later));
+    vec![
+        target.to_string(),
+        s.health.status.name().to_string(),
+        cores.to_string(),
+        size(s.space.used_bytes),
+        size(s.space.available_bytes),
+        format!("{}%", s.space.full_percent),
+        s.sessions.to_string(),
+        rate,
+        cpu,
+        size(s.resident_bytes),
+        seen.entry.listen.clone(),
+        pid.to_string(),
+    ]
+}
+
+/// Requests a second and share of a CPU between two looks.
+fn rates(first: &ServerStatus, second: &ServerStatus) -> (String, String) {
+    let time = second.uptime_seconds - first.uptime_seconds;
+    if time <= 0.0 {
+        return Default::default();
+    }
+    let requests = second.requests_total.saturating_sub(first.requests_total);
+    let cpu = (second.cpu_seconds - first.cpu_seconds).max(0.0);
+    (format!("{:.0}", requests as f64 / time), format!("{:.0}%", cpu / time * 100.0))
+}
+
+/// Bytes for people: three digits and a unit.
+fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = if unit == 0 || value >= 99.95 { 0 } else { 1 };
+    format!("{value:.decimals$} {}", units[unit])
+}
+
+/// Asks a server's /v1/status. HTTP/1.0, so that the answer ends with the connection.
+fn ask(http: &str) -> Result<ServerStatus, String> {
+    let address: SocketAddr = http.parse().map_err(|_| format!("'{http}' is no address"))?;
+    let mut stream = TcpStream::connect_timeout(&reachable(address), PATIENCE).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    let request = format!("GET /v1/status HTTP/1.0\r\nHost: {http}\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).map_err(|e| e.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("it answers something that is not HTTP")?;
+    if head.split(' ').nth(1) != Some("200") {
+        return Err(format!("it answers: {}", head.lines().next().unwrap_or_default()));
+    }
+    serde_json::from_str(body).map_err(|e| format!("it answers something else than a CoreFS server: {e}"))
+}
+
+/// A server that listens everywhere is asked over loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(a) if a.ip().is_unspecified() => ([127, 0, 0, 1], a.port()).into(),
+        SocketAddr::V6(a) if a.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, a.port()).into(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits_and_a_unit() {
+        let shown = [0, 999, 1000, 1024, 10 << 20, 999 << 20, 1 << 30, u64::MAX].map(size);
+        assert_eq!(shown, ["0 B", "999 B", "1.0 KiB", "1.0 KiB", "10.0 MiB", "999 MiB", "1.0 GiB", "16.0 EiB"]);
+    }
+
+    #[test]
+    fn what_listens_everywhere_is_asked_over_loopback() {
+        let any: SocketAddr = "0.0.0.0:7480".parse().expect("an address");
+        assert_eq!(reachable(any).to_string(), "127.0.0.1:7480");
+        assert_eq!(reachable("[::]:1".parse().expect("an address")).to_string(), "[::1]:1");
+    }
 }

@@ -1,0 +1,78 @@
+//! `cfs fsck`: a store that nobody serves is read, verified and counted again.
+
+use crate::Failure;
+use crate::args::FsckOptions;
+use crate::format::open_locked;
+use crate::place::Place;
+use cfs_runtime::{CoreConfig, OpenMode, run as run_core};
+use cfs_server::{Progress, Severity, Stage};
+use cfs_types::CoreId;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// A check that is done sooner shows no bar.
+const BAR_AFTER: Duration = Duration::from_secs(1);
+
+/// `cfs fsck`.
+pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
+    let place = Place::of(&options.target);
+    let doing = || format!("checking {}", place.target.display());
+    let file = open_locked(&place.store, OpenMode::ReadOnly).map_err(|e| Failure::new(doing(), e))?;
+    let checked = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
+        let disk = file.attach(&reactor);
+        let mut bar = Bar::new();
+        let report = cfs_server::fsck(&world, disk, |progress| bar.show(progress)).await;
+        bar.clear();
+        report
+    });
+    let report = checked.map_err(|e| Failure::new(doing(), e))?.map_err(|e| Failure::new(doing(), e))?;
+    println!("{report}");
+    if !report.is_sound() {
+        return Ok(ExitCode::from(1));
+    }
+    if report.findings.iter().any(|f| f.severity == Severity::Leak) {
+        println!("note: space leaked and no data is affected");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A progress bar that appears once the check takes long.
+struct Bar {
+    began: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    fn new() -> Self {
+        Bar { began: Instant::now(), bar: None }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        if self.bar.is_none() && self.began.elapsed() >= BAR_AFTER {
+            let style = ProgressStyle::with_template("checking {msg:8} {bar:40} {pos}/{len}");
+            let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(name(progress.stage));
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Device => "device",
+        Stage::Tables => "tables",
+        Stage::Shards => "shards",
+        Stage::Counts => "counts",
+    }
+}
