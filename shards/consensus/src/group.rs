@@ -1,8 +1,9 @@
 //! The group: proposals in, work out.
 
+use crate::lease::Lease;
 use crate::message::{MessageError, PeerMessage};
 use crate::storage::LogTail;
-use crate::{CACHED_ENTRY_BYTES_MAX, ELECTION_TICKS, HEARTBEAT_TICKS};
+use crate::{CACHED_ENTRY_BYTES_MAX, CATCH_UP_BYTES_MAX, ELECTION_TICKS, HEARTBEAT_TICKS};
 use cfs_types::{LogIndex, Term};
 use raft::prelude::{ConfState, Entry, EntryType, HardState, MessageType};
 use raft::{Config, RawNode, StateRole};
@@ -65,8 +66,8 @@ pub struct SnapshotPoint {
     pub term: Term,
 }
 
-/// What the driver must do, in this order: install `snapshot`; append `entries` and `vote` to the
-/// log, durably; call [`Group::persisted`] (and [`Group::executed`] for a snapshot); send `messages_after`. `messages` may leave at once,
+/// What the driver must do, in this order: install `snapshot`; append `entries`, and `vote` not
+/// before them, to the log, durably; call [`Group::persisted`] (and [`Group::executed`] for a snapshot); send `messages_after`. `messages` may leave at once,
 /// `committed` may be executed at once.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -109,6 +110,7 @@ pub struct Group {
     raw: RawNode<LogTail>,
     me: u64,
     seed: u64,
+    lease: Lease,
 }
 
 impl Group {
@@ -119,10 +121,13 @@ impl Group {
         conf.set_voters(config.voters.clone());
         let mut tail = LogTail::new(HardState::default(), conf, restored.applied);
         let entries: Vec<Entry> = restored.entries.into_iter().map(to_raft).collect();
+        let newest = entries.last().map_or(restored.applied.1, |entry| entry.term);
         tail.append(&entries);
+        // A vote of an earlier term than the newest entry's says nothing about that term.
+        let voted = if newest > restored.vote.term { 0 } else { restored.vote.vote };
         tail.hard = HardState {
-            term: restored.vote.term.max(restored.applied.1),
-            vote: restored.vote.vote,
+            term: restored.vote.term.max(newest),
+            vote: voted,
             commit: restored.vote.commit.clamp(restored.applied.0, tail.last()),
             ..HardState::default()
         };
@@ -132,7 +137,7 @@ impl Group {
             heartbeat_tick: HEARTBEAT_TICKS,
             applied: restored.applied.0,
             max_size_per_msg: CACHED_ENTRY_BYTES_MAX as u64,
-            max_inflight_msgs: 64,
+            max_inflight_msgs: 16,
             max_committed_size_per_ready: 4 << 20,
             check_quorum: config.voters.len() > 1,
             pre_vote: config.voters.len() > 1,
@@ -140,7 +145,7 @@ impl Group {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&library, tail, &logger).expect("the restored state was validated");
-        let mut group = Group { raw, me: config.me, seed };
+        let mut group = Group { raw, me: config.me, seed, lease: Lease::default() };
         group.set_election_timeout();
         group
     }
@@ -214,8 +219,13 @@ impl Group {
         if !known || !sane || message.0.to != self.me {
             return Err(MessageError::Forbidden);
         }
+        let acknowledged = message.heartbeat_acknowledged();
+        let (from, term) = (message.0.from, message.0.term);
         let stepped = self.raw.step(message.0);
         self.set_election_timeout();
+        if let Some(sent) = acknowledged.filter(|_| self.role() == Role::Leader && term == self.raw.raft.term) {
+            self.lease.acknowledge(term, from, sent);
+        }
         stepped.map_err(|_| MessageError::Forbidden)
     }
 
@@ -251,6 +261,33 @@ impl Group {
         self.raw.on_persist_ready(number);
     }
 
+    /// When this leader sent the newest heartbeats that a majority, itself included, has taken:
+    /// none of those helps to elect another leader for one election timeout from then on. None
+    /// where there were none in this term, or this replica does not lead.
+    pub fn lease_from(&self) -> Option<u64> {
+        let others = self.raw.store().conf.get_voters().len() / 2;
+        let leads = self.raw.raft.state == StateRole::Leader;
+        leads.then(|| self.lease.acknowledged_by(self.raw.raft.term, others))?
+    }
+
+    /// A follower needs the state itself: [`Group::open_snapshot`].
+    pub fn snapshot_wanted(&self) -> bool {
+        self.raw.store().snapshot_wanted.get()
+    }
+
+    /// The state as of what is executed now can be read by followers until it is closed.
+    pub fn open_snapshot(&mut self) -> SnapshotPoint {
+        let tail = self.raw.mut_store();
+        tail.snapshot_wanted.set(false);
+        tail.snapshot = Some(tail.applied);
+        SnapshotPoint { index: LogIndex::new(tail.applied.0), term: Term::new(tail.applied.1) }
+    }
+
+    /// The snapshot can no longer be read.
+    pub fn close_snapshot(&mut self) {
+        self.raw.mut_store().snapshot = None;
+    }
+
     /// Entries through here are executed; cached ones that nobody needs are dropped.
     pub fn executed(&mut self, index: LogIndex, term: Term) {
         self.raw.advance_apply_to(index.get());
@@ -258,7 +295,8 @@ impl Group {
         let tail = self.raw.mut_store();
         tail.applied = (index.get(), term.get());
         let through = if alone { index } else { LogIndex::new(0) };
-        tail.trim(through, CACHED_ENTRY_BYTES_MAX);
+        let cached = if tail.snapshot.is_some() { CATCH_UP_BYTES_MAX } else { CACHED_ENTRY_BYTES_MAX };
+        tail.trim(through, cached);
     }
 
     /// Tells the leader whether a snapshot reached its follower.

@@ -13,6 +13,7 @@
 //! raft-rs 0.7 (`RawNode`, asynchronous ready).
 
 mod group;
+mod lease;
 mod message;
 mod storage;
 
@@ -27,3 +28,5 @@ pub const HEARTBEAT_TICKS: usize = 2;
 pub const ELECTION_TICKS: usize = 10;
 /// Bytes of entries a group keeps in memory for followers that lag; beyond it they get a snapshot.
 pub const CACHED_ENTRY_BYTES_MAX: usize = 1 << 20;
+/// The same while a follower is being sent the state: what it must catch up with afterwards.
+pub const CATCH_UP_BYTES_MAX: usize = 16 << 20;

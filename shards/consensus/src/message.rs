@@ -14,6 +14,10 @@ pub enum MessageError {
     Forbidden,
 }
 
+/// Bytes of the send time that a heartbeat carries and its answer gives back. No message has
+/// another context: the library would let one of them override the promise not to vote.
+const STAMP_BYTES: usize = 8;
+
 /// A validated message to or from a peer of the same group.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PeerMessage(pub(crate) Message);
@@ -34,7 +38,8 @@ impl PeerMessage {
                 | MessageType::MsgTransferLeader
                 | MessageType::MsgReadIndex
                 | MessageType::MsgReadIndexResp
-        );
+                | MessageType::MsgTimeoutNow
+        ) || !matches!(message.context.len(), 0 | STAMP_BYTES);
         let mut before = (message.index, message.log_term);
         for entry in message.get_entries() {
             if entry.index != before.0.wrapping_add(1) || entry.term < before.1 || entry.term > message.term {
@@ -61,6 +66,29 @@ impl PeerMessage {
     /// The replica it is from.
     pub fn from(&self) -> u64 {
         self.0.from
+    }
+
+    /// Notes when a heartbeat is sent; other messages stay as they are.
+    pub fn stamp(&mut self, now_ns: u64) {
+        if self.0.get_msg_type() == MessageType::MsgHeartbeat {
+            self.0.context = now_ns.to_be_bytes().to_vec().into();
+        }
+    }
+
+    /// The send time of the heartbeat that this message answers.
+    pub(crate) fn heartbeat_acknowledged(&self) -> Option<u64> {
+        let answer = self.0.get_msg_type() == MessageType::MsgHeartbeatResponse;
+        answer.then(|| self.0.context[..].try_into().ok().map(u64::from_be_bytes))?
+    }
+
+    /// Whether a replica asks for a vote, or whether it would get one.
+    pub fn asks_for_vote(&self) -> bool {
+        matches!(self.0.get_msg_type(), MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
+    }
+
+    /// The term it was sent in.
+    pub fn term(&self) -> u64 {
+        self.0.term
     }
 
     /// True where the state itself must travel beside the message.

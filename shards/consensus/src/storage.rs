@@ -3,6 +3,7 @@
 use cfs_types::LogIndex;
 use raft::prelude::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 /// The tail of the log, from just above `base` on. The durable copy is in the core log.
@@ -12,8 +13,12 @@ pub(crate) struct LogTail {
     pub conf: ConfState,
     /// Index and term of the entry before the first cached one.
     pub base: (u64, u64),
-    /// Index and term of the newest executed entry: what a snapshot taken now would cover.
+    /// Index and term of the newest executed entry.
     pub applied: (u64, u64),
+    /// The state that the driver holds ready for followers, if any.
+    pub snapshot: Option<(u64, u64)>,
+    /// A follower needs a snapshot and none is open.
+    pub snapshot_wanted: Cell<bool>,
     entries: VecDeque<Entry>,
     bytes: usize,
 }
@@ -59,6 +64,7 @@ impl LogTail {
         self.bytes = 0;
         self.base = (index, term);
         self.applied = (index, term);
+        self.snapshot = None;
         self.conf = conf;
     }
 
@@ -111,14 +117,18 @@ impl Storage for LogTail {
         Ok(self.last())
     }
 
+    /// The open snapshot, where the entries above it are still here; otherwise the driver is asked
+    /// to open a newer one, and the library asks again.
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        if self.applied.0 < request_index {
+        let usable = |point: &(u64, u64)| point.0 >= request_index && point.0 >= self.base.0;
+        let Some((index, term)) = self.snapshot.filter(usable) else {
+            self.snapshot_wanted.set(true);
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
-        }
+        };
         let mut snapshot = Snapshot::default();
         let meta = snapshot.mut_metadata();
-        meta.index = self.applied.0;
-        meta.term = self.applied.1;
+        meta.index = index;
+        meta.term = term;
         meta.set_conf_state(self.conf.clone());
         Ok(snapshot)
     }

@@ -92,6 +92,9 @@ impl Cluster {
             self.replicas[at].pending.push(work);
             self.execute(at, committed);
         }
+        if self.replicas[at].group.snapshot_wanted() {
+            self.replicas[at].group.open_snapshot();
+        }
     }
 
     fn send(&mut self, at: usize, message: PeerMessage) {
