@@ -6,11 +6,13 @@ mod fetch;
 mod flush;
 mod merge;
 mod read;
+mod replace;
 mod version;
 
 pub use change::Change;
 pub use fetch::{Fetch, Pins};
-pub use read::{Lookup, Rows, Scan};
+pub use read::{DatedRow, DatedScan, Lookup, Rows, Scan};
+pub use replace::Replacement;
 
 use crate::cache::{BlockCache, CacheKey, Object};
 use crate::manifest::{LEVELS, Manifest};

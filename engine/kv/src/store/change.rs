@@ -3,6 +3,7 @@
 use super::version::Version;
 use super::{Inner, KvError, Store};
 use crate::manifest::{Manifest, TABLES_MAX};
+use crate::memtable::Memtable;
 use crate::table::Table;
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -17,6 +18,8 @@ pub struct Change {
     /// Inputs, locked until the change is over.
     pub(super) removed: BTreeSet<u64>,
     pub(super) takes_frozen: bool,
+    /// Nothing of what the store held stays, in memory neither.
+    pub(super) replaces_all: bool,
     proposed: bool,
     installed: bool,
 }
@@ -31,7 +34,8 @@ impl Change {
         state.flushing |= takes_frozen;
         drop(state);
         let store = store.clone();
-        Change { store, id, added: Vec::new(), removed, takes_frozen, proposed: false, installed: false }
+        let (proposed, installed) = (false, false);
+        Change { store, id, added: Vec::new(), removed, takes_frozen, replaces_all: false, proposed, installed }
     }
     /// Whether the new tables hold the frozen memtable.
     pub fn is_flush(&self) -> bool {
@@ -117,6 +121,9 @@ impl Store {
         let old = std::mem::replace(&mut state.version, version.clone());
         if change.takes_frozen {
             state.frozen = None;
+        }
+        if change.replaces_all {
+            (state.mem, state.frozen) = (Memtable::default(), None);
         }
         change.installed = true;
         drop(state);

@@ -65,7 +65,7 @@ impl Store {
             *self.inner.touched.borrow_mut() = Some(Vec::new());
             let missing = match &fetch.0 {
                 Want::Get { key, at } => self.inner.lookup(key, *at).err(),
-                Want::Scan { from, to, at, limit } => self.inner.rows(from, to, *at, *limit).err(),
+                Want::Scan { from, to, at, limit } => self.inner.rows(from, to, *at, *limit, |_, _, _| ()).err(),
             };
             let touched = self.inner.touched.take().unwrap_or_default();
             match missing {

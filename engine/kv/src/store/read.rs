@@ -41,6 +41,17 @@ pub enum Scan {
     Miss(Fetch),
 }
 
+/// A row with the time of the version that the scan saw.
+pub type DatedRow = (Box<[u8]>, Timestamp, Rc<[u8]>);
+
+/// Answer of [`Store::scan_dated`].
+pub enum DatedScan {
+    /// In key order, at most as many as asked for, and whether there may be more.
+    Rows(Vec<DatedRow>, bool),
+    /// Not in memory: [`Store::fetch`] it and ask again.
+    Miss(Fetch),
+}
+
 /// What a read lacks.
 pub(super) enum Need {
     Footers(Rc<Version>),
@@ -62,9 +73,17 @@ impl Store {
     /// Up to `limit` keys from `from` (inclusive) to `to` (exclusive) with their newest values at
     /// or before `at`. Never blocks.
     pub fn scan(&self, from: &[u8], to: &[u8], at: Timestamp, limit: usize) -> Scan {
-        match self.inner.rows(from, to, at, limit) {
+        match self.inner.rows(from, to, at, limit, |key, _, value| (key, value)) {
             Ok((rows, more)) => Scan::Rows { rows, more },
             Err(_) => Scan::Miss(Fetch::scan(from, to, at, limit)),
+        }
+    }
+
+    /// As [`Store::scan`], with the time of each version.
+    pub fn scan_dated(&self, from: &[u8], to: &[u8], at: Timestamp, limit: usize) -> DatedScan {
+        match self.inner.rows(from, to, at, limit, |key, inverted, value| (key, Timestamp::new(!inverted), value)) {
+            Ok((rows, more)) => DatedScan::Rows(rows, more),
+            Err(_) => DatedScan::Miss(Fetch::scan(from, to, at, limit)),
         }
     }
 }
@@ -143,8 +162,15 @@ impl Inner {
         }
     }
 
-    pub(super) fn rows(&self, from: &[u8], to: &[u8], at: Timestamp, limit: usize) -> Result<(Rows, bool), Need> {
-        let mut rows = Rows::new();
+    pub(super) fn rows<T>(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        at: Timestamp,
+        limit: usize,
+        row: impl Fn(Box<[u8]>, u64, Rc<[u8]>) -> T,
+    ) -> Result<(Vec<T>, bool), Need> {
+        let mut rows = Vec::new();
         if from >= to || limit == 0 {
             return Ok((rows, from < to));
         }
@@ -161,9 +187,10 @@ impl Inner {
         }
         while let Some(index) = least(&sources) {
             let source = &sources[index];
-            let key: Box<[u8]> = source.position().map(|(key, _)| key.into()).expect("the least has a key");
+            let position = source.position().map(|(key, inverted)| (key.into(), inverted));
+            let (key, inverted): (Box<[u8]>, u64) = position.expect("the least has a key");
             if let Some(value) = source.value() {
-                rows.push((key.clone(), value));
+                rows.push(row(key.clone(), inverted, value));
                 if rows.len() == limit {
                     return Ok((rows, true));
                 }
