@@ -150,6 +150,11 @@ impl Group {
         group
     }
 
+    /// This replica's number.
+    pub fn me(&self) -> u64 {
+        self.me
+    }
+
     /// Role and, for a follower, the leader.
     pub fn role(&self) -> Role {
         match self.raw.raft.state {

@@ -34,7 +34,7 @@ pub use pack::{MOVES_MAX, Move, NewChunk};
 pub use place::{LogRef, Place, Source};
 pub use range::acknowledged;
 pub use read::{
-    Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunks, log_extents,
+    Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunks, log_extents, log_ref_from,
     oldest_log_ref, pending_trims, plan_read, range_sequence, seek,
 };
 pub use record::{BackRef, ChunkRecord, RangeRecord, Shape, Summary};

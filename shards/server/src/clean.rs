@@ -52,7 +52,7 @@ async fn pack_sparse_everywhere(core: &Rc<Core>) -> Result<bool, FsError> {
 /// Moves a cell of a group of this core elsewhere.
 pub async fn relocate(core: &Rc<Core>, owner: CellOwner, cell: CellRef) -> Result<(), FsError> {
     match owner {
-        CellOwner::Table { group, .. } => relocate_table(core, &group_of(core, group)?, cell).await,
+        CellOwner::Table { group, .. } => relocate_table(&group_of(core, group)?, cell).await,
         CellOwner::Chunk(id) => relocate_chunk(core, &group_of(core, id.shard().into())?, id, cell).await,
     }
 }

@@ -14,7 +14,6 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::shard::Shard;
-use cfs_device::Anchors;
 use cfs_exec::Event;
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
@@ -51,8 +50,6 @@ pub struct Core {
     pub floor_units: u64,
     /// Blocks of tables in memory.
     pub block_cache: BlockCache,
-    /// Manifests on the device.
-    pub anchors: Rc<Anchors>,
     /// Recent small writes.
     pub inline: Rc<InlineCache>,
     /// Ungranted regions.

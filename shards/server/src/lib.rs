@@ -44,6 +44,19 @@ pub use fsck::{Checked, Finding, FsckError, Progress, Report, Severity, Site, St
 pub use messages::{CoreReply, CoreRequest};
 pub use peers::Envelope;
 
+/// One group and what it is made of, for whoever runs it without a whole core: groups of several
+/// voters are run so, as long as servers have no peers.
+pub mod group {
+    pub use crate::boot::region_layout;
+    pub use crate::hybrid_clock::HybridClock;
+    pub use crate::inline_cache::InlineCache;
+    pub use crate::machine::{GroupAnswer, GroupCommand, Machine};
+    pub use crate::replica::{Executed, LocalWrite, Mark, Opened, Opener, Parts, PeerLink, PeerParts, Replica};
+    pub use crate::shard::Shard;
+    pub use crate::unpacked::Unpacked;
+    pub use crate::view::StoreView;
+}
+
 use cfs_device::Superblock;
 use cfs_seam::{Class, Disk, World, spawn};
 use cfs_types::{CoreId, InodeId};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 const VERSION: u8 = 1;
 
 /// A group as of its last flush.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct GroupManifest {
     /// What the tables cover.
     pub mark: Mark,

@@ -2,13 +2,13 @@
 
 use crate::delivery::Outbox;
 use crate::machine::{GroupAnswer, GroupCommand};
-use crate::replica::{Executed, LocalWrite, Mark, Replica};
+use crate::replica::{Executed, LocalWrite, Replica};
 use crate::view::StoreView;
-use cfs_exec::{Event, Semaphore};
+use cfs_exec::Event;
 use cfs_kv::Pins;
 use cfs_namespace::data::Layout;
 use cfs_namespace::{Answer, Command, EntryContext, NeedMore, TxId, View};
-use cfs_types::{ChunkId, FsError, GroupId, InodeId, LogIndex, ShardId, Timestamp, VolumeId};
+use cfs_types::{ChunkId, FsError, GroupId, InodeId, LogIndex, ShardId, VolumeId};
 use cfs_wire::{Op, Reply};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,19 +28,13 @@ pub struct Shard {
     pub chunk_turns_moved: Event,
     /// Inodes of transactions prepared here: their leases are revoked again at the commit.
     pub prepared: RefCell<BTreeMap<TxId, Vec<InodeId>>>,
-    /// One change of the store's tables at a time.
-    pub maintenance: Semaphore,
-    /// What the durable manifest covers, and the clock then.
-    pub flushed: Cell<(Mark, Timestamp)>,
-    /// The same for a memtable that is frozen and not flushed yet.
-    pub frozen: Cell<Option<(Mark, Timestamp)>>,
     /// Messages to other shards.
     pub outbox: Outbox,
 }
 
 impl Shard {
-    /// A shard over its replica; `flushed` is what its durable manifest covers.
-    pub fn new(replica: Rc<Replica>, name_key: [u8; 32], flushed: Mark) -> Rc<Self> {
+    /// A shard over its replica.
+    pub fn new(replica: Rc<Replica>, name_key: [u8; 32]) -> Rc<Self> {
         Rc::new(Shard {
             replica,
             name_key,
@@ -48,9 +42,6 @@ impl Shard {
             chunk_turns: RefCell::default(),
             chunk_turns_moved: Event::new(),
             prepared: RefCell::default(),
-            maintenance: Semaphore::new(1),
-            flushed: Cell::new((flushed, Timestamp::default())),
-            frozen: Cell::new(None),
             outbox: Outbox::default(),
         })
     }
@@ -87,15 +78,17 @@ impl Shard {
 
     /// Runs a read against executed state, loading what it misses.
     pub async fn read<T>(&self, mut step: impl FnMut(&dyn View, &EntryContext) -> Result<T, NeedMore>) -> Result<T, FsError> {
-        self.replica.ready().await?;
         let mut pins = Pins::default();
+        self.replica.ready().await?;
         loop {
             let answer = {
                 let view = StoreView::new(self.replica.store());
                 step(&view, &self.context())
             };
             match answer {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) if self.replica.is_current() => return Ok(answer),
+                // What was read may be old: another replica may lead by now.
+                Ok(_) => self.replica.ready().await?,
                 Err(need) => pins.merge(self.replica.load(need).await?),
             }
         }

@@ -4,15 +4,21 @@ use cfs_kv::{KvError, Lookup, Pins, Scan, Store};
 use cfs_namespace::{NeedMore, Rows, Value, View};
 use cfs_types::Timestamp;
 
-/// Reads the newest versions.
+/// Reads the newest versions, or those of one moment.
 pub struct StoreView<'a> {
     store: &'a Store,
+    time: Timestamp,
 }
 
 impl<'a> StoreView<'a> {
     /// A view of everything executed so far.
     pub fn new(store: &'a Store) -> Self {
-        StoreView { store }
+        StoreView { store, time: Timestamp::MAX }
+    }
+
+    /// A view as of `time`, whose versions the store must have kept.
+    pub fn as_of(store: &'a Store, time: Timestamp) -> Self {
+        StoreView { store, time }
     }
 
     /// Brings what was missing into memory, for as long as the pins live. Errors mean damage, or
@@ -28,7 +34,7 @@ impl<'a> StoreView<'a> {
                 Ok(pins)
             }
             NeedMore::Range { from, to, limit } => {
-                match self.store.scan(&from, &to, Timestamp::MAX, limit) {
+                match self.store.scan(&from, &to, self.time, limit) {
                     Scan::Miss(fetch) => self.store.fetch(&fetch).await,
                     Scan::Rows { .. } => Ok(Pins::default()),
                 }
@@ -37,7 +43,7 @@ impl<'a> StoreView<'a> {
     }
 
     async fn load_key(&self, key: &[u8]) -> Result<Pins, KvError> {
-        match self.store.get(key, Timestamp::MAX) {
+        match self.store.get(key, self.time) {
             Lookup::Miss(fetch) => self.store.fetch(&fetch).await,
             Lookup::Found(_) | Lookup::Absent => Ok(Pins::default()),
         }
@@ -46,7 +52,7 @@ impl<'a> StoreView<'a> {
 
 impl View for StoreView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Value>, NeedMore> {
-        match self.store.get(key, Timestamp::MAX) {
+        match self.store.get(key, self.time) {
             Lookup::Found(value) => Ok(Some(value)),
             Lookup::Absent => Ok(None),
             Lookup::Miss(_) => Err(NeedMore::Key(key.into())),
@@ -54,7 +60,7 @@ impl View for StoreView<'_> {
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Rows, NeedMore> {
-        match self.store.scan(from, to, Timestamp::MAX, limit) {
+        match self.store.scan(from, to, self.time, limit) {
             Scan::Rows { rows, .. } => Ok(rows),
             Scan::Miss(_) => Err(NeedMore::Range { from: from.into(), to: to.into(), limit }),
         }

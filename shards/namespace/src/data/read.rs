@@ -265,7 +265,12 @@ pub fn pending_trims(view: &dyn View, limit: usize) -> Step<Vec<(InodeId, RangeI
 
 /// The oldest log entry whose data area is still needed: by an extent, or by a message on its way.
 pub fn oldest_log_ref(view: &dyn View) -> Step<Option<LogIndex>> {
-    let first = Source::Log { index: LogIndex::new(0), offset: 0 };
+    log_ref_from(view, LogIndex::new(0))
+}
+
+/// The first such entry at or above `index`.
+pub fn log_ref_from(view: &dyn View, index: LogIndex) -> Step<Option<LogIndex>> {
+    let first = Source::Log { index, offset: 0 };
     let rows = view.scan(&keys::back_ref(first), &keys::log_refs_end(), 1)?;
     match rows.first() {
         Some((key, _)) => match record_of(keys::back_ref_source(key))? {

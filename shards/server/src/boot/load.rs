@@ -8,21 +8,20 @@ use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::leases::Leases;
 use crate::machine::Machine;
-use crate::manifest::GroupManifest;
 use crate::regions::{Grants, RegionPool};
-use crate::replica::{Mark, Parts, Replica, adopt_record, decode_local, decode_vote};
+use crate::replica::{Opened, Opener, Parts, Replica};
 use crate::seat::Seat;
 use crate::shard::Shard;
 use crate::unpacked::Unpacked;
 use crate::{connection, upkeep};
-use cfs_consensus::{Group, GroupConfig, LogEntry, Restored};
+use cfs_consensus::{Group, GroupConfig};
 use cfs_device::{AnchorId, Anchors};
 use cfs_exec::Event;
 use cfs_kv::{BlockCache, Pins, Scan, Store, StoreConfig};
-use cfs_log::{CoreLog, CorePart, GroupLog};
-use cfs_seam::{Class, spawn};
+use cfs_log::{CoreLog, CorePart};
+use cfs_seam::{Class, World, spawn};
 use cfs_segment::{CellOwner, Floors, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space, SpaceConfig};
-use cfs_types::{GroupId, LogIndex, MoveEpoch, Timestamp};
+use cfs_types::{GroupId, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -32,29 +31,11 @@ const PAGE: usize = 512;
 /// The only replica of a group on one node.
 const SOLE_VOTER: u64 = 1;
 
-/// A group between `Load` and `Start`.
-struct Opened {
-    id: GroupId,
-    store: Store,
-    restored: Restored,
-    manifest_mark: Mark,
-    mark: Mark,
-    epoch: MoveEpoch,
-}
-
-impl Opened {
-    fn last_index(&self) -> LogIndex {
-        self.restored.entries.last().map_or(LogIndex::new(self.mark.applied.0), |entry| entry.index)
-    }
-}
-
 /// A core between `Load` and `Start`.
 pub struct Loaded {
-    log: CoreLog,
-    space: Space,
+    opener: Opener,
     regions: Rc<RegionPool>,
     anchors: Rc<Anchors>,
-    clock: Rc<HybridClock>,
     cache: BlockCache,
     floor_units: u64,
     groups: Vec<Opened>,
@@ -79,74 +60,24 @@ pub async fn load(seat: &Rc<Seat>, part: CorePart) -> Result<(Loaded, Claims), S
     let clock = Rc::new(HybridClock::new(seat.world.clock.clone()));
     let cache = BlockCache::new(seat.config.memory.block_cache);
     let store_config = StoreConfig::new(seat.config.memory.memtables / 8, cache.clone(), boot);
+    let opener = Opener { log, space, config: store_config, clock };
     let mut groups = Vec::new();
     let mut claims = Claims::default();
     let me = seat.peers.me();
     for id in (0..).take(GroupId::COUNT).map(GroupId::new).filter(|g| seat.config.owner(*g) == me) {
         let group_log = recovered.remove(&id).unwrap_or_default();
-        let bytes = anchors.recover(id_anchor(id)).await.map_err(|e| StartError::new("reading a manifest", e))?;
-        let opened = open_group(id, bytes, group_log, &log, &space, &store_config, &clock, &mut claims).await?;
+        let manifest = anchors.recover(AnchorId::group(id)).await;
+        let manifest = manifest.map_err(|e| StartError::new("reading a manifest", e))?;
+        let opened = opener.open(id, manifest, group_log).await?;
+        claims.cells.extend(opened.tables.claims(id));
+        let chunks = claim_chunks(&opened.store, &mut claims).await;
+        chunks.map_err(|e| StartError::new("reading where chunks lie", e))?;
         groups.push(opened);
     }
-    let records = groups.iter().map(|g| adopt_record(g.id, g.epoch, g.last_index())).collect();
-    log.append(records).await.map_err(|e| StartError::new("adopting the groups", e))?;
+    let records = groups.iter().map(Opened::adopt_record).collect();
+    opener.log.append(records).await.map_err(|e| StartError::new("adopting the groups", e))?;
     let floor_units = u64::from(space_config.floors.data_segments) * u64::from(SEGMENT_UNITS);
-    Ok((Loaded { log, space, regions, anchors, clock, cache, floor_units, groups }, claims))
-}
-
-fn id_anchor(id: GroupId) -> AnchorId {
-    AnchorId::group(id)
-}
-
-#[expect(clippy::too_many_arguments, reason = "one call site, everything a group is made of")]
-async fn open_group(
-    id: GroupId,
-    manifest: Option<Vec<u8>>,
-    log: GroupLog,
-    core_log: &CoreLog,
-    space: &Space,
-    config: &StoreConfig,
-    clock: &HybridClock,
-    claims: &mut Claims,
-) -> Result<Opened, StartError> {
-    let damaged = |what: &str| StartError(format!("damage: {what} of group {id}"));
-    let manifest = match manifest {
-        Some(bytes) => Some(GroupManifest::decode(&bytes).ok_or_else(|| damaged("the manifest"))?),
-        None => None,
-    };
-    let mut mark = manifest.as_ref().map_or(Mark { applied: (0, 0), locals: 0 }, |m| m.mark);
-    let manifest_mark = mark;
-    if let Some(manifest) = &manifest {
-        clock.restore(manifest.timestamp);
-        claims.cells.extend(manifest.tables.claims(id));
-    }
-    let vote = manifest.as_ref().map(|m| m.vote).unwrap_or_default();
-    let epoch = manifest.as_ref().map_or(0, |m| m.epoch.get()).max(log.epoch.get()) + 1;
-    let store = Store::open(id, manifest.map(|m| m.tables), space.clone(), config.clone());
-    for record in log.locals.iter().filter(|r| r.index.get() > manifest_mark.locals) {
-        let write = decode_local(&record.payload).ok_or_else(|| damaged("a local record"))?;
-        if record.index.get() != mark.locals + 1 {
-            return Err(damaged("the sequence of local records"));
-        }
-        mark.locals = record.index.get();
-        store.apply(vec![write], clock.tick());
-    }
-    claim_chunks(&store, claims).await.map_err(|e| StartError::new("reading where chunks lie", e))?;
-    let vote = match &log.hard_state {
-        Some(record) => decode_vote(&record.payload).ok_or_else(|| damaged("the vote"))?,
-        None => vote,
-    };
-    let mut entries = Vec::new();
-    for at in log.entries.iter().filter(|e| e.index.get() > mark.applied.0) {
-        let expected = mark.applied.0 + 1 + entries.len() as u64;
-        if at.index.get() != expected {
-            return Err(damaged("the log, where entries are missing,"));
-        }
-        let data = core_log.read_payload(id, at.index).await.map_err(|e| StartError::new("reading the log", e))?;
-        entries.push(LogEntry { term: at.term, index: at.index, data });
-    }
-    let restored = Restored { vote, applied: mark.applied, entries };
-    Ok(Opened { id, store, restored, manifest_mark, mark, epoch: MoveEpoch::new(epoch) })
+    Ok((Loaded { opener, regions, anchors, cache, floor_units, groups }, claims))
 }
 
 /// Collects the cells of a store's chunks.
@@ -173,9 +104,9 @@ impl Loaded {
     /// Takes the regions, starts the groups, and serves.
     pub fn start(self, seat: &Rc<Seat>, regions: Regions) -> Result<Rc<Core>, StartError> {
         for (owner, cell) in regions.cells {
-            self.space.claim(owner, cell).map_err(|e| StartError(format!("damage: {e}")))?;
+            self.opener.space.claim(owner, cell).map_err(|e| StartError(format!("damage: {e}")))?;
         }
-        self.space.start();
+        self.opener.space.start();
         self.regions.start(regions.pool, regions.holders);
         let inline = Rc::new(InlineCache::new(seat.config.memory.inline_cache));
         let mut groups = BTreeMap::new();
@@ -183,7 +114,7 @@ impl Loaded {
         let unpacked_bytes = Rc::default();
         for opened in self.groups {
             let unpacked = Unpacked::new(&unpacked_bytes);
-            let shard = build(opened, &self.log, &self.clock, &inline, unpacked, name_key, &seat.world);
+            let shard = build(opened, &self.opener, &self.anchors, &inline, unpacked, name_key, &seat.world);
             groups.insert(shard.group(), shard);
         }
         let now = seat.world.clock.now();
@@ -193,12 +124,11 @@ impl Loaded {
             peers: seat.peers.clone(),
             links: Default::default(),
             metrics: Default::default(),
-            clock: self.clock,
-            log: self.log,
-            space: self.space,
+            clock: self.opener.clock,
+            log: self.opener.log,
+            space: self.opener.space,
             floor_units: self.floor_units,
             block_cache: self.cache,
-            anchors: self.anchors,
             inline,
             regions: self.regions,
             groups,
@@ -218,7 +148,7 @@ impl Loaded {
     }
 }
 
-fn build(opened: Opened, log: &CoreLog, clock: &Rc<HybridClock>, inline: &Rc<InlineCache>, unpacked: Unpacked, name_key: [u8; 32], world: &cfs_seam::World) -> Rc<Shard> {
+fn build(opened: Opened, opener: &Opener, anchors: &Rc<Anchors>, inline: &Rc<InlineCache>, unpacked: Unpacked, name_key: [u8; 32], world: &World) -> Rc<Shard> {
     let id = opened.id;
     let machine = match id.shard() {
         Some(shard) => Machine::Shard { shard, name_key },
@@ -229,16 +159,19 @@ fn build(opened: Opened, log: &CoreLog, clock: &Rc<HybridClock>, inline: &Rc<Inl
     let parts = Parts {
         id,
         machine,
-        log: log.clone(),
+        log: opener.log.clone(),
         store: opened.store,
-        clock: clock.clone(),
+        clock: opener.clock.clone(),
         inline: inline.clone(),
         unpacked,
         group,
         mark: opened.mark,
         epoch: opened.epoch,
+        flushed: opened.flushed,
+        anchors: anchors.clone(),
+        peers: None,
     };
-    Shard::new(Replica::new(parts), name_key, opened.manifest_mark)
+    Shard::new(Replica::new(parts), name_key)
 }
 
 /// Spawns the core's tasks.
