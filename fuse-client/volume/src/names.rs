@@ -7,7 +7,7 @@ use crate::inodes::Known;
 use crate::link::Sent;
 use crate::volume::{Entry, Listed, Listing, Lookup, RenameMode, Volume};
 use cfs_types::{FsError, InodeId, Name};
-use cfs_wire::{DirEntry, EntryReply, FileKind, Identity, Op, Reply};
+use cfs_wire::{AttrChange, DirEntry, EntryReply, FileKind, Identity, Op, Reply};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -184,13 +184,21 @@ impl Volume {
     ) -> Result<(Entry, Handle), FsError> {
         let core = &self.core;
         let Creation { mode, exclusive, truncate, flags } = *how;
-        let op = Op::Create { dir, name: name.clone(), mode, exclusive, truncate };
-        let entry = core.make(who, dir, name, &op).await?;
-        if truncate {
-            core.inodes.changed_data(entry.attr.ino);
-            core.data.forget(entry.attr.ino);
-        }
+        // The server does not truncate: what is held back of the file, which only the answer
+        // names, has to be written first.
+        let op = Op::Create { dir, name: name.clone(), mode, exclusive, truncate: false };
+        let mut entry = core.make(who, dir, name, &op).await?;
         let handle = core.opened_by_create(entry.attr.ino, flags).await?;
+        if truncate && entry.attr.size > 0 {
+            let change = AttrChange { size: Some(0), ..AttrChange::default() };
+            match self.setattr(who, entry.attr.ino, change).await {
+                Ok((attr, attr_ttl)) => entry = Entry { attr, attr_ttl, ..entry },
+                Err(error) => {
+                    self.release(handle);
+                    return Err(error);
+                }
+            }
+        }
         Ok((entry, handle))
     }
 
