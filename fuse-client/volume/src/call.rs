@@ -166,6 +166,9 @@ impl Core {
             // Before the first welcome there is no map: core 0 is asked for it.
             let core = self.links.core_of(shard).unwrap_or(0);
             let Some(link) = self.link(core, limit).await else { continue };
+            if self.links.core_of(shard).unwrap_or(0) != core {
+                continue;
+            }
             let generation = self.session.generation();
             if attempts.is_of_old_session() {
                 continue;

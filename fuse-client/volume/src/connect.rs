@@ -20,6 +20,9 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for re-opening one file on a new connection.
 const REOPEN_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Open files named in one request.
+const REOPENED_AT_ONCE: usize = 4096;
+
 enum Slot {
     Connecting,
     Up(Rc<Link>),
@@ -221,7 +224,10 @@ impl Core {
             self.session_lost(generation);
         }
         let (connection, welcome) = result?;
-        self.take_welcome(&welcome)?;
+        if self.take_welcome(&welcome)? {
+            // Each core waits for this session until it has said what it holds open there.
+            (0..self.links.cores()).for_each(|core| self.connect_in_background(core));
+        }
         Ok(connection)
     }
 
@@ -242,7 +248,8 @@ impl Core {
         Ok((connection, welcome))
     }
 
-    fn take_welcome(&self, welcome: &Welcome) -> Result<(), Refusal> {
+    /// True where the server has started anew since the last welcome.
+    fn take_welcome(&self, welcome: &Welcome) -> Result<bool, Refusal> {
         let map = ShardMap::from_welcome(welcome).ok_or(Refusal::InvalidMap)?;
         if !self.session.welcome(welcome.session, welcome.cluster) {
             self.break_down(FsError::Stale);
@@ -250,19 +257,34 @@ impl Core {
         }
         self.links.lease.set(Duration::from_millis(u64::from(welcome.lease_ms)));
         let before = self.links.incarnation.replace(Some(welcome.incarnation));
-        if before.is_some_and(|before| before != welcome.incarnation) {
+        let anew = before.is_some_and(|before| before != welcome.incarnation);
+        if anew {
             self.void_leases();
         }
         *self.links.map.borrow_mut() = Some(map);
-        Ok(())
+        Ok(anew)
     }
 
-    /// Pins what is open in the core's shards again, before anything else is asked of it.
+    /// Says what is open in the core's shards, before anything else is asked of it; then opens it
+    /// again, for the leases that come with that.
     async fn reopen(self: &Rc<Self>, link: &Rc<Link>) -> Result<(), Lost> {
-        for (ino, write) in self.inodes.open_files() {
-            if self.links.core_of(ino.shard()) == Some(link.core) {
-                self.reopen_one(link, ino, write).await?;
+        let Some(shard) = self.links.shard_of(link.core) else { return Ok(()) };
+        let mut open = self.inodes.open_files();
+        open.retain(|(ino, _)| self.links.core_of(ino.shard()) == Some(link.core));
+        let mut rest: Vec<InodeId> = open.iter().map(|(ino, _)| *ino).collect();
+        loop {
+            let later = rest.split_off(rest.len().min(REOPENED_AT_ONCE));
+            let last = later.is_empty();
+            let op = Op::Reopen { inodes: std::mem::replace(&mut rest, later), last };
+            let end = self.now().after(REOPEN_TIME_MAX);
+            let request = self.build(shard, Default::default(), &Identity::default(), &op, end);
+            link.request(self, &request, None, end).await?;
+            if last {
+                break;
             }
+        }
+        for (ino, write) in open {
+            self.reopen_one(link, ino, write).await?;
         }
         Ok(())
     }

@@ -45,8 +45,7 @@ pub enum ControlAnswer {
 pub fn execute(view: &dyn View, command: &ControlCommand) -> Result<(ControlAnswer, Writes), NeedMore> {
     match command {
         ControlCommand::OpenSession { now } => {
-            let next = view.get(NEXT_KEY)?.and_then(|v| number(&v)).unwrap_or(1);
-            let session = SessionId::new(next);
+            let session = next_session(view)?;
             let writes = vec![
                 (NEXT_KEY.into(), Some(Rc::from(session.next().get().to_be_bytes().as_slice()))),
                 (session_key(session), Some(Rc::from(now.get().to_be_bytes().as_slice()))),
@@ -71,6 +70,11 @@ pub fn is_open(view: &dyn View, session: SessionId) -> Result<bool, NeedMore> {
 pub fn open_sessions(view: &dyn View, after: SessionId, limit: usize) -> Result<Vec<SessionId>, NeedMore> {
     let rows = view.scan(&session_key(after.next()), SESSION_END, limit)?;
     Ok(rows.iter().filter_map(|(key, _)| number(&key[2..])).map(SessionId::new).collect())
+}
+
+/// The number that the next session will have: all below are issued.
+pub fn next_session(view: &dyn View) -> Result<SessionId, NeedMore> {
+    Ok(SessionId::new(view.get(NEXT_KEY)?.and_then(|v| number(&v)).unwrap_or(1)))
 }
 
 /// Whether a row of the control group's state is one, for checkers.
@@ -110,6 +114,7 @@ mod tests {
         assert_eq!(run(&mut state, ControlCommand::EndSession { session: two }), ControlAnswer::Ended(false));
         assert_eq!(run(&mut state, open), ControlAnswer::Opened(SessionId::new(3)));
         assert_eq!(is_open(&state, one), Ok(true));
+        assert_eq!(next_session(&state), Ok(SessionId::new(4)));
         assert!(is_row(NEXT_KEY, &[0; 8]) && is_row(&session_key(one), &[0; 8]) && !is_row(&[1], &[0; 8]));
         assert_eq!(open_sessions(&state, SessionId::new(0), 10), Ok(vec![one, SessionId::new(3)]));
     }

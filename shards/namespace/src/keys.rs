@@ -128,6 +128,12 @@ pub fn session(session: SessionId) -> Key {
         .build()
 }
 
+/// The session of a session's key; None where it is not one.
+pub fn parse_session(key: &[u8]) -> Option<SessionId> {
+    let number: [u8; 8] = key.get(1..)?.try_into().ok()?;
+    Some(SessionId::new(u64::from_be_bytes(number)))
+}
+
 /// The kept result of a request.
 pub fn result(session: SessionId, number: RequestNumber) -> Key {
     KeyBuilder::new(space::RESULT)

@@ -97,6 +97,16 @@ pub fn orphans(
     }))
 }
 
+/// Sessions of which the shard keeps results: `ExpireSession` those that are over.
+pub fn sessions(view: &dyn View, after: Option<SessionId>, limit: usize) -> Listing<SessionId> {
+    let rows = page(view, space::SESSION, after.map(keys::session), limit);
+    listing(rows.and_then(|rows| {
+        rows.iter()
+            .map(|(k, _)| Ok(keys::parse_session(k).ok_or(FsError::Corrupt)?))
+            .collect()
+    }))
+}
+
 /// Who holds the volume's rename lock (in the root's shard).
 pub fn rename_lock(view: &dyn View, volume: VolumeId) -> Listing<TxId> {
     let holder = find::<TxId>(view, &keys::rename_lock(volume));

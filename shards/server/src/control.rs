@@ -1,6 +1,7 @@
 //! Sessions, on core 0: issued and ended by the control group, alive while a core hears of them.
 
 use crate::core::Core;
+use crate::former::Issued;
 use crate::machine::{GroupAnswer, GroupCommand};
 use crate::messages::CoreRequest;
 use crate::shard::Shard;
@@ -71,6 +72,14 @@ pub async fn open_sessions(core: &Rc<Core>) -> Result<Vec<SessionId>, FsError> {
         }
         all.extend(page);
     }
+}
+
+/// What the control group knows of sessions.
+pub async fn issued(core: &Rc<Core>) -> Result<Issued, FsError> {
+    // In this order: a session that is opened meanwhile is in the list, or not below the number.
+    let next = control(core)?.read(|view, _| cfs_cluster::next_session(view)).await?;
+    let open = open_sessions(core).await?;
+    Ok(Issued { open, next })
 }
 
 /// Ends the sessions that no core has heard of for too long.

@@ -13,7 +13,7 @@ use cfs_exec::channel;
 use cfs_namespace::txn::{Action, Coordinator, Event, Request, TxnCommand, TxnReply, Verdict};
 use cfs_namespace::{Answer, Command, CommandBody, TxId, pending};
 use cfs_seam::{Class, io, sleep, spawn};
-use cfs_types::{FsError, InodeId, ShardId, Timestamp, VolumeId};
+use cfs_types::{FsError, InodeId, SessionId, ShardId, Timestamp, VolumeId};
 use cfs_wire::Reply;
 use std::rc::Rc;
 use std::time::Duration;
@@ -99,8 +99,9 @@ async fn try_execute(core: &Rc<Core>, shard: ShardId, mut command: Command, data
     let shard = core.shard(shard)?.clone();
     let inodes = touched(&shard, &command).await?;
     let _held = core.hold(inodes, command.session, Intent::Change).await;
-    fill_pins(core, &shard, &mut command).await?;
+    let pinned = fill_pins(core, &shard, &mut command).await?;
     let executed = shard.execute(command, data, Vec::new()).await?;
+    release_unpinned(core, &shard, pinned).await?;
     let result = executed.result.and_then(|answer| match answer {
         GroupAnswer::Shard(answer) => Ok(answer),
         GroupAnswer::Control(_) => Err(FsError::Invalid),
@@ -108,15 +109,30 @@ async fn try_execute(core: &Rc<Core>, shard: ShardId, mut command: Command, data
     Ok(Remote { result, blocked_by: executed.blocked_by })
 }
 
+/// An inode that may lose its last link, and who holds it open.
+pub type Pinned = Option<(InodeId, Vec<SessionId>)>;
+
 /// Names the sessions that hold the inode open whose last link the command removes.
-pub async fn fill_pins(core: &Rc<Core>, shard: &Rc<Shard>, command: &mut Command) -> Result<(), FsError> {
+pub async fn fill_pins(core: &Rc<Core>, shard: &Rc<Shard>, command: &mut Command) -> Result<Pinned, FsError> {
     let last = shard.read(|view, context| cfs_namespace::last_link(view, context, command)).await?;
-    let Some(ino) = last else { return Ok(()) };
+    let Some(ino) = last else { return Ok(None) };
     let pins = core.leases.borrow().pinned_by(ino);
+    let pinned = Some((ino, pins.clone()));
     match &mut command.body {
         CommandBody::Op { pinned_by, .. } | CommandBody::Deliver { pinned_by, .. } => *pinned_by = pins,
         CommandBody::Txn(TxnCommand::Decide { pinned_by, .. }) => *pinned_by = pins,
         _ => {}
+    }
+    Ok(pinned)
+}
+
+/// After the command: a session that closed the inode meanwhile found its last link still there.
+pub async fn release_unpinned(core: &Rc<Core>, shard: &Rc<Shard>, pinned: Pinned) -> Result<(), FsError> {
+    let Some((ino, sessions)) = pinned else { return Ok(()) };
+    for session in sessions {
+        if !core.leases.borrow().pinned_by(ino).contains(&session) {
+            shard.command(Command::internal(CommandBody::ReleaseOrphan { ino, session })).await?;
+        }
     }
     Ok(())
 }
@@ -160,15 +176,15 @@ async fn verdict(core: &Rc<Core>, tx: TxId) -> Option<Verdict> {
     }
 }
 
-/// A session's pins on unlinked inodes of a shard are over.
-pub async fn release_orphans(shard: &Rc<Shard>, session: cfs_types::SessionId) -> Result<(), FsError> {
+/// A session's pins on those unlinked inodes of a shard that `wanted` picks are over.
+pub async fn release_orphans(shard: &Rc<Shard>, session: SessionId, wanted: impl Fn(InodeId) -> bool) -> Result<(), FsError> {
     let mut after = None;
     loop {
         let page = shard.read(|view, _| pending::orphans(view, after, PAGE)).await??;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(*last);
         for (ino, holder) in page {
-            if holder == session {
+            if holder == session && wanted(ino) {
                 let body = CommandBody::ReleaseOrphan { ino, session };
                 shard.command(Command::internal(body)).await?;
             }

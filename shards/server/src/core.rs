@@ -4,7 +4,7 @@
 //! mesh once; every request ends by its deadline.
 
 use crate::config::ServerConfig;
-use crate::coordinate::release_orphans;
+use crate::former::{Former, forget_in};
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::leases::{Clearance, Intent, Leases};
@@ -18,8 +18,7 @@ use cfs_exec::Event;
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
 use cfs_rpc::Connection;
-use cfs_namespace::{Command, CommandBody};
-use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, spawn, timeout};
+use cfs_seam::{Instant, IoBuf, TaskHandle, World, timeout};
 use cfs_segment::Space;
 use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId};
 use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, Response};
@@ -60,8 +59,8 @@ pub struct Core {
     pub leases: RefCell<Leases>,
     /// A lease ended or was answered, or a change is over.
     pub leases_moved: Event,
-    /// Sessions of before the restart that are not back yet, and until when they are waited for.
-    pub former: RefCell<(BTreeSet<SessionId>, Instant)>,
+    /// Sessions of before the restart that are not back yet.
+    pub former: Former,
     /// Bytes of small writes that are not packed into chunks yet.
     pub unpacked_bytes: Rc<Cell<u64>>,
     /// Bytes of small writes that were let in and are not executed yet.
@@ -148,23 +147,14 @@ impl Core {
             self.links.call_back(session, Callback::Revoke { ino: r.ino, sequence: r.sequence });
         }
         self.leases_moved.notify_all();
-        if self.session_back(session) {
-            for core in (0..self.config.cores).map(CoreId::new).filter(|c| *c != self.me()) {
-                let peers = self.peers.clone();
-                let tell = async move {
-                    peers.call(core, CoreRequest::SessionBack(session)).await;
-                };
-                spawn(&self.world.tasks, Class::Foreground, tell).detach();
-            }
-        }
         number
     }
 
-    /// A session of before the restart is connected again. True where it was waited for.
-    pub fn session_back(&self, session: SessionId) -> bool {
-        let was = self.former.borrow_mut().0.remove(&session);
+    /// A session of before the restart is connected to this core again, and has said what it holds
+    /// open here.
+    pub fn session_back(&self, session: SessionId) {
+        self.former.returned(session);
         self.leases_moved.notify_all();
-        was
     }
 
     /// The session is over: its leases and pins go.
@@ -178,12 +168,7 @@ impl Core {
     pub async fn drop_session(self: &Rc<Self>, session: SessionId) {
         self.end_session(session);
         for shard in self.groups.values().filter(|s| s.group().shard().is_some()) {
-            let body = CommandBody::ExpireSession { session };
-            let known = shard.read(|view, _| cfs_namespace::pending::knows_session(view, session)).await;
-            if matches!(known, Ok(true)) {
-                let _failed = shard.command(Command::internal(body)).await;
-            }
-            let _failed = release_orphans(shard, session).await;
+            forget_in(shard, session).await;
         }
     }
 
@@ -207,17 +192,10 @@ impl Core {
         self.leases_moved.notify_all();
     }
 
-    /// Waits until sessions of before the restart are back or their leases have ended.
-    pub async fn grace(&self, by: SessionId) {
-        loop {
-            let until = {
-                let former = self.former.borrow();
-                let others = former.0.iter().any(|s| *s != by);
-                if !others || self.world.clock.now() >= former.1 {
-                    return;
-                }
-                former.1
-            };
+    /// Waits until sessions of before the restart are back or their leases have ended: also the one
+    /// that asks, where another core passed its request on.
+    pub async fn grace(&self) {
+        while let Some(until) = self.former.wait(self.world.clock.now()) {
             timeout(&self.world.clock, until, self.leases_moved.wait()).await;
         }
     }
@@ -225,7 +203,7 @@ impl Core {
     /// Asks others to give way on objects and waits until they have. While the result lives,
     /// nobody is granted what conflicts with it.
     pub async fn hold(self: &Rc<Self>, mut inodes: Vec<InodeId>, by: SessionId, intent: Intent) -> Held {
-        self.grace(by).await;
+        self.grace().await;
         inodes.sort_unstable();
         inodes.dedup();
         let held = Held { core: self.clone(), inodes, intent };

@@ -17,6 +17,7 @@ mod effects;
 mod entry;
 mod file_data;
 mod fsck;
+mod former;
 mod hybrid_clock;
 mod inline_cache;
 mod leases;
@@ -108,10 +109,10 @@ pub async fn serve_core(
 
 async fn lead(seat: &Rc<Seat>, root: RootOwner) -> Result<(), StartError> {
     let core = boot::lead(seat).await?;
-    let sessions = control::open_sessions(&core).await;
-    let sessions = sessions.map_err(|e| StartError::new("reading the sessions", e))?;
+    let issued = control::issued(&core).await;
+    let issued = issued.map_err(|e| StartError::new("reading the sessions", e))?;
     for to in (0..seat.config.cores).map(CoreId::new) {
-        seat.peers.call(to, CoreRequest::Former(sessions.clone())).await;
+        seat.peers.call(to, CoreRequest::Former(issued.clone())).await;
     }
     let owner = seat.config.owner(InodeId::ROOT.shard().into());
     match seat.peers.call(owner, CoreRequest::MakeRoot(root)).await {

@@ -2,6 +2,7 @@
 
 use crate::RootOwner;
 use crate::boot::{Claims, Regions};
+use crate::former::Issued;
 use cfs_namespace::{Answer, Command, TxId};
 use cfs_log::{CorePart, Freed};
 use cfs_observe::CoreStatus;
@@ -52,10 +53,8 @@ pub enum CoreRequest {
     EndSession(SessionId),
     /// This core forgets a session that has ended. Answer: `Done`.
     DropSession(SessionId),
-    /// Sessions that were open before the restart. Answer: `Done`.
-    Former(Vec<SessionId>),
-    /// A session that was open before the restart is connected again. Answer: `Done`.
-    SessionBack(SessionId),
+    /// What is known of sessions from before the start. Answer: `Done`.
+    Former(Issued),
     /// The session was seen on another core (core 0 keeps its life). Answer: `Done`.
     Alive(Vec<SessionId>),
     /// Make the root directory where there is none. Answer: `Answered`.

@@ -1,7 +1,7 @@
 //! One request at the core that owns its shard: leases first, then the state machine, then the
 //! answer with what the client may cache.
 
-use crate::coordinate::{coordinate, fill_pins};
+use crate::coordinate::{coordinate, fill_pins, release_orphans, release_unpinned};
 use crate::core::Core;
 use crate::file_data::{self, WriteRequest};
 use crate::leases::Intent;
@@ -11,7 +11,7 @@ use crate::touched::touched;
 use cfs_namespace::data::{DataCommand, Layout, fallocate_slice};
 use cfs_namespace::txn::{Coordinator, Request as TxRequest};
 use cfs_namespace::{Answer, Command, CommandBody};
-use cfs_seam::IoBuf;
+use cfs_seam::{Class, IoBuf, spawn};
 use cfs_segment::Purpose;
 use cfs_types::{CoreId, FsError, InodeId, SessionId, UNIT_BYTES};
 use cfs_wire::{Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
@@ -37,6 +37,14 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
         Op::ReturnLeases { inodes } => {
             inodes.iter().for_each(|ino| core.leases.borrow_mut().give_back(session, *ino));
             core.leases_moved.notify_all();
+            (Ok(Reply::Done), Vec::new(), None)
+        }
+        Op::Reopen { inodes, last } => {
+            inodes.iter().for_each(|ino| core.leases.borrow_mut().pin(*ino, session));
+            if last {
+                core.session_back(session);
+                spawn(&core.world.tasks, Class::Background, release_closed(core.clone(), session)).detach();
+            }
             (Ok(Reply::Done), Vec::new(), None)
         }
         Op::CloseSession => {
@@ -82,7 +90,18 @@ fn routed_to(op: &Op) -> Option<InodeId> {
         | Op::Write { ino, .. }
         | Op::Fallocate { ino, .. }
         | Op::Seek { ino, .. } => Some(*ino),
-        Op::Read { .. } | Op::Statfs | Op::Renew | Op::ReturnLeases { .. } | Op::CloseSession | Op::Echo => None,
+        Op::Read { .. } | Op::Statfs | Op::Renew | Op::ReturnLeases { .. } | Op::CloseSession | Op::Echo | Op::Reopen { .. } => {
+            None
+        }
+    }
+}
+
+/// Gives up what the session holds open of unlinked inodes by an earlier word and not by its last:
+/// a crash came between the end of the last link and the session's close.
+async fn release_closed(core: Rc<Core>, session: SessionId) {
+    for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
+        let closed = |ino| !core.leases.borrow().pinned_by(ino).contains(&session);
+        let _failed = release_orphans(shard, session, closed).await;
     }
 }
 
@@ -124,7 +143,7 @@ async fn close(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, session: Sessio
 
 /// A read-only operation on metadata.
 async fn look(core: &Rc<Core>, shard: &Rc<Shard>, session: SessionId, op: &Op, direct: bool) -> Served {
-    core.grace(session).await;
+    core.grace().await;
     let mut held = Vec::new();
     loop {
         let result = shard.query(op).await;
@@ -214,8 +233,9 @@ async fn try_mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext
     let mut command = command(context, CommandBody::Op { op, pinned_by: Vec::new() });
     let inodes = touched(shard, &command).await?;
     let _held = core.hold(inodes, context.session, Intent::Change).await;
-    fill_pins(core, shard, &mut command).await?;
+    let pinned = fill_pins(core, shard, &mut command).await?;
     let (answer, executed) = shard.command(command).await?;
+    release_unpinned(core, shard, pinned).await?;
     core.await_delivery(shard, &executed.effects).await?;
     Ok(answer.into_wire())
 }
@@ -251,7 +271,7 @@ async fn admit(core: &Rc<Core>, op: &Op) -> Result<(), FsError> {
 
 async fn read(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: &Op, direct: bool) -> Served {
     let Op::Read { ino, .. } = *op else { return (Err(FsError::Invalid), Vec::new(), None) };
-    core.grace(context.session).await;
+    core.grace().await;
     let here = ino.shard() == shard.id();
     let dirty = if here { core.leases.borrow().dirty_elsewhere(&[ino], context.session) } else { Vec::new() };
     let _held = if dirty.is_empty() { None } else { Some(core.hold(dirty, context.session, Intent::Read).await) };

@@ -5,6 +5,7 @@ use crate::RootOwner;
 use crate::boot::{self, Loaded, StartError, region_layout};
 use crate::config::ServerConfig;
 use crate::core::Core;
+use crate::former::forget_ended;
 use crate::file_data::{free_chunk, sequence_of, store_chunk};
 use crate::messages::{CoreReply, CoreRequest};
 use crate::operation::make_root;
@@ -13,7 +14,7 @@ use crate::{clean, control, coordinate, status};
 use cfs_device::Superblock;
 use cfs_exec::Event;
 use cfs_log::{CorePart, OldStreams};
-use cfs_seam::{Disk, World};
+use cfs_seam::{Class, Disk, World, spawn};
 use cfs_segment::{Lifetime, RegionLayout};
 use cfs_types::{CoreId, FsError, GroupId, InodeId};
 use cfs_wire::Reply;
@@ -174,16 +175,18 @@ impl Seat {
                 core.drop_session(session).await;
                 CoreReply::Done
             }
-            CoreRequest::SessionBack(session) => {
-                core.session_back(session);
-                CoreReply::Done
-            }
             CoreRequest::Alive(sessions) => {
                 control::alive(core, &sessions);
                 CoreReply::Done
             }
-            CoreRequest::Former(sessions) => {
-                core.former.borrow_mut().0.extend(sessions);
+            CoreRequest::Former(issued) => {
+                core.former.know(&issued.open);
+                core.leases_moved.notify_all();
+                let owner = core.clone();
+                let work = async move {
+                    let _failed = forget_ended(&owner, &issued).await;
+                };
+                spawn(&core.world.tasks, Class::Background, work).detach();
                 CoreReply::Done
             }
             CoreRequest::MakeRoot(root) => CoreReply::Answered(root_of(core, root).await),

@@ -305,6 +305,9 @@ pub enum Op {
     CloseSession,
     /// Any core: echoes the payload (benches, path probes). Reply: Done.
     Echo,
+    /// On a new connection, before anything else: the session still holds these open in the core's
+    /// shards. With `last` these are all, and the session is back after a restart. Reply: Done.
+    Reopen { inodes: Vec<InodeId>, last: bool },
 }
 
 /// A directory entry in a listing.

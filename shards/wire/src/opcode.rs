@@ -27,7 +27,7 @@ impl Opcode {
     }
     /// Whether it is the opcode of an [`Op`].
     pub const fn is_operation(self) -> bool {
-        matches!(self.0, 0x0101..=0x0115 | 0x0201..=0x0204 | 0x0310..=0x0313)
+        matches!(self.0, 0x0101..=0x0115 | 0x0201..=0x0204 | 0x0310..=0x0314)
     }
     /// Whether this version has a message for it.
     pub const fn is_known(self) -> bool {
@@ -104,6 +104,7 @@ impl Op {
             Op::ReturnLeases { .. } => 0x0311,
             Op::CloseSession => 0x0312,
             Op::Echo => 0x0313,
+            Op::Reopen { .. } => 0x0314,
         })
     }
 
@@ -138,7 +139,8 @@ impl Op {
             | Op::Renew
             | Op::ReturnLeases { .. }
             | Op::CloseSession
-            | Op::Echo => false,
+            | Op::Echo
+            | Op::Reopen { .. } => false,
         }
     }
 }

@@ -62,9 +62,12 @@ impl Correspondence {
             | Op::Write { ino, .. }
             | Op::Fallocate { ino, .. }
             | Op::Seek { ino, .. } => [Some(ino), None],
-            Op::Statfs | Op::Renew | Op::ReturnLeases { .. } | Op::CloseSession | Op::Echo => {
-                [None, None]
-            }
+            Op::Statfs
+            | Op::Renew
+            | Op::ReturnLeases { .. }
+            | Op::CloseSession
+            | Op::Echo
+            | Op::Reopen { .. } => [None, None],
         };
         for field in fields.into_iter().flatten() {
             *field = self.product(*field)?;

@@ -57,8 +57,9 @@ fn after_a_restart_open_files_are_pinned_before_anything_else() {
         fake.log.borrow_mut().clear();
         fake.restart();
         volume.getattr(ino(1)).await.expect("answered");
-        let first = fake.log.borrow()[0].op.clone();
-        assert!(matches!(first, Op::Open { ino: opened, .. } if opened == ino(1)), "{first:?}");
+        let first: Vec<Op> = fake.log.borrow().iter().take(2).map(|request| request.op.clone()).collect();
+        assert_eq!(first[0], Op::Reopen { inodes: vec![ino(1)], last: true });
+        assert!(matches!(first[1], Op::Open { ino: opened, .. } if opened == ino(1)), "{first:?}");
         volume.release(handle);
         sleep(&world.clock, Duration::from_secs(1)).await;
         assert_eq!(fake.count(|op| matches!(op, Op::Close { .. })), 1);

@@ -3,6 +3,7 @@
 use super::{Claims, Regions, StartError};
 use crate::cells;
 use crate::core::Core;
+use crate::former::Former;
 use crate::effects;
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
@@ -23,7 +24,7 @@ use cfs_seam::{Class, World, spawn};
 use cfs_segment::{CellOwner, Floors, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space, SpaceConfig};
 use cfs_types::{GroupId, Timestamp};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Rows of local records read at once.
@@ -134,7 +135,7 @@ impl Loaded {
             groups,
             leases: RefCell::new(Leases::new(seat.config.lease_term)),
             leases_moved: Event::new(),
-            former: RefCell::new((BTreeSet::new(), now.after(seat.config.lease_term))),
+            former: Former::new(now.after(seat.config.lease_term)),
             unpacked_bytes,
             admitted_bytes: Cell::new(0),
             upkeep: Event::new(),
