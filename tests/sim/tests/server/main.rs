@@ -1,5 +1,10 @@
 //! The whole server in the simulator: real cores and real clients, simulated device and network.
 
 mod basics;
+mod history;
 mod pressure;
+mod private;
+mod reference;
+mod seeds;
 mod stage;
+mod walk;

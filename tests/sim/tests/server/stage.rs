@@ -21,6 +21,8 @@ pub const CORES_MAX: u16 = 3;
 /// Longest a start, a stop or a whole history may take, virtual time.
 pub const LIMIT: Duration = Duration::from_secs(600);
 const DEVICE_BYTES: u64 = 512 << 20;
+/// How long a silent session lives.
+pub const SESSION_LIFE: Duration = Duration::from_secs(30);
 const PORT: u16 = 7400;
 
 /// How the server is set up.
@@ -122,12 +124,19 @@ impl Stage {
             listen: addresses.iter().map(|a| vec![a.clone()]).collect(),
             advertised: addresses.iter().map(ToString::to_string).collect(),
             admission: Admission { secret: secret(), unix_uid: None },
-            lease_term: Duration::from_secs(2),
-            session_life: Duration::from_secs(600),
+            lease_term: Duration::from_secs(20),
+            session_life: SESSION_LIFE,
             deadline: Duration::from_secs(30),
             discard: false,
             memory: self.setup.memory,
             map_epoch: MapEpoch::new(u32::try_from(self.starts.get()).expect("few starts")),
+        }
+    }
+
+    /// A line for whoever looks at one history: with CFS_SIM_VERBOSE.
+    pub fn say(&self, what: &str) {
+        if std::env::var_os("CFS_SIM_VERBOSE").is_some() {
+            eprintln!("{:?} {what}", self.sim.now());
         }
     }
 
@@ -199,7 +208,11 @@ impl Stage {
     }
 
     /// Begins a client on a machine of its own.
-    pub fn begin_client<T, F>(&self, options: VolumeOptions, work: impl FnOnce(World, Rc<Volume>) -> F + 'static) -> Rc<RefCell<Option<T>>>
+    pub fn begin_client<T, F>(
+        &self,
+        options: VolumeOptions,
+        work: impl FnOnce(World, Rc<Volume>) -> F + 'static,
+    ) -> Rc<RefCell<Option<T>>>
     where
         T: 'static,
         F: Future<Output = T> + 'static,
@@ -208,7 +221,12 @@ impl Stage {
         let result = done.clone();
         let node = self.sim.node(1);
         self.sim.start_core(node, 0, |world| async move {
-            let volume = Volume::connect(world.clone(), options).await.expect("the server is up");
+            let volume = loop {
+                match Volume::connect(world.clone(), options.clone()).await {
+                    Ok(volume) => break volume,
+                    Err(_) => cfs_seam::sleep(&world.clock, Duration::from_millis(10)).await,
+                }
+            };
             let value = work(world, volume).await;
             *result.borrow_mut() = Some(value);
         });
