@@ -14,6 +14,8 @@ mod group;
 mod paths;
 mod settle;
 mod space;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use finding::{Finding, Severity, Site};

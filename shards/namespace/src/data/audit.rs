@@ -30,7 +30,7 @@ pub enum DataRow {
 
 impl DataRow {
     /// The key under which such a row is stored.
-    pub(crate) fn key(&self) -> Key {
+    pub fn key(&self) -> Key {
         match self {
             DataRow::Extent(ino, extent) => keys::extent(*ino, extent.end()),
             DataRow::Chunk(id, _) => keys::chunk(*id),
