@@ -117,4 +117,15 @@ mod tests {
         assert_eq!(decode_row(&key, &value.expect("a value")), Some((chunk, place)));
         assert_eq!(checksums(&sums.expect("a value"), 1, 2), [2, 3]);
     }
+
+    #[test]
+    fn records_have_these_bytes() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let place = Place { cell: CellRef::new(20_000, 2).expect("valid"), len: 5000 };
+        let [(place_key, place), (sums_key, sums)] = record(ChunkId::from_raw(0x0102), place, &[1, 0xaabb_ccdd]);
+        assert_eq!(hex(&place_key), "f0630000000000000102");
+        assert_eq!(hex(&place.expect("a value")), "204e0000000000000200000088130000");
+        assert_eq!(hex(&sums_key), "f06b0000000000000102");
+        assert_eq!(hex(&sums.expect("a value")), "01000000ddccbbaa");
+    }
 }

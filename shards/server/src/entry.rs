@@ -66,19 +66,47 @@ pub fn decode(bytes: &[u8]) -> Result<(Batch, &[u8]), EntryError> {
     if head[0] != VERSION || head[1] > FEATURE_LEVEL {
         return Err(EntryError::Newer(head[1].max(head[0])));
     }
+    if head[2..4] != [0, 0] {
+        return Err(EntryError::Malformed);
+    }
     let length = u32::from_le_bytes(head[4..8].try_into().expect("four bytes"));
     let length = usize::try_from(length).map_err(|_| EntryError::Malformed)?;
     let (data, batch) = rest.split_at_checked(length).ok_or(EntryError::Malformed)?;
-    let batch = postcard::from_bytes(batch).map_err(|_| EntryError::Malformed)?;
-    Ok((batch, data))
+    match postcard::take_from_bytes(batch) {
+        Ok((batch, [])) => Ok((batch, data)),
+        _ => Err(EntryError::Malformed),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cfs_cluster::ControlCommand;
+    use cfs_namespace::{Command, CommandBody};
+    use cfs_types::SessionId;
 
     fn batch() -> Batch {
-        Batch { timestamp: Timestamp::new(7), now: Nanos::new(9), commands: Vec::new() }
+        let root = CommandBody::MakeRoot { mode: 0o755, uid: 1, gid: 2 };
+        let commands = vec![
+            GroupCommand::Shard(Box::new(Command::internal(root))),
+            GroupCommand::Control(ControlCommand::EndSession { session: SessionId::new(300) }),
+        ];
+        Batch { timestamp: Timestamp::new(7), now: Nanos::new(-9), commands }
+    }
+
+    #[test]
+    fn an_entry_has_these_bytes() {
+        let hex: String = encode(&batch(), b"hello").iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "010100000500000068656c6c6f07110200000000000005ed0301020101ac02");
+    }
+
+    #[test]
+    fn reserved_bytes_and_bytes_behind_the_batch_are_refused() {
+        let good = encode(&batch(), b"hello");
+        let mut odd = good.clone();
+        odd[3] = 1;
+        assert_eq!(decode(&odd), Err(EntryError::Malformed));
+        assert_eq!(decode(&[&good[..], &[0]].concat()), Err(EntryError::Malformed));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub mod group {
 
 use cfs_device::Superblock;
 use cfs_seam::{Class, Disk, World, spawn};
-use cfs_types::{CoreId, InodeId};
+use cfs_types::{CoreId, GroupId, InodeId};
 use seat::Seat;
 use std::rc::Rc;
 
@@ -110,14 +110,15 @@ pub async fn serve_core(
 async fn lead(seat: &Rc<Seat>, root: RootOwner) -> Result<(), StartError> {
     let core = boot::lead(seat).await?;
     let issued = control::issued(&core).await;
-    let issued = issued.map_err(|e| StartError::new("reading the sessions", e))?;
+    let described = |e| core.groups.get(&GroupId::CONTROL).map_or_else(|| format!("{e}"), |g| g.replica.describe(e));
+    let issued = issued.map_err(|e| StartError::new("reading the sessions", described(e)))?;
     for to in (0..seat.config.cores).map(CoreId::new) {
         seat.peers.call(to, CoreRequest::Former(issued.clone())).await;
     }
     let owner = seat.config.owner(InodeId::ROOT.shard().into());
     match seat.peers.call(owner, CoreRequest::MakeRoot(root)).await {
-        CoreReply::Answered(Ok(_)) => Ok(()),
-        CoreReply::Answered(Err(error)) => Err(StartError::new("making the root directory", error)),
+        CoreReply::Started(Ok(())) => Ok(()),
+        CoreReply::Started(Err(error)) => Err(StartError::new("making the root directory", error)),
         _ => Err(StartError("making the root directory: no answer".into())),
     }
 }

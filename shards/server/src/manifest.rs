@@ -53,7 +53,8 @@ impl GroupManifest {
     /// None where the bytes are not a manifest of this version.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first()?;
-        let encoded: Encoded = (*version == VERSION).then(|| postcard::from_bytes(rest).ok())??;
+        let (encoded, behind): (Encoded, _) = (*version == VERSION).then(|| postcard::take_from_bytes(rest).ok())??;
+        behind.is_empty().then_some(())?;
         let (term, vote, commit) = encoded.vote;
         Some(GroupManifest {
             mark: Mark { applied: encoded.applied, locals: encoded.locals },
@@ -69,16 +70,27 @@ impl GroupManifest {
 mod tests {
     use super::*;
 
-    #[test]
-    fn manifests_round_trip_and_cut_ones_are_refused() {
-        let manifest = GroupManifest {
+    fn sample() -> GroupManifest {
+        GroupManifest {
             mark: Mark { applied: (9, 2), locals: 4 },
             vote: VoteState { term: 2, vote: 1, commit: 8 },
             epoch: MoveEpoch::new(3),
-            timestamp: Timestamp::new(77),
+            timestamp: Timestamp::new(300),
             tables: Manifest::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_manifest_has_these_bytes() {
+        let hex: String = sample().encode().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "0109020402010803ac020c010000000000000000000000");
+    }
+
+    #[test]
+    fn manifests_round_trip_and_cut_or_longer_ones_are_refused() {
+        let manifest = sample();
         let bytes = manifest.encode();
+        assert_eq!(GroupManifest::decode(&[&bytes[..], &[0]].concat()), None);
         assert_eq!(GroupManifest::decode(&bytes), Some(manifest));
         for cut in 0..bytes.len() {
             assert_eq!(GroupManifest::decode(&bytes[..cut]), None, "cut at {cut}");

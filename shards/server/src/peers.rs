@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use crate::messages::{CoreReply, CoreRequest};
 
@@ -42,7 +42,8 @@ pub struct Peers {
     waiting: RefCell<BTreeMap<u64, Promise<CoreReply>>>,
     next: Cell<u64>,
     served: Semaphore,
-    handler: RefCell<Option<Rc<dyn Handler>>>,
+    /// Whoever serves holds us: a strong one would keep both alive for ever.
+    handler: RefCell<Option<Weak<dyn Handler>>>,
     /// Messages sent to other cores since start, for metrics.
     pub sent: Cell<u64>,
 }
@@ -78,7 +79,7 @@ impl Peers {
     /// Sends a request and waits for the answer.
     pub async fn call(&self, to: CoreId, request: CoreRequest) -> CoreReply {
         if to == self.me() {
-            let handler = self.handler.borrow().clone().expect("serving before calling");
+            let handler = self.handler.borrow().as_ref().and_then(Weak::upgrade).expect("serving while calling");
             return handler.handle(to, request).await;
         }
         let number = self.next.get();
@@ -91,7 +92,7 @@ impl Peers {
 
     /// Receives until the core stops. `handler` serves requests, each in its own task.
     pub async fn serve(self: Rc<Self>, handler: Rc<dyn Handler>) {
-        *self.handler.borrow_mut() = Some(handler.clone());
+        *self.handler.borrow_mut() = Some(Rc::downgrade(&handler));
         loop {
             let (from, message) = self.world.mesh.recv().await;
             match message.downcast::<Envelope>().map(|e| *e) {

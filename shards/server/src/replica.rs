@@ -126,6 +126,8 @@ pub struct Replica {
     /// The term in which this replica was found to lead at the beginning of the turn.
     leading: Cell<Option<Term>>,
     failed: Cell<Option<FsError>>,
+    /// The first damage that was met, in words.
+    damage: RefCell<Option<String>>,
     epoch: Cell<MoveEpoch>,
     anchors: Rc<Anchors>,
     /// One change of the store's tables at a time.
@@ -191,6 +193,7 @@ impl Replica {
             executed_at: Cell::new(parts.flushed.1),
             leading: Cell::new(None),
             failed: Cell::new(None),
+            damage: RefCell::default(),
             epoch: Cell::new(parts.epoch),
             anchors: parts.anchors,
             maintenance: Semaphore::new(1),

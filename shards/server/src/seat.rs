@@ -17,7 +17,6 @@ use cfs_log::{CorePart, OldStreams};
 use cfs_seam::{Class, Disk, World, spawn};
 use cfs_segment::{Lifetime, RegionLayout};
 use cfs_types::{CoreId, FsError, GroupId, InodeId};
-use cfs_wire::Reply;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
@@ -189,7 +188,7 @@ impl Seat {
                 spawn(&core.world.tasks, Class::Background, work).detach();
                 CoreReply::Done
             }
-            CoreRequest::MakeRoot(root) => CoreReply::Answered(root_of(core, root).await),
+            CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
             CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
             CoreRequest::FreeSlots(freed) => {
                 core.log.take_freed(&freed);
@@ -202,9 +201,10 @@ impl Seat {
     }
 }
 
-async fn root_of(core: &Rc<Core>, root: RootOwner) -> Result<Reply, FsError> {
-    let shard = core.shard(InodeId::ROOT.shard())?.clone();
-    make_root(&shard, root.uid, root.gid).await.map(|()| Reply::Done)
+async fn root_of(core: &Rc<Core>, root: RootOwner) -> Result<(), String> {
+    let shard = core.shard(InodeId::ROOT.shard()).map_err(|e| e.to_string())?.clone();
+    let made = make_root(&shard, root.uid, root.gid).await;
+    made.map_err(|e| shard.replica.describe(e))
 }
 
 async fn store_for(core: &Rc<Core>, shard: cfs_types::ShardId, data: cfs_seam::IoBuf) -> Result<cfs_types::ChunkId, FsError> {

@@ -16,11 +16,13 @@ impl Replica {
         let log_entry = committed.entry;
         let (index, term) = (log_entry.index, log_entry.term);
         if !log_entry.data.is_empty() {
-            let (batch, data) = entry::decode(&log_entry.data).map_err(|_| FsError::Corrupt)?;
+            let decoded = entry::decode(&log_entry.data);
+            let (batch, data) = decoded.map_err(|e| self.damaged(format!("entry {index} of group {}: {e}", self.id)))?;
             self.clock.restore(batch.timestamp);
             let context = self.machine.context(term, index, &batch);
             self.inline.put(self.id, index, Rc::from(data));
-            let executed = self.machine.execute_batch(&self.store, &context, &batch).await.map_err(|_| FsError::Corrupt)?;
+            let executed = self.machine.execute_batch(&self.store, &context, &batch).await;
+            let executed = executed.map_err(|e| self.damaged(e.to_string()))?;
             self.executed_at.set(batch.timestamp);
             self.unpacked.add(data.len() as u64);
             self.note_effects(&executed);
@@ -51,7 +53,21 @@ impl Replica {
 
     /// Loads what the state machine missed; it stays in memory while the pins live.
     pub async fn load(&self, need: NeedMore) -> Result<Pins, FsError> {
-        StoreView::new(&self.store).load(need).await.map_err(|_| FsError::Corrupt)
+        StoreView::new(&self.store).load(need).await.map_err(|e| self.damaged(e.to_string()))
+    }
+
+    /// Notes damage for whoever asks what an error was about.
+    fn damaged(&self, what: String) -> FsError {
+        self.damage.borrow_mut().get_or_insert(what);
+        FsError::Corrupt
+    }
+
+    /// An error of this group in words: with the place, where it is damage.
+    pub fn describe(&self, error: FsError) -> String {
+        match (error, &*self.damage.borrow()) {
+            (FsError::Corrupt, Some(what)) => format!("{error}: {what}"),
+            _ => error.to_string(),
+        }
     }
 
     /// Reads `bytes` bytes at `offset` of an entry's data area. `Stale`: the log has it no more.
@@ -68,7 +84,7 @@ impl Replica {
             Ok(bytes) => Ok(bytes),
             // It was packed and released meanwhile, or never existed.
             Err(LogError::NotFound { .. }) => Err(FsError::Stale),
-            Err(_) => Err(FsError::Corrupt),
+            Err(error) => Err(self.damaged(error.to_string())),
         }
     }
 }

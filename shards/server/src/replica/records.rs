@@ -70,3 +70,26 @@ pub fn adopt_record(group: GroupId, epoch: MoveEpoch, last: LogIndex) -> Record 
     let (term, index) = (Term::new(0), last);
     Record { group, kind: RecordKind::Adopt, epoch, term, index, payload: Vec::new() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    #[test]
+    fn local_records_and_votes_have_these_bytes() {
+        let put: LocalWrite = ([0xf0, b'c'].into(), Some(Rc::from([7, 8].as_slice())));
+        let delete: LocalWrite = ([0xf0, b'k'].into(), None);
+        assert_eq!(encode_local(&put), [2, 0, 0xf0, b'c', 1, 7, 8]);
+        assert_eq!(encode_local(&delete), [2, 0, 0xf0, b'k', 0]);
+        for write in [put, delete] {
+            assert_eq!(decode_local(&encode_local(&write)), Some(write));
+        }
+        for bad in [&[2, 0, 0xf0][..], &[2, 0, 1, 2], &[0, 0, 0, 9], &[0, 0, 2]] {
+            assert_eq!(decode_local(bad), None);
+        }
+        let vote = [[3, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0], [9, 0, 0, 0, 0, 0, 0, 0]].concat();
+        assert_eq!(decode_vote(&vote), Some(VoteState { term: 3, vote: 1, commit: 9 }));
+        assert_eq!(decode_vote(&vote[..23]), None);
+    }
+}
