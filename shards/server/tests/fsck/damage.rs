@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const BLOCK: u64 = 4096;
 /// Flips of one test, unless `CFS_FLIPS` says otherwise.
-const FLIPS: u64 = 150;
+const FLIPS: u64 = 60;
 
 fn flips() -> u64 {
     std::env::var("CFS_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLIPS)
