@@ -251,7 +251,9 @@ impl State {
                 self.slots.hold(group, kind, index);
             }
             (RecordKind::HardState | RecordKind::ConfState | RecordKind::Adopt, _) => {
-                if kind == RecordKind::Adopt && origin.is_none() {
+                // What a copied adoption made void was void before it was copied.
+                let voids = kind == RecordKind::Adopt && origin.is_none();
+                if voids {
                     state.entries.truncate_from(index + 1);
                 }
                 let origin = origin.unwrap_or(here);
@@ -259,7 +261,7 @@ impl State {
                 if newest {
                     state.states.insert(kind, StateAt { record, origin, sequence: here.sequence });
                 }
-                if kind == RecordKind::Adopt {
+                if voids {
                     self.supersede(group, RecordKind::Entry, index + 1);
                 }
             }

@@ -191,3 +191,23 @@ fn too_many_cores_for_the_log_area_are_refused() {
     let refused = recovered.split(&disk, &superblock, 3, |_| CoreId::new(0)).map(|_| ());
     assert!(matches!(refused, Err(LogError::TooManyCores { cores: 3, .. })));
 }
+
+#[test]
+fn an_adoption_of_an_earlier_start_does_not_give_old_streams_up() {
+    let (device, superblock) = store(32);
+    run(9, move |world| async move {
+        let (log, _) = open(&world, device.attach(&world), &superblock).await;
+        log.append(vec![record(1, RecordKind::Adopt, 0, 0, Vec::new())]).await.expect("room");
+        // More than what a start writes again as a whole.
+        for index in 1..=8 {
+            log.append(vec![record(1, RecordKind::Entry, 1, index, vec![9; 8000])]).await.expect("room");
+        }
+        drop(log);
+        let (log, mut old) = open(&world, device.attach(&world), &superblock).await;
+        assert!(!log.release(GroupId::new(1), LogIndex::new(3), 0), "entries up to 7 are only there");
+        assert_eq!(old.holders().into_iter().collect::<Vec<_>>(), [GroupId::new(1)]);
+        assert!(log.release(GroupId::new(1), LogIndex::new(8), 0), "now it needs nothing");
+        old.release(GroupId::new(1)).await.expect("a sound device");
+        assert!(old.holders().is_empty());
+    });
+}
