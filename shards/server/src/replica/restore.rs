@@ -81,8 +81,9 @@ impl Opener {
         let vote = newest_vote(manifest.vote, logged);
         let mut entries = Vec::new();
         for at in log.entries.iter().filter(|e| e.index.get() > mark.applied.0) {
-            if at.index.get() != mark.applied.0 + 1 + entries.len() as u64 {
-                return Err(damaged("the log, where entries are missing,"));
+            let expected = mark.applied.0 + 1 + entries.len() as u64;
+            if at.index.get() != expected {
+                return Err(damaged(&format!("entry {expected} is missing before entry {} in the log", at.index)));
             }
             let data = self.log.read_payload(id, at.index).await;
             let data = data.map_err(|e| StartError::new("reading the log", e))?;
