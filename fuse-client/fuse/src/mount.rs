@@ -126,7 +126,8 @@ pub fn unmount(path: &Path) -> Result<Unmounted, MountError> {
 /// there was one.
 pub fn mend_dead_mount(path: &Path) -> Result<bool, MountError> {
     match syscall::ask(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {}
+        // The second where the server died while it was asked.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {}
         _ => return Ok(false),
     }
     let place = place_of(path)?;

@@ -1,7 +1,6 @@
 //! `cfs`: the one binary. Joins runtime, server, client and management.
 
 mod args;
-mod background;
 mod dev;
 mod format;
 mod fsck;
@@ -12,6 +11,7 @@ mod place;
 mod registry;
 mod serving;
 mod status;
+mod system;
 
 use args::{Arguments, Command};
 use clap::Parser;

@@ -1,6 +1,7 @@
 //! The management executor: signals, and the HTTP API beside the cores.
 
 use crate::Failure;
+use crate::system::end_at_next_signal;
 use cfs_api::{Answer, Api, Cores};
 use cfs_runtime::Remote;
 use cfs_server::{CoreReply, CoreRequest, Envelope};
@@ -37,7 +38,8 @@ impl Cores for RemoteCores {
     }
 }
 
-/// Serves the HTTP API until a signal comes or `ended` says so.
+/// Serves the HTTP API until a signal comes or `ended` says so. A second signal ends the process
+/// at once.
 pub fn manage(api: Api, remote: &Remote, ended: impl Fn() -> bool) -> Result<(), Failure> {
     let cores = Arc::new(RemoteCores(remote.clone()));
     executor()?.block_on(async {
@@ -48,7 +50,7 @@ pub fn manage(api: Api, remote: &Remote, ended: impl Fn() -> bool) -> Result<(),
     })
 }
 
-/// Waits for SIGINT, SIGTERM, or until `ended` says so.
+/// Waits for SIGINT, SIGTERM, or until `ended` says so. A second signal ends the process at once.
 pub fn wait_for_signal(ended: impl Fn() -> bool) -> Result<(), Failure> {
     executor()?.block_on(stop_sign(ended))
 }
@@ -65,9 +67,11 @@ async fn stop_sign(ended: impl Fn() -> bool) -> Result<(), Failure> {
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
-            _ = look.tick() => if ended() { return Ok(()) },
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = look.tick() => if ended() { break },
         }
     }
+    end_at_next_signal();
+    Ok(())
 }

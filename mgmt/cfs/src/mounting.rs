@@ -2,40 +2,55 @@
 
 use crate::args::{MountOptions, UmountOptions};
 use crate::place::read_secret;
-use crate::{Failure, background, registry};
-use cfs_fuse::{Host, Negotiated, Session, VolumeFront};
+use crate::system::leave_output;
+use crate::{Failure, registry};
+use cfs_fuse::{Host, Negotiated, Session, Unmounted, VolumeFront};
 use cfs_runtime::{CoreConfig, Reactor, run as run_core};
 use cfs_seam::{Address, Class, World, spawn};
 use cfs_types::{CoreId, SessionId};
 use cfs_volume::{Volume, VolumeError, VolumeOptions};
+use std::future::{Future, poll_fn};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::{Sender, channel};
+use std::task::Poll;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// How long programs that use a mount have to leave it when it is stopped.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
+/// Between two looks at whether they have.
+const LEAVE_LOOK: Duration = Duration::from_millis(20);
 
 /// A mount served by a thread of this process.
 pub struct MountThread {
     thread: JoinHandle<Result<(), Failure>>,
     path: PathBuf,
+    cut: oneshot::Sender<()>,
     /// Its session.
     pub session: SessionId,
 }
 
 impl MountThread {
-    /// Unmounts, writes back what is held, and waits.
+    /// Unmounts, writes back what is held, and waits. Programs that still use it have a moment to
+    /// leave; then they get errors.
     pub fn stop(self) -> Result<(), Failure> {
-        if !self.thread.is_finished() {
-            cfs_fuse::unmount(&self.path).map_err(|e| Failure::plain(e))?;
+        if !self.thread.is_finished() && cfs_fuse::unmount(&self.path).map_err(Failure::plain)? == Unmounted::Lazy {
+            let end = Instant::now() + LEAVE_TIME;
+            while !self.thread.is_finished() && Instant::now() < end {
+                std::thread::sleep(LEAVE_LOOK);
+            }
+            if !self.thread.is_finished() {
+                eprintln!("cfs: {} is still in use: whoever uses it gets errors now", self.path.display());
+                let _ended = self.cut.send(());
+            }
         }
-        self.join()
-    }
-
-    /// Waits until somebody unmounts it.
-    pub fn join(self) -> Result<(), Failure> {
         self.thread.join().unwrap_or_else(|_| Err(Failure::plain("the mount's thread panicked")))
     }
 
@@ -52,15 +67,16 @@ pub fn start(
     mount: cfs_fuse::MountOptions,
 ) -> Result<(MountThread, Negotiated), Failure> {
     let (ready, wait) = channel();
+    let (cut, end) = oneshot::channel();
     let path = mountpoint.to_path_buf();
     let body = move || {
-        let main = move |world, reactor| serve(world, reactor, volume, path, mount, ready);
-        run_core(CoreConfig::new(CoreId::new(0)), main).map_err(|e| Failure::plain(e))?
+        let main = move |world, reactor| serve(world, reactor, volume, Place { path, mount }, ready, end);
+        run_core(CoreConfig::new(CoreId::new(0)), main).map_err(Failure::plain)?
     };
     let thread = std::thread::Builder::new().name("cfs-mount".into()).spawn(body);
     let thread = thread.map_err(|e| Failure::new("starting the mount's thread", e))?;
     match wait.recv() {
-        Ok((session, agreed)) => Ok((MountThread { thread, path: mountpoint.to_path_buf(), session }, agreed)),
+        Ok((session, agreed)) => Ok((MountThread { thread, path: mountpoint.to_path_buf(), cut, session }, agreed)),
         Err(_) => {
             let ended = thread.join().unwrap_or_else(|_| Err(Failure::plain("the mount's thread panicked")));
             Err(ended.err().unwrap_or_else(|| Failure::plain("the mount ended at once")))
@@ -68,16 +84,23 @@ pub fn start(
     }
 }
 
+/// Where and how to mount.
+struct Place {
+    path: PathBuf,
+    mount: cfs_fuse::MountOptions,
+}
+
+/// Serves a mount until it is unmounted or `end` comes.
 async fn serve(
     world: World,
     reactor: Rc<Reactor>,
     options: VolumeOptions,
-    path: PathBuf,
-    mount: cfs_fuse::MountOptions,
+    place: Place,
     ready: Sender<(SessionId, Negotiated)>,
+    end: oneshot::Receiver<()>,
 ) -> Result<(), Failure> {
     let volume = connect(&world, options).await?;
-    let (device, mounted) = cfs_fuse::mount(&path, &mount).map_err(|e| Failure::plain(e))?;
+    let (device, mounted) = cfs_fuse::mount(&place.path, &place.mount).map_err(Failure::plain)?;
     let front = Rc::new(VolumeFront::new(volume.clone()));
     let session = Session::new(Host::new(&world, &reactor, false), device.clone(), front);
     let (begun, owner) = (session.clone(), volume.clone());
@@ -89,11 +112,27 @@ async fn serve(
         let _gone = ready.send((owner.session(), negotiated));
     };
     let _announcing = spawn(&world.tasks, Class::Foreground, announce);
-    let served = session.serve().await;
+    let served = or_end(session.serve(), end).await.unwrap_or(Ok(()));
     drop(mounted);
     let left = volume.shutdown().await;
-    served.map_err(|e| Failure::plain(e))?;
+    served.map_err(Failure::plain)?;
     left.map_err(|e| Failure::new("writing back at the end", e))
+}
+
+/// What comes first: the output, or None at the end.
+async fn or_end<T>(work: impl Future<Output = T>, end: oneshot::Receiver<()>) -> Option<T> {
+    let cut = async move {
+        if end.await.is_err() {
+            // Nobody is left who could end it early.
+            std::future::pending::<()>().await;
+        }
+    };
+    let (mut work, mut cut) = (pin!(work), pin!(cut));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => cut.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }
 
 /// Connects; a session that the server no longer knows is replaced by a new one.
@@ -123,7 +162,7 @@ pub fn run(options: &MountOptions) -> Result<(), Failure> {
     }
     println!("ready {}", options.mountpoint.display());
     if options.detached {
-        background::leave_output().map_err(|e| Failure::new("leaving the terminal", e))?;
+        leave_output().map_err(|e| Failure::new("leaving the terminal", e))?;
     }
     crate::management::wait_for_signal(|| thread.has_ended())?;
     thread.stop()
@@ -165,7 +204,7 @@ fn detach() -> Result<(), Failure> {
 
 /// `cfs umount`.
 pub fn unmount(options: &UmountOptions) -> Result<(), Failure> {
-    cfs_fuse::unmount(&options.mountpoint).map(|_| ()).map_err(|e| Failure::plain(e))
+    cfs_fuse::unmount(&options.mountpoint).map(|_| ()).map_err(Failure::plain)
 }
 
 fn parse(options: &MountOptions) -> Result<(VolumeOptions, cfs_fuse::MountOptions), Failure> {

@@ -85,7 +85,7 @@ impl Server {
 pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<(Server, Api), Failure> {
     check_listen(options)?;
     let (file, superblock) = format::open(&place.store)?;
-    let api = cfs_api::bind(options.http, about(place, options)).map_err(|e| Failure::plain(e))?;
+    let api = cfs_api::bind(options.http, about(place, options)).map_err(Failure::plain)?;
     if !file.is_direct() {
         eprintln!("cfs: {} refuses direct I/O: serving through the page cache", place.store.display());
     }

@@ -1,4 +1,4 @@
-//! Leaving the terminal that started us.
+//! System calls that the standard library lacks.
 #![allow(unsafe_code)]
 
 use std::fs::OpenOptions;
@@ -17,4 +17,13 @@ pub fn leave_output() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// From now on SIGINT and SIGTERM end the process at once, as a crash would: for whoever does not
+/// want to wait for a clean end.
+pub fn end_at_next_signal() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: SIG_DFL is a valid disposition; no handler of ours runs afterwards.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
