@@ -48,7 +48,7 @@ pub struct Serving {
     /// Address of core 0; core i listens on the port plus i.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     pub listen: SocketAddr,
-    /// Address of the HTTP API (/metrics, /health).
+    /// Address of the HTTP API (/metrics, /health, /v1/status); port 0 for a free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480")]
     pub http: SocketAddr,
     /// Serve clear text on addresses that are not loopback. Anyone on the path can read the data.

@@ -33,7 +33,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     write_session(&place, mount.session)?;
     println!("store   {}", place.store.display());
     println!("rpc     {}  ({} cores)", options.serving.listen, server.remote.cores());
-    println!("metrics http://{}/metrics", options.serving.http);
+    println!("metrics http://{}/metrics", server.http);
     println!("mount   cfs mount {} OTHER_MOUNTPOINT", options.serving.listen);
     println!("ready   {}", mountpoint.display());
     let remote = server.remote.clone();

@@ -50,8 +50,14 @@ impl Drop for Registered {
     }
 }
 
+/// Where servers announce themselves instead of in the user's usual place.
+const FOLDER_VARIABLE: &str = "CFS_RUNTIME_DIR";
+
 /// The folder, private to this user.
 fn folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
+        return PathBuf::from(folder);
+    }
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(dir) if !crate::serving::is_root() => PathBuf::from(dir).join("cfs"),
         _ if crate::serving::is_root() => PathBuf::from("/run/cfs"),

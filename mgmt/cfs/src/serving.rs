@@ -54,6 +54,8 @@ pub struct Server {
     pub remote: Remote,
     /// Unix sockets of the cores, where paths allow them.
     pub addresses: Vec<Address>,
+    /// Address of the HTTP API, with the port that the system chose where 0 was asked for.
+    pub http: SocketAddr,
     _registered: Registered,
 }
 
@@ -118,9 +120,10 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<(Serv
     }
     drop(ready);
     wait_ready(&wait, &mut threads, &remote)?;
-    let entry = entry(place, options, &config, cores);
+    let http = api.address().map_err(|e| Failure::new("listening for HTTP", e))?;
+    let entry = Entry { http: http.to_string(), ..entry(place, options, &config, cores) };
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
-    Ok((Server { threads, remote, addresses, _registered: registry::register(&entry)? }, api))
+    Ok((Server { threads, remote, addresses, http, _registered: registry::register(&entry)? }, api))
 }
 
 fn about(place: &Place, options: &Serving) -> About {
@@ -246,7 +249,7 @@ pub fn run(options: &ServerOptions) -> Result<(), Failure> {
     let (server, api) = start(&place, &options.serving, Sharing::Alone)?;
     println!("serving {} with {} cores", place.target.display(), server.remote.cores());
     println!("  rpc   {}", options.serving.listen);
-    println!("  http  http://{}/metrics", options.serving.http);
+    println!("  http  http://{}/metrics", server.http);
     println!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);
     println!("ready");
     let remote = server.remote.clone();

@@ -1,0 +1,138 @@
+//! Beginning and end: mounts that come and go, clean stops, crashes.
+
+use crate::stage::{Running, Stage, free_ports, is_mounted, said};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn write_durably(path: &Path, text: &str) {
+    let mut file = File::create(path).expect("a new file");
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).expect("durable");
+}
+
+#[test]
+fn dev_mounts_and_a_sigterm_leaves_it_unmounted_and_clean() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    assert!(is_mounted(&stage.path("mnt")));
+    assert!(dev.said.last().is_some_and(|line| line.starts_with("ready") && line.ends_with("mnt")), "{:?}", dev.said);
+    fs::write(stage.path("mnt/file"), "text").expect("written");
+    assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("read"), "text");
+    dev.signal("TERM");
+    assert_eq!(dev.wait().code(), Some(0));
+    assert!(!is_mounted(&stage.path("mnt")));
+    let checked = stage.run(&["fsck", "store"]);
+    assert!(checked.status.success() && said(&checked).contains("no damage"), "{}", said(&checked));
+    let again = stage.dev();
+    assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("read"), "text");
+    again.signal("INT");
+    assert_eq!(again.wait().code(), Some(0));
+}
+
+#[test]
+fn after_kill_9_the_same_command_mends_the_mount_and_finds_the_file() {
+    let stage = Stage::new();
+    let mut dev = stage.dev();
+    for round in 0..3 {
+        write_durably(&stage.path(&format!("mnt/file{round}")), "durable");
+        dev.signal("KILL");
+        assert!(dev.wait().code().is_none());
+        dev = stage.dev();
+        assert!(dev.said.iter().any(|line| line.starts_with("mended")), "{:?}", dev.said);
+        for earlier in 0..=round {
+            let path = stage.path(&format!("mnt/file{earlier}"));
+            assert_eq!(fs::read_to_string(path).expect("it is there"), "durable");
+        }
+    }
+    dev.signal("TERM");
+    assert_eq!(dev.wait().code(), Some(0));
+}
+
+#[test]
+fn a_first_format_that_was_interrupted_is_begun_again() {
+    let stage = Stage::new();
+    fs::create_dir(stage.path("store")).expect("a directory");
+    let half = File::create(stage.path("store/store")).expect("a file");
+    half.set_len(8 << 20).expect("a blank beginning");
+    let dev = stage.dev();
+    assert!(dev.said[0].starts_with("formatting"), "{:?}", dev.said);
+}
+
+#[test]
+fn somebody_who_stays_in_the_mount_does_not_hold_up_the_stop() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    let mut inside = Command::new("cat").current_dir(stage.path("mnt")).stdin(Stdio::piped()).spawn().expect("cat");
+    dev.signal("TERM");
+    let code = dev.wait().code();
+    drop(inside.stdin.take());
+    inside.wait().expect("our own child");
+    assert_eq!(code, Some(0));
+    assert!(!is_mounted(&stage.path("mnt")));
+}
+
+#[test]
+fn a_second_mount_in_the_background_sees_the_same_files_and_gives_its_output_back() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    fs::create_dir(stage.path("other")).expect("a directory");
+    fs::write(stage.path("mnt/file"), "text").expect("written");
+    // `output` waits for the end of stdout and stderr, which the background must not keep open.
+    let mounted = stage.run(&["mount", &dev.listen, "other", "--show-capabilities"]);
+    assert!(mounted.status.success() && said(&mounted).contains("agreed   DO_READDIRPLUS"), "{}", said(&mounted));
+    assert_eq!(fs::read_to_string(stage.path("other/file")).expect("read"), "text");
+    let unmounted = stage.run(&["umount", "other"]);
+    assert!(unmounted.status.success(), "{}", said(&unmounted));
+    assert!(!is_mounted(&stage.path("other")));
+}
+
+#[test]
+fn an_unmount_ends_dev() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    assert!(stage.run(&["umount", "mnt"]).status.success());
+    assert_eq!(dev.wait().code(), Some(0));
+}
+
+#[test]
+fn more_cores_than_cpus_serve_unpinned() {
+    let stage = Stage::new();
+    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
+    let cpus = std::thread::available_parallelism().expect("known").get();
+    let cores = u16::try_from(cpus + 1).expect("a machine for tests");
+    let server = stage.start(&["server", "store"], cores);
+    assert_eq!(server.get("/metrics").1.matches("cfs_answering_cores{").count(), cpus + 1);
+}
+
+/// An ordinary user mounts through fusermount3, which needs a device that users may open. Where the
+/// machine does not let users mount there is nothing to test.
+#[test]
+fn an_ordinary_user_runs_dev_where_the_machine_lets_users_mount() {
+    const NOBODY: u32 = 65534;
+    let device = fs::metadata("/dev/fuse").expect("FUSE");
+    let is_root = fs::metadata("/proc/self").expect("/proc").uid() == 0;
+    let open_to_all = device.file_type().is_char_device() && device.permissions().mode() & 0o006 == 0o006;
+    let has_helper = Path::new("/usr/bin/fusermount3").exists() || Path::new("/bin/fusermount3").exists();
+    if !is_root || !open_to_all || !has_helper {
+        eprintln!("not tested: the tests run as an ordinary user already, or users may not mount here");
+        return;
+    }
+    // The build directory may be closed to others.
+    let dir = std::env::temp_dir().join(format!("cfs-user-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("a directory");
+    std::os::unix::fs::chown(&dir, Some(NOBODY), Some(NOBODY)).expect("root may");
+    let binary = dir.join("cfs");
+    fs::copy(env!("CARGO_BIN_EXE_cfs"), &binary).expect("copied");
+    let stage = Stage { dir: dir.clone() };
+    let listen = free_ports(2);
+    let mut command = Command::new(&binary);
+    command.args(["dev", "--size", "512MiB", "--cores", "2", "--http", "127.0.0.1:0", "--listen", &listen]);
+    command.uid(NOBODY).gid(NOBODY).env("HOME", &dir).env_remove("XDG_RUNTIME_DIR").current_dir(&dir);
+    let dev = Running::start(command, listen).expect("it starts");
+    dev.signal("TERM");
+    assert_eq!(dev.wait().code(), Some(0));
+    drop(stage);
+}

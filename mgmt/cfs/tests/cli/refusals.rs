@@ -1,0 +1,107 @@
+//! What is refused, with which exit status, and whether the words help.
+
+use crate::stage::{Stage, said};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::Output;
+
+fn refused(output: &Output, code: i32, words: &[&str]) {
+    let text = said(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "no '{word}' in: {text}");
+    }
+}
+
+#[test]
+fn a_store_in_use_names_its_holder() {
+    let stage = Stage::new();
+    let server = stage.server();
+    let holder = format!("in use by process {} (cfs)", server.pid());
+    let listen = ["--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"];
+    refused(&stage.run(&[&["server", "store"], &listen[..]].concat()), 1, &[&holder]);
+    refused(&stage.run(&[&["dev", "store", "mnt"], &listen[..]].concat()), 1, &[&holder]);
+    refused(&stage.run(&["fsck", "store"]), 1, &[&holder]);
+    refused(&stage.run(&["format", "store", "--force"]), 1, &[&holder]);
+}
+
+#[test]
+fn format_touches_nothing_that_is_not_empty_without_force() {
+    let stage = Stage::new();
+    fs::create_dir(stage.path("full")).expect("a directory");
+    fs::write(stage.path("full/precious"), "data").expect("written");
+    refused(&stage.run(&["format", "full", "--size", "512MiB"]), 1, &["not empty", "precious", "--force"]);
+    assert!(!stage.path("full/store").exists());
+    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
+    refused(&stage.run(&["format", "store"]), 1, &["--force"]);
+    assert!(stage.run(&["fsck", "store"]).status.success());
+    assert!(stage.run(&["format", "store", "--force"]).status.success());
+}
+
+#[test]
+fn without_the_secret_there_is_no_entry() {
+    let stage = Stage::new();
+    let server = stage.server();
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    let wrong = stage.path("wrong");
+    fs::write(&wrong, "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef").expect("written");
+    fs::set_permissions(&wrong, fs::Permissions::from_mode(0o644)).expect("set");
+    refused(&stage.run(&["mount", &server.listen, "mnt", "--secret", "wrong"]), 1, &["others may read it"]);
+    fs::set_permissions(&wrong, fs::Permissions::from_mode(0o600)).expect("set");
+    refused(&stage.run(&["mount", &server.listen, "mnt", "--secret", "wrong"]), 1, &["connecting"]);
+    let text = server.get("/metrics").1;
+    let refusals = text.lines().filter(|l| l.starts_with("cfs_refused_connections_total") && !l.ends_with(" 0"));
+    assert!(refusals.count() > 0, "{text}");
+    let right = stage.run(&["mount", &server.listen, "mnt", "--secret", "store/secret"]);
+    assert!(right.status.success(), "{}", said(&right));
+    assert!(stage.run(&["umount", "mnt"]).status.success());
+}
+
+#[test]
+fn what_cannot_be_meant_exits_2() {
+    let stage = Stage::new();
+    refused(&stage.run(&["server", "a", "b"]), 2, &["not supported yet", "one for each"]);
+    refused(&stage.run(&["mount", "127.0.0.1:1", "mnt", "-o", "wombat"]), 2, &["wombat", "cfs mount --help"]);
+    refused(&stage.run(&["format", "x", "--size", "8 parsecs"]), 2, &["parsecs", "GiB"]);
+    refused(&stage.run(&["dance"]), 2, &["dance"]);
+    refused(&stage.run(&["dev", "--cores", "0"]), 2, &["--cores"]);
+}
+
+#[test]
+fn ports_in_use_and_open_networks_are_refused_with_advice() {
+    let stage = Stage::new();
+    let server = stage.server();
+    assert!(stage.run(&["format", "two", "--size", "512MiB"]).status.success());
+    let run = |listen: &str, http: &str| stage.run(&["server", "two", "--listen", listen, "--http", http]);
+    refused(&run(&server.listen, "127.0.0.1:0"), 1, &[&server.listen, "--listen"]);
+    refused(&run("127.0.0.1:1", &server.http()), 1, &[&server.http(), "--http"]);
+    refused(&run("0.0.0.0:7400", "127.0.0.1:0"), 1, &["not loopback", "--allow-plaintext"]);
+    refused(&run("127.0.0.1:1", "0.0.0.0:0"), 1, &["not loopback", "--allow-plaintext"]);
+}
+
+#[test]
+fn what_is_no_store_is_said_to_be_none() {
+    let stage = Stage::new();
+    refused(&stage.run(&["server", "nothing"]), 1, &["nothing/store"]);
+    refused(&stage.run(&["fsck", "nothing"]), 1, &["nothing/store"]);
+    refused(&stage.run(&["umount", "nothing"]), 1, &["nothing"]);
+}
+
+#[test]
+fn fsck_finds_a_flipped_byte_and_says_where() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    fs::write(stage.path("mnt/file"), "text").expect("written");
+    dev.signal("TERM");
+    assert_eq!(dev.wait().code(), Some(0));
+    assert!(stage.run(&["fsck", "store"]).status.success());
+    // The log begins at 17 MiB; the cores write to its first slots.
+    let store = OpenOptions::new().read(true).write(true).open(stage.path("store/store")).expect("the store");
+    for place in 0..8 {
+        let at = (17 << 20) + place * (256 << 10) + 100;
+        let mut byte = [0];
+        store.read_exact_at(&mut byte, at).expect("read");
+        store.write_all_at(&[byte[0] ^ 0x10], at).expect("written");
+    }
+    refused(&stage.run(&["fsck", "store"]), 1, &["damage", "DAMAGED"]);
+}

@@ -1,0 +1,201 @@
+//! Temporary directories, processes and mounts that are gone after a test, also after one that
+//! failed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything: these tests share the machine with builds.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Cores that servers are started with.
+pub const CORES: u16 = 2;
+
+/// A directory of its own for each test.
+pub struct Stage {
+    pub dir: PathBuf,
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&dir).expect("a writable target directory");
+        Stage { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// `cfs` with this stage's home and registry.
+    pub fn cfs<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cfs"));
+        command.args(arguments).env("HOME", self.path("home")).env("CFS_RUNTIME_DIR", self.path("run"));
+        command.current_dir(&self.dir).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `cfs` to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.cfs(arguments).output().expect("the binary runs")
+    }
+
+    /// `cfs dev` on `store` and `mnt`, ready.
+    pub fn dev(&self) -> Running {
+        self.start(&["dev", "store", "mnt", "--size", "512MiB"], CORES)
+    }
+
+    /// Starts a server on free ports and waits until it says that it is ready. Where somebody took
+    /// a port in between, tries others.
+    pub fn start(&self, arguments: &[&str], cores: u16) -> Running {
+        for _ in 0..10 {
+            let listen = free_ports(cores);
+            let cores = cores.to_string();
+            let serving = ["--cores", cores.as_str(), "--listen", listen.as_str(), "--http", "127.0.0.1:0"];
+            let command = self.cfs(&[arguments, &serving].concat());
+            match Running::start(command, listen) {
+                Ok(running) => return running,
+                Err(output) => assert!(output.contains("in use"), "{output}"),
+            }
+        }
+        panic!("no free ports");
+    }
+
+    /// Formats `store` and serves it.
+    pub fn server(&self) -> Running {
+        let formatted = self.run(&["format", "store", "--size", "512MiB"]);
+        assert!(formatted.status.success(), "{}", said(&formatted));
+        self.start(&["server", "store"], CORES)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let here = self.dir.to_string_lossy().into_owned();
+        for place in mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|place| place.starts_with(&here)) {
+            let _gone = Command::new("umount").args(["-l", place]).status();
+        }
+        let _left = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A process that serves; killed when dropped. Its mount is its stage's to remove.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    /// What it said until it was ready.
+    pub said: Vec<String>,
+    /// Address of core 0.
+    pub listen: String,
+}
+
+impl Running {
+    /// Waits for the line that begins with `ready`; what it said instead, where it ended.
+    pub fn start(mut command: Command, listen: String) -> Result<Self, String> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let (to, lines) = channel();
+        let output = child.stdout.take().expect("piped");
+        let errors = child.stderr.take().expect("piped");
+        for lines in [Box::new(output) as Box<dyn Read + Send>, Box::new(errors)] {
+            let to = to.clone();
+            std::thread::spawn(move || {
+                BufReader::new(lines).lines().map_while(Result::ok).try_for_each(|line| to.send(line))
+            });
+        }
+        drop(to);
+        let mut running = Running { child, lines, said: Vec::new(), listen };
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match running.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let ready = line.starts_with("ready");
+                    running.said.push(line);
+                    if ready {
+                        return Ok(running);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(running.said.join("\n")),
+                Err(RecvTimeoutError::Timeout) => panic!("not ready in time: {:?}", running.said),
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Address of its HTTP API, as it printed it.
+    pub fn http(&self) -> String {
+        let line = self.said.iter().find(|line| line.contains("/metrics")).expect("it says where its metrics are");
+        let (_, rest) = line.split_once("http://").expect("an URL");
+        rest.trim_end_matches("/metrics").to_string()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status();
+        assert!(sent.is_ok_and(|s| s.success()), "kill");
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.said.push(line),
+                Err(RecvTimeoutError::Disconnected) => return self.child.wait().expect("our own child"),
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end: {:?}", self.said),
+            }
+        }
+    }
+
+    /// GET over HTTP/1.0: code and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.http()).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code"), body.to_string())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// The first of as many free ports in a row as there are cores.
+pub fn free_ports(cores: u16) -> String {
+    for _ in 0..100 {
+        let first = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let port = first.local_addr().expect("bound").port();
+        let others: Vec<_> = (1..cores).map(|i| TcpListener::bind(("127.0.0.1", port.saturating_add(i)))).collect();
+        if others.iter().all(Result::is_ok) {
+            return format!("127.0.0.1:{port}");
+        }
+    }
+    panic!("no free ports");
+}
+
+/// Whether something is mounted exactly there, without touching it.
+pub fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/mounts").expect("/proc");
+    mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str())
+}
+
+/// What a process wrote, for messages of failed assertions.
+pub fn said(output: &Output) -> String {
+    format!("{}: {}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
