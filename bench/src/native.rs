@@ -8,7 +8,7 @@ use crate::latency::Summary;
 use crate::process::Cpu;
 use crate::workplace::Workplace;
 use crate::{Failure, process};
-use cfs_runtime::{CoreConfig, available_cpus, run as run_core};
+use cfs_runtime::{CoreConfig, ParkPolicy, available_cpus, run as run_core};
 use cfs_seam::World;
 use cfs_types::CoreId;
 use cfs_wire::Secret;
@@ -20,6 +20,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// How long the load looks for answers before it sleeps.
+const LOOK_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// What to do to the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -114,7 +117,8 @@ pub fn run(options: &NativeOptions) -> Result<(), Failure> {
     for job in jobs {
         let depth = options.depth.unwrap_or(job.depth());
         let pid = server.as_ref().map(|s| s.pid());
-        let done = load(&target, *job, depth, Duration::from_secs(options.seconds), pid)?;
+        let is_free = options.spawn.is_some() && usize::from(options.cores) < available_cpus().len();
+        let done = load(&target, *job, depth, Duration::from_secs(options.seconds), pid, is_free)?;
         println!("{:<7} x{depth:<4} {done}", format!("{job:?}"));
     }
     drop(server);
@@ -142,10 +146,17 @@ impl std::fmt::Display for Loaded {
     }
 }
 
-/// Runs one load on a thread of its own, on the last CPU.
-pub fn load(target: &Target, job: Job, depth: usize, time: Duration, server: Option<u32>) -> Result<Loaded, Failure> {
+/// Runs one load on a thread of its own, on the last CPU. `is_free`: no core of the server is there.
+pub fn load(
+    target: &Target,
+    job: Job,
+    depth: usize,
+    time: Duration,
+    server: Option<u32>,
+    is_free: bool,
+) -> Result<Loaded, Failure> {
     let target = target.clone();
-    on_last_cpu(move |world| async move {
+    on_last_cpu(is_free, move |world| async move {
         match job {
             Job::Echo => {
                 let wanted = Echo::Rpc(target);
@@ -160,7 +171,9 @@ pub fn load(target: &Target, job: Job, depth: usize, time: Duration, server: Opt
 }
 
 /// Runs `work` on an executor of its own, pinned to the last CPU: servers take them from the first.
-pub fn on_last_cpu<T, F>(work: impl FnOnce(World) -> F + Send + 'static) -> Result<T, Failure>
+/// Where that CPU is free for it, it looks for work before it sleeps, so that nobody pays for
+/// waking it.
+pub fn on_last_cpu<T, F>(is_free: bool, work: impl FnOnce(World) -> F + Send + 'static) -> Result<T, Failure>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, Failure>> + 'static,
@@ -168,6 +181,9 @@ where
     let body = move || {
         let mut config = CoreConfig::new(CoreId::new(0));
         config.pin_cpu = available_cpus().last().copied();
+        if is_free && available_cpus().len() > 1 {
+            config.park = ParkPolicy::Spin { limit: LOOK_TIME_MAX };
+        }
         run_core(config, move |world, _reactor| work(world)).map_err(|e| Failure::new("the load's executor", e))?
     };
     let thread = std::thread::Builder::new().name("load".into()).spawn(body);

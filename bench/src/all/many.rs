@@ -22,7 +22,7 @@ pub fn run(run: &mut Run) -> Result<(), Failure> {
     run.place.format(&run.cfs, &store, "16GiB")?;
     let server = run.place.serve(&run.cfs, &store, 2)?;
     let (target, start) = (server.target()?, Instant::now());
-    on_last_cpu(move |world| async move {
+    on_last_cpu(false, move |world| async move {
         let client = Client::connect(&world, &target).await?;
         fill_many(&client, files, FILE_BYTES).await
     })?;

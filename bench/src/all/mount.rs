@@ -62,7 +62,7 @@ fn fsync_row(run: &mut Run, places: &Places, server: &Server) -> Result<(), Fail
         1 => posix::write_and_fsync(&places.ext4, time).map(Some),
         2 if peer.is_some() => posix::stat(&null.join("file"), time).map(Some),
         2 => Ok(None),
-        _ => echo(Echo::Rpc(target.clone()), 1, time, server.pid()).map(|done| Some(done.summary)),
+        _ => echo(Echo::Rpc(target.clone()), 1, time, server.pid(), false).map(|done| Some(done.summary)),
     };
     let [ours, ext4, null_request, rpc] = in_turns::<4>(run, one)?;
     let (ours, ext4, rpc) = (ours.unwrap_or(0.0), ext4.unwrap_or(0.0), rpc.unwrap_or(0.0));

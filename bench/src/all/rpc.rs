@@ -24,7 +24,7 @@ pub fn run(run: &mut Run) -> Result<(), Failure> {
     let echo_cpu = echo_rows(run, &server)?;
     read_row(run, &server, echo_cpu)?;
     write_row(run, &server)?;
-    let one = load(&server.target()?, Job::Create, 256, run.time, Some(server.pid()))?;
+    let one = load(&server.target()?, Job::Create, 256, run.time, Some(server.pid()), true)?;
     idle_row(run, &server)?;
     run.keep_cpu("server of one core", server.pid());
     server.stop()?;
@@ -42,11 +42,11 @@ fn echo_rows(run: &mut Run, server: &Server) -> Result<f64, Failure> {
             rates[index].push(done.summary.rate());
             costs[index].push(done.server_micros());
         };
-        keep(0, &echo(Echo::Rpc(server.target()?), CONNECTIONS, time, server.pid())?);
+        keep(0, &echo(Echo::Rpc(server.target()?), CONNECTIONS, time, server.pid(), true)?);
         for (index, name) in PEERS.iter().enumerate() {
             let address = free_address()?;
             let Some(peer) = run.peer(name, &[Path::new(&address.to_string())])? else { continue };
-            keep(index + 1, &echo(Echo::Raw(address), CONNECTIONS, time, peer.pid())?);
+            keep(index + 1, &echo(Echo::Raw(address), CONNECTIONS, time, peer.pid(), true)?);
             peer.kill();
         }
     }
@@ -76,7 +76,7 @@ fn free_address() -> Result<SocketAddr, Failure> {
 }
 
 fn read_row(run: &mut Run, server: &Server, echo_cpu: f64) -> Result<(), Failure> {
-    let done = load(&server.target()?, Job::Read, 32, run.time, Some(server.pid()))?;
+    let done = load(&server.target()?, Job::Read, 32, run.time, Some(server.pid()), true)?;
     run.keep("native read", &done.summary);
     let disk = run.disk.randread;
     let possible = 1e6 / (disk.cpu_us + echo_cpu).max(1e-3);
@@ -89,7 +89,7 @@ fn read_row(run: &mut Run, server: &Server, echo_cpu: f64) -> Result<(), Failure
 }
 
 fn write_row(run: &mut Run, server: &Server) -> Result<(), Failure> {
-    let done = load(&server.target()?, Job::Write, 32, run.time, Some(server.pid()))?;
+    let done = load(&server.target()?, Job::Write, 32, run.time, Some(server.pid()), true)?;
     run.keep("native durable write", &done.summary);
     let disk = run.disk.fdatasync;
     let ratio = (disk.iops > 0.0).then(|| done.summary.rate() / disk.iops);
@@ -116,7 +116,7 @@ fn create_rows(run: &mut Run, one: &Loaded) -> Result<(), Failure> {
     run.report.row(Row::new(what, measured, "50,000/s".into(), Some(rate / 50_000.0), Aim::AtLeast(1.0), "50,000/s"));
     let store = run.place.folder().join("store-2");
     let server = run.place.serve(&run.cfs, &store, 2)?;
-    let two = load(&server.target()?, Job::Create, 256, run.time, Some(server.pid()))?;
+    let two = load(&server.target()?, Job::Create, 256, run.time, Some(server.pid()), false)?;
     run.keep("native create, two cores", &two.summary);
     run.keep_cpu("server of two cores", server.pid());
     server.stop()?;

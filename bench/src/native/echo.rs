@@ -66,9 +66,9 @@ fn frame_bytes(head: &[u8]) -> Option<usize> {
     Some(HEADER_BYTES + extension + usize::try_from(payload).ok()?)
 }
 
-/// Echoes on `connections` connections, one message in flight on each.
-pub fn echo(wanted: Echo, connections: usize, time: Duration, server: u32) -> Result<Loaded, Failure> {
-    on_last_cpu(move |world| async move { load(&world, &wanted, connections, time, Some(server)).await })
+/// Echoes on `connections` connections, one message in flight on each. `is_free`: as for `load`.
+pub fn echo(wanted: Echo, connections: usize, time: Duration, server: u32, is_free: bool) -> Result<Loaded, Failure> {
+    on_last_cpu(is_free, move |world| async move { load(&world, &wanted, connections, time, Some(server)).await })
 }
 
 pub(super) async fn load(

@@ -186,15 +186,20 @@ impl Drop for Connection {
     }
 }
 
+/// Hands everything that is queued to the stream at once, so that it shares system calls and
+/// packets, and waits until the kernel has taken it.
 async fn send_all(stream: Rc<dyn Stream>, queue: Rc<Queue>) {
-    while let Some(batch) = queue.take_batch().await {
-        let bytes = Queue::size(&batch);
-        let done = stream.send(batch.head, batch.payload).await;
+    while let Some(batches) = queue.take().await {
+        let bytes = batches.iter().map(Outgoing::bytes).sum();
+        let sends: Vec<_> = batches.into_iter().map(|batch| stream.send(batch.head, batch.payload)).collect();
+        let mut failed = false;
+        for send in sends {
+            failed |= send.await.result.is_err();
+        }
         queue.sent(bytes);
-        if done.result.is_err() {
+        if failed {
             queue.close();
             stream.close();
         }
     }
 }
-

@@ -15,7 +15,8 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    fn bytes(&self) -> usize {
+    /// Bytes on the wire.
+    pub fn bytes(&self) -> usize {
         self.head.len() + self.payload.as_ref().map_or(0, |p| p.len())
     }
 }
@@ -49,15 +50,16 @@ impl Queue {
         true
     }
 
-    /// The next bytes to send, or None once closed. Frames without payload are joined, the last
-    /// of a batch may have one.
-    pub async fn take_batch(&self) -> Option<Outgoing> {
+    /// Everything that is queued, at least one batch, or None once closed. Frames without payload
+    /// are joined, the last of a batch may have one.
+    pub async fn take(&self) -> Option<Vec<Outgoing>> {
         loop {
             if self.closed.get() {
                 return None;
             }
-            if let Some(batch) = self.join() {
-                return Some(batch);
+            let batches: Vec<Outgoing> = std::iter::from_fn(|| self.join()).collect();
+            if !batches.is_empty() {
+                return Some(batches);
             }
             let (promise, wake) = io();
             *self.sender.borrow_mut() = Some(promise);
@@ -81,11 +83,6 @@ impl Queue {
     pub fn sent(&self, bytes: usize) {
         self.bytes.set(self.bytes.get() - bytes);
         self.wake_all();
-    }
-
-    /// Bytes of a batch, to be given to `sent`.
-    pub fn size(batch: &Outgoing) -> usize {
-        batch.bytes()
     }
 
     /// Resolves when everything queued has been sent or the queue is closed.

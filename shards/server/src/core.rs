@@ -27,6 +27,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How long a count of the space in use is good enough for clients.
+const FULL_COUNTED_FOR: Duration = Duration::from_millis(5);
+
 /// A core while it serves.
 pub struct Core {
     /// The world.
@@ -65,6 +68,8 @@ pub struct Core {
     pub unpacked_bytes: Rc<Cell<u64>>,
     /// Bytes of small writes that were let in and are not executed yet.
     pub admitted_bytes: Cell<u64>,
+    /// How full the store was when that was last counted, and when.
+    pub full: Cell<Option<(Instant, u8)>>,
     /// Something for the upkeep tasks to look at.
     pub upkeep: Event,
     /// Set when the core stops: upkeep must not start anything new.
@@ -99,10 +104,20 @@ impl Core {
         }
     }
 
+    /// Counted anew after [`FULL_COUNTED_FOR`]: every response carries it, and counting looks at
+    /// every segment.
     fn full_percent(&self) -> u8 {
+        let now = self.world.clock.now();
+        if let Some((counted, percent)) = self.full.get()
+            && now.since(counted) < FULL_COUNTED_FOR
+        {
+            return percent;
+        }
         let usage = self.space.usage();
         let used = usage.total_units.saturating_sub(usage.free_units + usage.garbage_units);
-        u8::try_from(used * 100 / usage.total_units.max(1)).unwrap_or(100)
+        let percent = u8::try_from(used * 100 / usage.total_units.max(1)).unwrap_or(100);
+        self.full.set(Some((now, percent)));
+        percent
     }
 
     /// Serves a client's request here, or at the core that owns its shard.

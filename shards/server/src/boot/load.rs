@@ -138,6 +138,7 @@ impl Loaded {
             former: Former::new(now.after(seat.config.lease_term)),
             unpacked_bytes,
             admitted_bytes: Cell::new(0),
+            full: Cell::new(None),
             upkeep: Event::new(),
             stopping: Cell::new(false),
             heard: RefCell::default(),
