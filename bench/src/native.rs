@@ -21,8 +21,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long the load looks for answers before it sleeps.
-const LOOK_TIME_MAX: Duration = Duration::from_millis(1);
+/// How long the load looks for answers before it sleeps: as long as a server core does. Longer would
+/// keep the CPU from the kernel threads that flush.
+const LOOK_TIME_MAX: Duration = Duration::from_micros(50);
 
 /// What to do to the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
