@@ -193,9 +193,20 @@ impl History {
         self.await_clients();
     }
 
+    /// Lets time pass. At no moment may two replicas answer reads.
+    pub fn run_for(&self, span: Duration) {
+        let end = self.sim.now() + span;
+        while self.sim.now() < end {
+            self.sim.run_for(Duration::from_millis(10).min(end - self.sim.now()));
+            let current = |me: &u64| self.wire.member(*me).is_some_and(|m| m.replica.is_current());
+            let count = (1..=self.plan.voters).filter(current).count();
+            assert!(count <= 1, "{count} replicas answer reads: {}", self.describe());
+        }
+    }
+
     pub fn work_for(&self, ms: u64) {
         self.begin_work();
-        self.sim.run_for(Duration::from_millis(ms));
+        self.run_for(Duration::from_millis(ms));
         self.end_work();
     }
 
@@ -215,7 +226,7 @@ impl History {
             }
             self.wire.heal();
             self.wire.isolate(leader);
-            self.sim.run_for(Duration::from_secs(4));
+            self.run_for(Duration::from_secs(4));
         }
         panic!("replica {wanted} never leads: {}", self.describe());
     }
@@ -309,15 +320,16 @@ pub fn troubled(seed: u64) -> Outcome {
     history.begin_work();
     let random = || history.sim.random().next();
     for _ in 0..18 {
-        history.sim.run_for(Duration::from_micros(1 + random() % 900_000));
-        let me = 1 + random() % voters;
-        match random() % 10 {
+        history.run_for(Duration::from_micros(1 + random() % 900_000));
+        let leader = (1..=voters).find(|me| history.wire.member(*me).is_some_and(|m| m.replica.is_current()));
+        let me = leader.filter(|_| random().is_multiple_of(2)).unwrap_or(1 + random() % voters);
+        match random() % 12 {
             0..=2 => history.crash(me, Crash::Power),
             3 => history.crash(me, Crash::Process),
             4 => (1..=voters).for_each(|me| history.crash(me, Crash::Power)),
-            5 => history.wire.isolate(me),
-            6 => history.wire.heal(),
-            7 => {
+            5..=7 => history.wire.isolate(me),
+            8 => history.wire.heal(),
+            9 => {
                 history.start(me);
             }
             _ => history.start_all(),

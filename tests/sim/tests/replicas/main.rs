@@ -19,7 +19,7 @@ fn seeds() -> std::ops::Range<u64> {
         let (first, end) = text.split_once("..")?;
         Some(first.parse().ok()?..end.parse().ok()?)
     });
-    parsed.unwrap_or(1..221)
+    parsed.unwrap_or(1..201)
 }
 
 #[test]
