@@ -4,7 +4,7 @@
 //! change that names them drops everything else, so a crash leaves the old content or the new one.
 
 use super::merge::Output;
-use super::{Change, KvError, Store};
+use super::{Change, DatedRow, KvError, Store};
 use crate::manifest::LEVELS;
 use cfs_types::Timestamp;
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ impl Replacement {
     /// everything durable. Installing the change drops what the store holds then, in memory too,
     /// so nothing may be applied and no other change be under way from this call on: `Busy`
     /// otherwise.
-    pub async fn finish(self, more: &[(Box<[u8]>, Timestamp, std::rc::Rc<[u8]>)]) -> Result<Change, KvError> {
+    pub async fn finish(self, more: &[DatedRow]) -> Result<Change, KvError> {
         let change = self.output.finish().await?;
         let store = change.store.clone();
         let mut output = Output::new(change, 0, true);
