@@ -137,6 +137,28 @@ fn old_streams_go_when_their_groups_have_released_them() {
 }
 
 #[test]
+fn states_copied_for_reclaim_give_no_entry_away() {
+    let (device, superblock) = store(24);
+    let first = device.clone();
+    run(8, move |world| async move {
+        let (log, _) = open(&world, first.attach(&world), &superblock).await;
+        log.append(vec![record(1, RecordKind::Adopt, 0, 0, Vec::new())]).await.expect("room");
+        for index in 1..200 {
+            log.append(vec![record(1, RecordKind::Entry, 1, index, vec![9; 15_000])]).await.expect("room");
+            // Much is released at once, so that the newest of what stays lies in slots that are full.
+            if index % 20 == 0 {
+                log.release(GroupId::new(1), LogIndex::new(index - 10), 0);
+            }
+            sleep(&world.clock, Duration::from_millis(20)).await;
+        }
+    });
+    let disk: Rc<dyn Disk> = Rc::new(device);
+    let recovered = now(recover(&disk, &superblock)).expect("intact");
+    let (_, log) = recovered.groups().find(|(group, _)| *group == GroupId::new(1)).expect("it has records");
+    assert!(log.entries.first().is_some_and(|first| first.index <= LogIndex::new(171)), "{:?}", log.entries.first());
+}
+
+#[test]
 fn a_failed_flush_ends_the_log_and_the_device() {
     let (device, superblock) = store(16);
     run(7, move |world| async move {
