@@ -241,6 +241,11 @@ impl CoreLog {
         state.queue.bytes() < self.shared.limits.queue_bytes || state.refusal().is_some()
     }
 
+    /// Bytes of a slot.
+    pub fn slot_bytes(&self) -> u64 {
+        self.shared.superblock.layout.log_slot_bytes
+    }
+
     /// Longest payload of a record, bytes.
     pub fn record_bytes_max(&self) -> usize {
         self.shared.limits.record_bytes

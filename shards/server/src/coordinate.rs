@@ -139,10 +139,15 @@ pub async fn release_unpinned(core: &Rc<Core>, shard: &Rc<Shard>, pinned: Pinned
 
 /// Settles transactions whose coordinator is gone: prepared parts, the rename lock, old aborts.
 pub async fn resolve_left_over(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
-    let prepared = shard.read(|view, _| pending::prepared(view, None, PAGE)).await??;
-    for tx in prepared {
-        if verdict(core, tx).await == Some(Verdict::Aborted) {
-            shard.command(Command::internal(CommandBody::Txn(TxnCommand::Abort { tx }))).await?;
+    let mut after = None;
+    loop {
+        let prepared = shard.read(|view, _| pending::prepared(view, after, PAGE)).await??;
+        let Some(last) = prepared.last() else { break };
+        after = Some(*last);
+        for tx in prepared {
+            if verdict(core, tx).await == Some(Verdict::Aborted) {
+                shard.command(Command::internal(CommandBody::Txn(TxnCommand::Abort { tx }))).await?;
+            }
         }
     }
     if shard.id() == InodeId::ROOT.shard() {

@@ -1,7 +1,8 @@
 //! One core put together: what its tasks share, and how a request finds its way.
 //!
 //! Invariants: a core touches only its own shards; a request for another core's shard crosses the
-//! mesh once; every request ends by its deadline.
+//! mesh once; every request is answered by its deadline; a change that was begun runs to its end,
+//! whether or not somebody still waits for it.
 
 use crate::config::ServerConfig;
 use crate::former::{Former, forget_in};
@@ -10,17 +11,19 @@ use crate::inline_cache::InlineCache;
 use crate::leases::{Clearance, Intent, Leases};
 use crate::links::Links;
 use crate::messages::{CoreReply, CoreRequest};
+use crate::log_room::{LogPlace, LogRoom};
 use crate::metrics::Metrics;
+use crate::operation::Served;
 use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::shard::Shard;
-use cfs_exec::Event;
+use cfs_exec::{Event, Semaphore};
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
 use cfs_rpc::Connection;
-use cfs_seam::{Instant, IoBuf, TaskHandle, World, timeout};
+use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
 use cfs_segment::Space;
-use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId};
+use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId, UNIT_BYTES};
 use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, Response};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +32,10 @@ use std::time::Duration;
 
 /// How long a count of the space in use is good enough for clients.
 const FULL_COUNTED_FOR: Duration = Duration::from_millis(5);
+/// Changes under way on a core: units of 4 KiB of their payload (256 MiB), and one for each.
+pub const CHANGING_UNITS: u64 = 1 << 16;
+/// Requests of clients that this core has other cores serve at once.
+pub const FORWARDS_MAX: u64 = 1024;
 
 /// A core while it serves.
 pub struct Core {
@@ -70,6 +77,12 @@ pub struct Core {
     pub admitted_bytes: Cell<u64>,
     /// How full the store was when that was last counted, and when.
     pub full: Cell<Option<(Instant, u8)>>,
+    /// Places for changes, units of 4 KiB of their payload and one each.
+    pub changing: Semaphore,
+    /// What changes under way take of the log.
+    pub log_room: Rc<LogRoom>,
+    /// Places for requests that cross the mesh.
+    pub forwards: Semaphore,
     /// Something for the upkeep tasks to look at.
     pub upkeep: Event,
     /// Set when the core stops: upkeep must not start anything new.
@@ -127,6 +140,7 @@ impl Core {
             return self.serve(request, payload, true).await;
         }
         self.metrics.forwarded.bump();
+        let _place = self.forwards.acquire(1).await;
         match self.peers.call(owner, CoreRequest::Serve(Box::new(request), payload)).await {
             CoreReply::Served(response, payload) => (*response, payload),
             _ => (self.response(Err(FsError::WrongShard)), None),
@@ -143,13 +157,39 @@ impl Core {
         self.clock.observe(request.context.timestamp);
         self.metrics.in_service.add(1);
         let end = self.world.clock.now().after(wait);
-        let work = crate::operation::serve(self.clone(), request, payload, direct);
-        let answered = timeout(&self.world.clock, end, work).await;
+        let answered = if crate::operation::changes(&request.op) {
+            self.change(request, payload, direct, end).await
+        } else {
+            let work = crate::operation::serve(self.clone(), request, payload, direct);
+            timeout(&self.world.clock, end, work).await
+        };
         self.metrics.in_service.sub(1);
         let (result, leases, payload) = answered.unwrap_or((Err(FsError::TimedOut), Vec::new(), None));
         let mut response = self.response(result);
         response.leases = leases;
         (response, payload)
+    }
+
+    /// Begins a change, in a task of its own, and waits for its end until `end`. What it holds
+    /// (leases revoked, chunks written) must not be let go while its command is on its way.
+    async fn change(self: &Rc<Self>, request: Request, payload: Option<IoBuf>, direct: bool, end: Instant) -> Option<Served> {
+        let data = payload.as_ref().map_or(0, |p| p.len());
+        let units = 1 + data as u64 / u64::from(UNIT_BYTES);
+        let begin = async { (self.changing.acquire(units).await, self.log_place(data).await) };
+        let place = timeout(&self.world.clock, end, begin).await?;
+        let (promise, done) = io();
+        let work = crate::operation::serve(self.clone(), request, payload, direct);
+        let task = async move {
+            promise.complete(work.await);
+            drop(place);
+        };
+        spawn(&self.world.tasks, Class::Foreground, task).detach();
+        timeout(&self.world.clock, end, done).await
+    }
+
+    /// Waits until a change with so many bytes of data fits into the log beside what makes room there.
+    pub async fn log_place(&self, data: usize) -> LogPlace {
+        self.log_room.enter(&self.log, &self.world.clock, data, || self.upkeep.notify_all()).await
     }
 
     /// Registers a client's connection for callbacks.

@@ -41,11 +41,13 @@ fn carry_out(core: &Rc<Core>, shard: &Rc<Shard>, effect: Effect) {
             return spawn(&core.world.tasks, Class::Background, task).detach();
         }
     };
-    let shard = shard.clone();
+    let (core, shard) = (core.clone(), shard.clone());
+    let tasks = core.world.tasks.clone();
     let task = async move {
+        let _place = core.log_place(0).await;
         let _failed = shard.command(Command::internal(command)).await;
     };
-    spawn(&core.world.tasks, Class::Background, task).detach();
+    spawn(&tasks, Class::Background, task).detach();
 }
 
 /// Takes up what a start finds unfinished in a shard.

@@ -22,6 +22,7 @@ mod hybrid_clock;
 mod inline_cache;
 mod leases;
 mod links;
+mod log_room;
 mod machine;
 mod manifest;
 mod messages;

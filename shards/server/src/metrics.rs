@@ -56,6 +56,8 @@ pub struct Metrics {
     pub packed_bytes: Counter,
     /// Cells moved by the cleaner, bytes.
     pub cleaned_bytes: Counter,
+    /// Checkpoints and other upkeep that failed.
+    pub upkeep_failures: Counter,
     /// Reads that failed their checksum.
     pub damage: Counter,
     requests: RefCell<BTreeMap<Opcode, Latencies>>,

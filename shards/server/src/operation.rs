@@ -20,6 +20,11 @@ use std::rc::Rc;
 /// A result, the leases that go with it, and bulk bytes.
 pub type Served = (Result<Reply, FsError>, Vec<Lease>, Option<IoBuf>);
 
+/// Whether an operation changes anything: it then runs to its end once it was begun.
+pub fn changes(op: &Op) -> bool {
+    op.is_mutation() || matches!(op, Op::Close { .. } | Op::CloseSession)
+}
+
 /// Serves a request for a shard of this core.
 pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, direct: bool) -> Served {
     let Request { context, op } = request;

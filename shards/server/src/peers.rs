@@ -3,10 +3,10 @@
 //! A core owns its state; another core asks for what it needs by message and gets an owned
 //! answer. Calls to oneself take the same path without the ring.
 //!
-//! Invariant: every request gets exactly one reply; a full ring makes the caller yield, nothing
-//! is dropped and nothing is buffered without bound.
+//! Invariants: every request gets exactly one reply; a full ring makes the caller yield, nothing is
+//! dropped. A reply never waits behind requests: two cores that serve each other's could otherwise
+//! wait for ever. So requests are bounded where they begin, not here.
 
-use cfs_exec::Semaphore;
 use cfs_seam::{Class, Io, MeshMessage, Promise, World, io, spawn};
 use cfs_types::CoreId;
 use std::cell::{Cell, RefCell};
@@ -16,9 +16,6 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 
 use crate::messages::{CoreReply, CoreRequest};
-
-/// Requests of other cores served at once; further ones wait in the ring.
-pub const SERVED_AT_ONCE: u64 = 1024;
 
 /// What travels on the mesh.
 pub enum Envelope {
@@ -41,7 +38,6 @@ pub struct Peers {
     world: World,
     waiting: RefCell<BTreeMap<u64, Promise<CoreReply>>>,
     next: Cell<u64>,
-    served: Semaphore,
     /// Whoever serves holds us: a strong one would keep both alive for ever.
     handler: RefCell<Option<Weak<dyn Handler>>>,
     /// Messages sent to other cores since start, for metrics.
@@ -55,7 +51,6 @@ impl Peers {
             world,
             waiting: RefCell::default(),
             next: Cell::new(1),
-            served: Semaphore::new(SERVED_AT_ONCE),
             handler: RefCell::default(),
             sent: Cell::new(0),
         })
@@ -69,11 +64,6 @@ impl Peers {
     /// Cores of this process.
     pub fn cores(&self) -> u16 {
         self.world.mesh.cores()
-    }
-
-    /// Requests of other cores being served, at most [`SERVED_AT_ONCE`].
-    pub fn serving(&self) -> u64 {
-        SERVED_AT_ONCE - self.served.free()
     }
 
     /// Sends a request and waits for the answer.
@@ -103,12 +93,10 @@ impl Peers {
                     }
                 }
                 Ok(Envelope::Request(number, request)) => {
-                    let permit = self.served.acquire(1).await;
                     let (me, handler) = (self.clone(), handler.clone());
                     let task = async move {
                         let reply = handler.handle(from, request).await;
                         me.post(from, Envelope::Reply(number, reply)).await;
-                        drop(permit);
                     };
                     spawn(&self.world.tasks, Class::Foreground, task).detach();
                 }

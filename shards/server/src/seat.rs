@@ -106,11 +106,23 @@ impl Seat {
         };
         match loaded.start(self, regions) {
             Ok(core) => {
+                self.stop_with_log(&core);
                 *self.core.borrow_mut() = Some(core);
                 CoreReply::Started(Ok(()))
             }
             Err(StartError(error)) => CoreReply::Started(Err(error)),
         }
+    }
+
+    /// Has core 0 stop the server where this core's log fails: nothing more can be promised.
+    fn stop_with_log(self: &Rc<Self>, core: &Rc<Core>) {
+        let (failed, peers, core) = (core.log.wait_failed(), self.peers.clone(), core.clone());
+        let watch = async move {
+            failed.await;
+            core.links.close(None);
+            peers.call(CoreId::new(0), CoreRequest::Stop).await;
+        };
+        spawn(&self.world.tasks, Class::Foreground, watch).detach();
     }
 
     async fn release_old(&self, group: GroupId) {

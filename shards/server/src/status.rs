@@ -1,8 +1,7 @@
 //! One core as the management plane sees it.
 
 use crate::connection::CONNECTIONS_MAX;
-use crate::core::Core;
-use crate::peers::SERVED_AT_ONCE;
+use crate::core::{CHANGING_UNITS, Core, FORWARDS_MAX};
 use crate::upkeep::UNPACKED_MAX;
 use cfs_observe::{Bounded, CoreStatus, Number, Unit};
 use std::rc::Rc;
@@ -27,7 +26,8 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         log_flushes: log.flushes,
         memory: memory(core, &log),
         queues: vec![
-            Bounded { name: "mesh", used: core.peers.serving(), limit: SERVED_AT_ONCE },
+            Bounded { name: "mesh", used: FORWARDS_MAX - core.forwards.free(), limit: FORWARDS_MAX },
+            Bounded { name: "changes", used: CHANGING_UNITS - core.changing.free(), limit: CHANGING_UNITS },
             Bounded { name: "connections", used: core.metrics.connections.get(), limit: CONNECTIONS_MAX },
         ],
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
@@ -54,6 +54,7 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::counter("store", of("compactions"), "Steps of compaction", m.compactions.get()),
         Number::counter("packed", bytes, "Small writes packed into chunks", m.packed_bytes.get()),
         Number::counter("cleaned", bytes, "Live data moved by the cleaner", m.cleaned_bytes.get()),
+        Number::counter("upkeep_failures", of("tasks"), "Checkpoints and other upkeep that failed", m.upkeep_failures.get()),
         Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", m.damage.get()),
         Number::counter("log", of("batches"), "Log batches made durable", log.batches),
         Number::counter("log", of("records"), "Log records made durable", log.records),

@@ -34,7 +34,7 @@ pub async fn run(core: Rc<Core>) {
     }
     let mut slow = core.world.clock.now();
     while !core.stopping.get() {
-        let busy = turn(&core, &mut slow).await.unwrap_or(false);
+        let busy = turn(&core, &mut slow).await;
         if !busy {
             let until = core.world.clock.now().after(PERIOD);
             timeout(&core.world.clock, until, core.upkeep.wait()).await;
@@ -44,47 +44,58 @@ pub async fn run(core: Rc<Core>) {
     }
 }
 
+/// What one piece of work gave. A group that fails must not keep the others from being kept.
+fn noted<T: Default>(core: &Core, done: Result<T, FsError>) -> T {
+    done.unwrap_or_else(|_| {
+        core.metrics.upkeep_failures.bump();
+        T::default()
+    })
+}
+
 /// One look. True where there is more to do at once.
-async fn turn(core: &Rc<Core>, slow: &mut Instant) -> Result<bool, FsError> {
-    let mut busy = reclaim_log(core).await?;
-    busy |= bound_memory(core).await?;
+async fn turn(core: &Rc<Core>, slow: &mut Instant) -> bool {
+    let mut busy = reclaim_log(core).await;
+    busy |= bound_memory(core).await;
     for shard in core.groups.values() {
         if shard.replica.store().should_compact() {
-            busy |= compact(core, shard).await?;
+            busy |= noted(core, compact(core, shard).await);
         }
     }
-    busy |= clean_one(core).await?;
+    busy |= noted(core, clean_one(core).await);
     let now = core.world.clock.now();
     if now >= *slow {
         *slow = now.after(SLOW_PERIOD);
-        slow_round(core).await?;
+        slow_round(core).await;
     }
-    Ok(busy)
+    busy
 }
 
 /// Checkpoints the groups that hold the oldest part of the log, while it is short of room, or
 /// while streams of earlier starts are left.
-async fn reclaim_log(core: &Rc<Core>) -> Result<bool, FsError> {
+async fn reclaim_log(core: &Rc<Core>) -> bool {
     let usage = core.log.usage();
     let short = usage.slots_free * 2 < usage.slots_total;
     if !short && !core.log.has_old_streams() {
-        return Ok(false);
+        return false;
     }
     let laggards = core.log.laggards();
     checkpoint_some(core, &laggards).await
 }
 
-async fn checkpoint_some(core: &Rc<Core>, groups: &[GroupId]) -> Result<bool, FsError> {
-    for group in groups.iter().take(CHECKPOINTS_AT_ONCE) {
-        if let Some(shard) = core.groups.get(group) {
-            checkpoint(core, shard).await?;
+/// Checkpoints some of the groups. True where there are more that it might succeed with.
+async fn checkpoint_some(core: &Rc<Core>, groups: &[GroupId]) -> bool {
+    let mut left = CHECKPOINTS_AT_ONCE;
+    for shard in groups.iter().filter_map(|group| core.groups.get(group)) {
+        if left == 0 {
+            return true;
         }
+        left -= usize::from(noted(core, checkpoint(core, shard).await.map(|()| true)));
     }
-    Ok(groups.len() > CHECKPOINTS_AT_ONCE)
+    false
 }
 
 /// Checkpoints the largest memtables while all together are too large, and packs small writes.
-async fn bound_memory(core: &Rc<Core>) -> Result<bool, FsError> {
+async fn bound_memory(core: &Rc<Core>) -> bool {
     let size = |shard: &Rc<Shard>| shard.replica.store().memory_bytes();
     let total: usize = core.groups.values().map(size).sum();
     let full = core.groups.values().filter(|s| s.replica.store().should_flush());
@@ -98,10 +109,10 @@ async fn bound_memory(core: &Rc<Core>) -> Result<bool, FsError> {
     checkpoint_some(core, &chosen).await
 }
 
-async fn slow_round(core: &Rc<Core>) -> Result<(), FsError> {
+async fn slow_round(core: &Rc<Core>) {
     core.regions.replenish().await;
     for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
-        resolve_left_over(core, shard).await?;
+        noted(core, resolve_left_over(core, shard).await);
     }
     let _failed = core.space.seal_idle().await;
     let heard: Vec<_> = std::mem::take(&mut *core.heard.borrow_mut()).into_iter().collect();
@@ -109,7 +120,6 @@ async fn slow_round(core: &Rc<Core>) -> Result<(), FsError> {
         core.peers.call(CoreId::new(0), CoreRequest::Alive(heard)).await;
     }
     if core.me().get() == 0 {
-        control::expire(core).await?;
+        noted(core, control::expire(core).await);
     }
-    Ok(())
 }

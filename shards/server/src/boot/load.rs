@@ -2,12 +2,13 @@
 
 use super::{Claims, Regions, StartError};
 use crate::cells;
-use crate::core::Core;
+use crate::core::{CHANGING_UNITS, Core, FORWARDS_MAX};
 use crate::former::Former;
 use crate::effects;
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::leases::Leases;
+use crate::log_room::LogRoom;
 use crate::machine::Machine;
 use crate::regions::{Grants, RegionPool};
 use crate::replica::{Opened, Opener, Parts, Replica};
@@ -17,7 +18,7 @@ use crate::unpacked::Unpacked;
 use crate::{connection, upkeep};
 use cfs_consensus::{Group, GroupConfig};
 use cfs_device::{AnchorId, Anchors};
-use cfs_exec::Event;
+use cfs_exec::{Event, Semaphore};
 use cfs_kv::{BlockCache, Pins, Scan, Store, StoreConfig};
 use cfs_log::{CoreLog, CorePart};
 use cfs_seam::{Class, World, spawn};
@@ -139,6 +140,9 @@ impl Loaded {
             unpacked_bytes,
             admitted_bytes: Cell::new(0),
             full: Cell::new(None),
+            changing: Semaphore::new(CHANGING_UNITS),
+            log_room: LogRoom::new(),
+            forwards: Semaphore::new(FORWARDS_MAX),
             upkeep: Event::new(),
             stopping: Cell::new(false),
             heard: RefCell::default(),

@@ -1,7 +1,8 @@
 //! Load that fills the log, its entries and the count of small writes.
 
-use crate::stage::{Setup, Stage, formatted};
+use crate::stage::{LIMIT, Setup, Stage, formatted};
 use cfs_seam::{Class, World, io, spawn};
+use cfs_sim::DiskFaults;
 use cfs_types::{InodeId, Name};
 use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
 use cfs_wire::Identity;
@@ -26,15 +27,15 @@ async fn write_durably(volume: &Volume, handle: cfs_volume::Handle, at: u64, byt
 }
 
 /// Many files of one directory, so of one shard, written at the same time.
-async fn write_together(world: World, volume: Rc<Volume>) {
+async fn write_together(world: World, volume: Rc<Volume>, bytes: usize, rounds: u64) {
     let mut writers = Vec::new();
     for i in 0..40_u8 {
         let handle = open_new(&volume, &format!("f{i}")).await;
         let volume = volume.clone();
         let (done, written) = io();
         let write = async move {
-            for at in 0..4 {
-                write_durably(&volume, handle, at * SMALL_WRITE as u64, &[i; SMALL_WRITE]).await;
+            for at in 0..rounds {
+                write_durably(&volume, handle, at * bytes as u64, &vec![i; bytes]).await;
             }
             volume.release(handle);
             done.complete(());
@@ -53,8 +54,52 @@ fn writes_that_wait_together_fit_into_the_log() {
     let setup = Setup { log_slot_bytes: 256 << 10, ..Setup::default() };
     let stage = Stage::new(1, setup, &formatted(&setup));
     stage.start(1);
-    stage.client(write_together);
+    stage.client(|world, volume| write_together(world, volume, SMALL_WRITE, 4));
     stage.stop();
+}
+
+#[test]
+fn writers_faster_than_the_upkeep_wait_for_the_log() {
+    let setup = Setup { log_slot_bytes: 256 << 10, log_bytes: 6 << 20, ..Setup::default() };
+    let stage = Stage::new(3, setup, &formatted(&setup));
+    stage.start(1);
+    stage.client(|world, volume| write_together(world, volume, 32 << 10, 60));
+    stage.stop();
+    stage.start(1);
+    stage.client(check_together);
+    stage.stop();
+}
+
+async fn check_together(_world: World, volume: Rc<Volume>) {
+    for i in 0..40_u8 {
+        let found = volume.lookup(&Identity::default(), ROOT, &name(&format!("f{i}"))).await;
+        let Ok(cfs_volume::Lookup::Found(entry)) = found else { panic!("f{i}: {found:?}") };
+        let handle = volume.open(&Identity::default(), entry.attr.ino, OpenFlags::default()).await.expect("opened");
+        let bytes = volume.read(handle, 0, 2 << 20).await.expect("read");
+        assert_eq!((bytes.len(), bytes.iter().all(|b| *b == i)), (60 * (32 << 10), true));
+        volume.release(handle);
+    }
+    volume.shutdown().await.expect("a clean end");
+}
+
+#[test]
+fn a_device_that_refuses_writes_ends_the_service() {
+    let setup = Setup::default();
+    let stage = Stage::new(4, setup, &formatted(&setup));
+    stage.start(2);
+    stage.client(|_, volume| async move {
+        open_new(&volume, "one").await;
+        volume.shutdown().await.expect("a clean end");
+    });
+    stage.sim.media(stage.disk).set_faults(DiskFaults { write_error_per_million: 1_000_000, ..DiskFaults::default() });
+    stage.begin_client(stage.options(), |_, volume| async move {
+        let flags = OpenFlags { write: true, ..OpenFlags::default() };
+        let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
+        let _unanswered = volume.create(&Identity::default(), ROOT, &name("two"), &how).await;
+    });
+    let over = stage.sim.run_until(LIMIT, || stage.ended.borrow().len() == 2);
+    assert!(over, "it goes on: {:?}", stage.ended.borrow());
+    assert!(stage.ended.borrow().iter().any(|(_, result)| result.is_err()), "nobody says why");
 }
 
 /// More bytes than the device has, all to the same place.

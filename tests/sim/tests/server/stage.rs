@@ -82,7 +82,7 @@ type Disks = Box<dyn Fn(Rc<dyn Disk>) -> Rc<dyn Disk>>;
 pub struct Stage {
     pub sim: Rc<Sim>,
     setup: Setup,
-    disk: SimDiskId,
+    pub disk: SimDiskId,
     /// Machines of one core, two cores, …
     machines: Vec<NodeId>,
     running: Cell<Option<u16>>,
