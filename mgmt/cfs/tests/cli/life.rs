@@ -124,7 +124,7 @@ fn an_ordinary_user_runs_dev_where_the_machine_lets_users_mount() {
     let dir = std::env::temp_dir().join(format!("cfs-user-{}", std::process::id()));
     fs::create_dir_all(&dir).expect("a directory");
     std::os::unix::fs::chown(&dir, Some(NOBODY), Some(NOBODY)).expect("root may");
-    let binary = dir.join("cfs");
+    let binary = dir.join("binary");
     fs::copy(env!("CARGO_BIN_EXE_cfs"), &binary).expect("copied");
     let stage = Stage { dir: dir.clone() };
     let listen = free_ports(2);
@@ -132,7 +132,9 @@ fn an_ordinary_user_runs_dev_where_the_machine_lets_users_mount() {
     command.args(["dev", "--size", "512MiB", "--cores", "2", "--http", "127.0.0.1:0", "--listen", &listen]);
     command.uid(NOBODY).gid(NOBODY).env("HOME", &dir).env_remove("XDG_RUNTIME_DIR").current_dir(&dir);
     let dev = Running::start(command, listen).expect("it starts");
+    assert!(is_mounted(&dir.join("cfs")), "the default place");
     dev.signal("TERM");
     assert_eq!(dev.wait().code(), Some(0));
+    assert!(!is_mounted(&dir.join("cfs")));
     drop(stage);
 }
