@@ -273,6 +273,9 @@ impl Core {
             loop {
                 let now = self.world.clock.now();
                 let clearance = self.leases.borrow_mut().clearance(*ino, by, intent, now);
+                for session in self.leases.borrow_mut().take_fenced() {
+                    self.links.close(Some(session));
+                }
                 match clearance {
                     Clearance::Clear => break,
                     Clearance::WaitUntil(at) => {

@@ -16,6 +16,10 @@ use std::time::Duration;
 /// Objects with leases or pins in one shard; beyond it nothing more is granted.
 pub const OBJECTS_MAX: usize = 1 << 18;
 
+/// A holder that is alive but has not answered a revocation for this many terms is fenced: it may be
+/// writing back, so it gets longer than a silent one.
+const GIVE_WAY_TERMS: u32 = 5;
+
 /// What a request is about to do to an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Intent {
@@ -50,6 +54,8 @@ struct Holding {
     granted: Instant,
     /// The revocation it was asked with; 0 while it was not.
     asked: u64,
+    /// When somebody first waited for its answer.
+    waited_from: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -73,13 +79,15 @@ pub struct Leases {
     renewed: BTreeMap<SessionId, Instant>,
     /// Sessions that lost leases by silence and were not told yet.
     lapsed: BTreeSet<SessionId>,
+    /// Sessions that are alive but did not give way, to be cut off.
+    fenced: BTreeSet<SessionId>,
     next_sequence: u64,
 }
 
 impl Leases {
     /// `term`: how long a silent session's leases stand in others' way.
     pub fn new(term: Duration) -> Self {
-        Leases { term, objects: BTreeMap::new(), renewed: BTreeMap::new(), lapsed: BTreeSet::new(), next_sequence: 1 }
+        Leases { term, objects: BTreeMap::new(), renewed: BTreeMap::new(), lapsed: BTreeSet::new(), fenced: BTreeSet::new(), next_sequence: 1 }
     }
 
     /// Announces a request of `by`; returns the holders to ask. Pair with [`Leases::end`].
@@ -103,6 +111,7 @@ impl Leases {
     /// Whether a request announced with [`Leases::begin`] may go on now.
     pub fn clearance(&mut self, ino: InodeId, by: SessionId, intent: Intent, now: Instant) -> Clearance {
         let (term, renewed, lapsed) = (self.term, &self.renewed, &mut self.lapsed);
+        let fenced = &mut self.fenced;
         let Some(object) = self.objects.get_mut(&ino) else { return Clearance::Clear };
         let mut latest = None;
         object.holders.retain(|session, holding| {
@@ -110,7 +119,11 @@ impl Leases {
                 return true;
             }
             let seen = renewed.get(session).copied().unwrap_or_default().max(holding.granted);
-            let ends = seen.after(term);
+            let patience = holding.waited_from.get_or_insert(now).after(term * GIVE_WAY_TERMS);
+            if patience <= now {
+                fenced.insert(*session);
+            }
+            let ends = seen.after(term).min(patience);
             if ends > now {
                 latest = latest.max(Some(ends));
             } else {
@@ -119,6 +132,12 @@ impl Leases {
             ends > now
         });
         latest.map_or(Clearance::Clear, Clearance::WaitUntil)
+    }
+
+    /// Sessions that did not give way in time: close their connections, so that they serve nothing
+    /// from what they lost. They learn it at their next renewal too.
+    pub fn take_fenced(&mut self) -> BTreeSet<SessionId> {
+        std::mem::take(&mut self.fenced)
     }
 
     /// The request announced with [`Leases::begin`] is over.
@@ -172,7 +191,7 @@ impl Leases {
             self.tidy(ino);
             return None;
         }
-        let holding = object.holders.entry(session).or_insert(Holding { kind, granted: now, asked: 0 });
+        let holding = object.holders.entry(session).or_insert(Holding { kind, granted: now, asked: 0, waited_from: None });
         holding.kind = holding.kind.max(kind);
         holding.granted = now;
         Some(holding.kind)
@@ -308,6 +327,22 @@ mod tests {
         assert_eq!(t.clearance(ino(), B, Intent::Read, at(2500)), Clearance::WaitUntil(at(3000)));
         assert_eq!(t.clearance(ino(), B, Intent::Read, at(3000)), Clearance::Clear);
         assert!(!t.renew(A, at(3001)), "it must learn that its leases are gone");
+    }
+
+    #[test]
+    fn a_holder_that_renews_but_never_answers_is_fenced() {
+        let mut t = table();
+        t.grant(ino(), A, LeaseKind::Exclusive, at(0));
+        t.begin(ino(), B, Intent::Change);
+        for second in 0..10 {
+            t.renew(A, at(second * 1000));
+            assert!(matches!(t.clearance(ino(), B, Intent::Change, at(second * 1000)), Clearance::WaitUntil(_)));
+            assert!(t.take_fenced().is_empty());
+        }
+        t.renew(A, at(9_999));
+        assert_eq!(t.clearance(ino(), B, Intent::Change, at(10_000)), Clearance::Clear);
+        assert_eq!(t.take_fenced(), BTreeSet::from([A]));
+        assert!(!t.renew(A, at(10_001)), "it must learn that its leases are gone");
     }
 
     #[test]
