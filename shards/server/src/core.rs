@@ -17,7 +17,7 @@ use crate::operation::Served;
 use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::shard::Shard;
-use cfs_exec::{Event, Semaphore};
+use cfs_exec::{Event, Permit, Semaphore};
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
 use cfs_rpc::Connection;
@@ -36,6 +36,9 @@ const FULL_COUNTED_FOR: Duration = Duration::from_millis(5);
 pub const CHANGING_UNITS: u64 = 1 << 16;
 /// Requests of clients that this core has other cores serve at once.
 pub const FORWARDS_MAX: u64 = 1024;
+
+/// Longest a stop waits for flushes under way.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A core while it serves.
 pub struct Core {
@@ -227,13 +230,26 @@ impl Core {
         }
     }
 
-    /// Ends every connection, then the log. What is acknowledged is durable already.
+    /// Ends every connection, then the log. What is acknowledged is durable already. Flushes under
+    /// way are let finish, within a time: one that waits for another core would wait for ever.
     pub async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
         self.links.close(None);
         self.upkeep.notify_all();
+        let end = self.world.clock.now().after(FLUSH_TIME_MAX);
+        let at_rest = timeout(&self.world.clock, end, self.rest_tables()).await;
         let _failed = self.space.seal_all().await;
         let _failed = self.log.close().await;
+        drop(at_rest);
+    }
+
+    /// Waits until no store's tables are being changed; nobody begins while the result lives.
+    async fn rest_tables(&self) -> Vec<Permit> {
+        let mut turns = Vec::with_capacity(self.groups.len());
+        for shard in self.groups.values() {
+            turns.push(shard.replica.rest_tables().await);
+        }
+        turns
     }
 
     /// A client answered a revocation.

@@ -91,9 +91,11 @@ pub async fn check_anchors(anchors: &Anchors, is_clean: bool, findings: &mut Fin
         }
         let intact = state.copies.iter().any(|c| matches!(c, CopyState::Valid { .. }));
         let blank = state.copies.contains(&CopyState::Blank);
-        // A first write that a crash cut short leaves one copy torn and the other blank for good.
-        let severity = if (is_clean && intact) || !(intact || blank) { Severity::Damage } else { Severity::Note };
         for (copy, offset) in state.copies.iter().zip(offsets) {
+            // Copies of different age are a write cut short, which the next start repeats. A first
+            // write that was cut short may leave one copy torn and the other blank for good.
+            let torn = matches!(copy, CopyState::Damaged(_));
+            let severity = if torn && (is_clean && intact || !(intact || blank)) { Severity::Damage } else { Severity::Note };
             let what = match copy {
                 CopyState::Damaged(reason) => format!("one copy of anchor {} is damaged ({reason})", id.get()),
                 CopyState::Blank => format!("one copy of anchor {} is blank", id.get()),

@@ -105,13 +105,12 @@ impl Opener {
     }
 
     fn replay_locals(&self, group: &Group, log: &GroupLog, through: u64) -> Result<(), &'static str> {
-        let mut last = through;
-        for record in log.locals.iter().filter(|r| r.index.get() > through) {
+        let new = log.locals.iter().filter(|r| r.index.get() > through);
+        for (expected, record) in (through + 1..).zip(new) {
             let write = decode_local(&record.payload).ok_or("a local record in the log does not decode")?;
-            if record.index.get() != last + 1 {
+            if record.index.get() != expected {
                 return Err("local records are missing in the log");
             }
-            last += 1;
             group.store.apply(vec![write], self.tick());
         }
         Ok(())

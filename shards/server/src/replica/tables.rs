@@ -8,6 +8,7 @@ use super::{Mark, Replica};
 use crate::manifest::GroupManifest;
 use crate::view::StoreView;
 use cfs_device::AnchorId;
+use cfs_exec::Permit;
 use cfs_kv::{Change, KvError, Manifest, Pins, Scan};
 use cfs_namespace::{Stop, data};
 use cfs_segment::{CellRef, SpaceError};
@@ -19,6 +20,11 @@ const AREAS_AT_ONCE: usize = 256;
 type Covered = (Mark, Timestamp);
 
 impl Replica {
+    /// Waits until the store's tables are not being changed, and keeps them so while it lives.
+    pub async fn rest_tables(&self) -> Permit {
+        self.maintenance.acquire(1).await
+    }
+
     /// Makes what is executed so far durable in tables, and lets the log forget what they cover and
     /// no small write needs. True at most once: the group needs nothing of old streams any more.
     pub async fn checkpoint(&self) -> Result<bool, FsError> {

@@ -30,11 +30,9 @@ fn used_blocks(device: &MemoryDisk) -> Vec<(&'static str, Vec<u64>)> {
         let starts = (from..to).step_by(1 << 20);
         let all = starts.flat_map(|start| {
             let bytes = device.peek(start, 1 << 20);
-            let some: Vec<u64> = (0..256)
-                .filter(|n| bytes[(n * BLOCK) as usize..][..BLOCK as usize].iter().any(|b| *b != 0))
-                .map(|n| start + n * BLOCK)
-                .collect();
-            some
+            let blocks = bytes.chunks(usize::try_from(BLOCK).expect("small"));
+            let some = (0..).zip(blocks).filter(|(_, block)| block.iter().any(|b| *b != 0));
+            some.map(|(n, _)| start + n * BLOCK).collect::<Vec<u64>>()
         });
         all.collect::<Vec<u64>>()
     };
