@@ -68,8 +68,13 @@ struct Run<'a> {
 
 type Step = (&'static str, fn(&mut Run) -> Result<(), Failure>);
 
-const STEPS: [Step; 5] =
-    [("disk", |run| run.disk()), ("mesh", |run| run.mesh()), ("rpc", rpc::run), ("mount", mount::run), ("many", many::run)];
+const STEPS: [Step; 5] = [
+    ("disk", |run| run.disk()),
+    ("mesh", |run| run.mesh()),
+    ("rpc", rpc::run),
+    ("mount", mount::run),
+    ("many", many::run),
+];
 
 /// Runs the steps; a step that fails is said in the table and the others go on.
 pub fn run(options: &AllOptions) -> Result<(), Failure> {
@@ -145,8 +150,14 @@ impl Run<'_> {
         self.disk.seqread = self.fio("ext4 seqread", fio::SEQREAD, &raw.join("seq"))?;
         let d = self.disk;
         let rows = [
-            ("disk: 4 KiB write + fdatasync, qd 1", format!("{:.0}/s, p50 {:.0} + {:.0} us", d.fdatasync.iops, d.fdatasync.p50_us, d.fdatasync.sync_p50_us)),
-            ("disk: 4 KiB random read, qd 32", format!("{:.0}/s, fio {:.1} us CPU each", d.randread.iops, d.randread.cpu_us)),
+            (
+                "disk: 4 KiB write + fdatasync, qd 1",
+                format!("{:.0}/s, p50 {:.0} + {:.0} us", d.fdatasync.iops, d.fdatasync.p50_us, d.fdatasync.sync_p50_us),
+            ),
+            (
+                "disk: 4 KiB random read, qd 32",
+                format!("{:.0}/s, fio {:.1} us CPU each", d.randread.iops, d.randread.cpu_us),
+            ),
             ("disk: sequential write / read", format!("{:.0} / {:.0} MiB/s", d.seqwrite.mib, d.seqread.mib)),
         ];
         rows.into_iter().for_each(|(what, measured)| self.report.row(Row::figure(what, measured)));
@@ -161,7 +172,14 @@ impl Run<'_> {
         self.keep("cross-core round trip", &done);
         let p50 = micros(done.p50);
         let measured = format!("p50 {p50:.2} us, p99 {:.1}", micros(done.p99));
-        self.report.row(Row::new("cross-core round trip, both busy", measured, "15 us".into(), Some(p50 / 15.0), Aim::AtMost(1.0), "under 15 us"));
+        self.report.row(Row::new(
+            "cross-core round trip, both busy",
+            measured,
+            "15 us".into(),
+            Some(p50 / 15.0),
+            Aim::AtMost(1.0),
+            "under 15 us",
+        ));
         Ok(())
     }
 

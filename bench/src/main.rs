@@ -44,12 +44,16 @@ struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Load a server over RPC, without FUSE.
-    #[command(after_help = "Examples:\n  cfs-bench native 127.0.0.1:7400 --secret /srv/cfs/secret --job create\n  cfs-bench native --spawn /var/tmp --cores 2")]
+    #[command(
+        after_help = "Examples:\n  cfs-bench native 127.0.0.1:7400 --secret /srv/cfs/secret --job create\n  cfs-bench native --spawn /var/tmp --cores 2"
+    )]
     Native(native::NativeOptions),
     /// Create, stat, list, rename and unlink small files below a directory.
     Meta(posix::MetaOptions),
     /// Every row of the table, with its baselines.
-    #[command(after_help = "Example:\n  cfs-bench all --dir /var/tmp\n\nBuild the peers first: cargo build --release --manifest-path bench/baselines/Cargo.toml")]
+    #[command(
+        after_help = "Example:\n  cfs-bench all --dir /var/tmp\n\nBuild the peers first: cargo build --release --manifest-path bench/baselines/Cargo.toml"
+    )]
     All(all::AllOptions),
     /// Undo what a run left that was killed.
     #[command(hide = true)]

@@ -149,13 +149,7 @@ pub struct Server {
 
 impl Server {
     /// `cfs server` or `cfs dev` of a formatted store.
-    pub fn start(
-        cfs: &Path,
-        store: &Path,
-        cores: u16,
-        mount: Option<&Path>,
-        records: &Path,
-    ) -> Result<Self, Failure> {
+    pub fn start(cfs: &Path, store: &Path, cores: u16, mount: Option<&Path>, records: &Path) -> Result<Self, Failure> {
         let (address, http) = free_addresses(cores)?;
         let mut command = Command::new(cfs);
         match mount {

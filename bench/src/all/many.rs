@@ -36,7 +36,14 @@ pub fn run(run: &mut Run) -> Result<(), Failure> {
     let server = run.place.serve(&run.cfs, &store, 2)?;
     let seconds = start.elapsed().as_secs_f64();
     let what = format!("start after kill -9, {files} files");
-    run.report.row(Row::new(&what, format!("{seconds:.2} s"), "5 s".into(), Some(seconds / 5.0), Aim::AtMost(1.0), "under 5 s"));
+    run.report.row(Row::new(
+        &what,
+        format!("{seconds:.2} s"),
+        "5 s".into(),
+        Some(seconds / 5.0),
+        Aim::AtMost(1.0),
+        "under 5 s",
+    ));
     memory_row(run, "resident memory after that start", resident_bytes(server.pid()));
     server.stop()?;
     std::fs::remove_dir_all(&store).map_err(|e| Failure::new("removing a store", e))

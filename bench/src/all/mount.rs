@@ -70,7 +70,14 @@ fn fsync_row(run: &mut Run, places: &Places, server: &Server) -> Result<(), Fail
     let baseline = format!("ext4 {ext4:.0} us + {said} + {rpc:.1} RPC echo");
     let ratio = null_request.map(|null| ours / (ext4 + 2.0 * null + rpc));
     let aim = Aim::AtMost(1.15);
-    run.report.row(Row::new("mount: 4 KiB write+fsync p50", format!("{ours:.0} us"), baseline, ratio, aim, "at most 1.15 x"));
+    run.report.row(Row::new(
+        "mount: 4 KiB write+fsync p50",
+        format!("{ours:.0} us"),
+        baseline,
+        ratio,
+        aim,
+        "at most 1.15 x",
+    ));
     let figures = serde_json::json!({"mount": ours, "ext4": ext4, "null_fuse": null_request, "rpc_echo": rpc});
     run.report.figure("write+fsync p50 us", figures);
     if let Some(peer) = peer {
@@ -110,7 +117,8 @@ fn meta_rows(run: &mut Run, places: &Places) -> Result<(), Failure> {
     let ext4 = posix::meta(&places.ext4, 2, 1000)?;
     for ((phase, ours), ext4) in posix::PHASES.iter().zip(ours).zip(ext4) {
         let what = format!("mount: {phase}, 2 processes");
-        let row = Row::new(&what, format!("{ours:.0}/s"), format!("ext4 {ext4:.0}/s"), Some(ours / ext4), Aim::None, "");
+        let row =
+            Row::new(&what, format!("{ours:.0}/s"), format!("ext4 {ext4:.0}/s"), Some(ours / ext4), Aim::None, "");
         run.report.row(row);
     }
     run.report.figure("meta", serde_json::json!({"phases": posix::PHASES, "mount": ours, "ext4": ext4}));
@@ -122,7 +130,14 @@ fn sequential_rows(run: &mut Run, places: &Places, server: Server) -> Result<Ser
     let aim = Aim::AtLeast(0.7);
     let row = |run: &mut Run, what: &str, ours: fio::Result, ext4: fio::Result| {
         let ratio = (ext4.mib > 0.0).then(|| ours.mib / ext4.mib);
-        let row = Row::new(what, format!("{:.0} MiB/s", ours.mib), format!("ext4 {:.0} MiB/s", ext4.mib), ratio, aim, "0.7 of ext4");
+        let row = Row::new(
+            what,
+            format!("{:.0} MiB/s", ours.mib),
+            format!("ext4 {:.0} MiB/s", ext4.mib),
+            ratio,
+            aim,
+            "0.7 of ext4",
+        );
         run.report.row(row);
     };
     let file = places.mount.join("seq");

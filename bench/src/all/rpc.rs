@@ -53,7 +53,10 @@ fn echo_rows(run: &mut Run, server: &Server) -> Result<f64, Failure> {
     let rates: Vec<f64> = rates.into_iter().map(median).collect();
     let costs: Vec<f64> = costs.into_iter().map(median).collect();
     let names = ["rpc"].iter().chain(&PEERS);
-    let all: Vec<_> = names.zip(rates.iter().zip(&costs)).map(|(n, (r, c))| json!({"who": n, "per_second": r, "server_cpu_us": c})).collect();
+    let all: Vec<_> = names
+        .zip(rates.iter().zip(&costs))
+        .map(|(n, (r, c))| json!({"who": n, "per_second": r, "server_cpu_us": c}))
+        .collect();
     run.report.figure("echo", json!(all));
     let said = |i: usize| format!("{:.0}/s, {:.2} us CPU each", rates[i], costs[i]);
     let ratio = |i: usize| (rates[i] > 0.0).then(|| rates[0] / rates[i]);
@@ -64,7 +67,14 @@ fn echo_rows(run: &mut Run, server: &Server) -> Result<f64, Failure> {
         let baseline = format!("{name} {}", said(index));
         run.report.row(Row::new(what, said(0), baseline, ratio(index), Aim::AtLeast(aim), &format!("{aim} x {name}")));
         let baseline = format!("{name} {:.2} us", costs[index]);
-        run.report.row(Row::new("  its CPU: baseline / ours", format!("{:.2} us", costs[0]), baseline, cost(index), Aim::None, ""));
+        run.report.row(Row::new(
+            "  its CPU: baseline / ours",
+            format!("{:.2} us", costs[0]),
+            baseline,
+            cost(index),
+            Aim::None,
+            "",
+        ));
     }
     run.report.row(Row::new(what, said(0), format!("tokio {}", said(3)), ratio(3), Aim::None, ""));
     Ok(costs[0])
@@ -81,10 +91,23 @@ fn read_row(run: &mut Run, server: &Server, echo_cpu: f64) -> Result<(), Failure
     let disk = run.disk.randread;
     let possible = 1e6 / (disk.cpu_us + echo_cpu).max(1e-3);
     let possible = possible.min(disk.iops);
-    let baseline = format!("{possible:.0}/s: fio {:.1} + echo {echo_cpu:.1} us, device {:.0}/s", disk.cpu_us, disk.iops);
+    let baseline =
+        format!("{possible:.0}/s: fio {:.1} + echo {echo_cpu:.1} us, device {:.0}/s", disk.cpu_us, disk.iops);
     let ratio = (disk.iops > 0.0).then(|| done.summary.rate() / possible);
-    let measured = format!("{:.0}/s, p50 {:.0} us, {:.1} us CPU", done.summary.rate(), micros(done.summary.p50), done.server_micros());
-    run.report.row(Row::new("native 4 KiB random read, 1 server core, qd 32", measured, baseline, ratio, Aim::AtLeast(0.8), "0.8"));
+    let measured = format!(
+        "{:.0}/s, p50 {:.0} us, {:.1} us CPU",
+        done.summary.rate(),
+        micros(done.summary.p50),
+        done.server_micros()
+    );
+    run.report.row(Row::new(
+        "native 4 KiB random read, 1 server core, qd 32",
+        measured,
+        baseline,
+        ratio,
+        Aim::AtLeast(0.8),
+        "0.8",
+    ));
     Ok(())
 }
 
@@ -93,9 +116,21 @@ fn write_row(run: &mut Run, server: &Server) -> Result<(), Failure> {
     run.keep("native durable write", &done.summary);
     let disk = run.disk.fdatasync;
     let ratio = (disk.iops > 0.0).then(|| done.summary.rate() / disk.iops);
-    let measured = format!("{:.0}/s, p50 {:.0} us, {:.1} us CPU", done.summary.rate(), micros(done.summary.p50), done.server_micros());
+    let measured = format!(
+        "{:.0}/s, p50 {:.0} us, {:.1} us CPU",
+        done.summary.rate(),
+        micros(done.summary.p50),
+        done.server_micros()
+    );
     let baseline = format!("{:.0}/s fio write + fdatasync, qd 1", disk.iops);
-    run.report.row(Row::new("native 4 KiB durable write, 32 in flight", measured, baseline, ratio, Aim::AtLeast(3.0), "3 x"));
+    run.report.row(Row::new(
+        "native 4 KiB durable write, 32 in flight",
+        measured,
+        baseline,
+        ratio,
+        Aim::AtLeast(3.0),
+        "3 x",
+    ));
     Ok(())
 }
 
@@ -104,14 +139,22 @@ fn idle_row(run: &mut Run, server: &Server) -> Result<(), Failure> {
     let before = Cpu::of(server.pid());
     std::thread::sleep(IDLE_TIME);
     let percent = Cpu::of(server.pid()).since(before).seconds() / IDLE_TIME.as_secs_f64() * 100.0;
-    run.report.row(Row::new("idle server", format!("{percent:.2} % of a core"), "1 %".into(), Some(percent), Aim::AtMost(1.0), "under 1 %"));
+    run.report.row(Row::new(
+        "idle server",
+        format!("{percent:.2} % of a core"),
+        "1 %".into(),
+        Some(percent),
+        Aim::AtMost(1.0),
+        "under 1 %",
+    ));
     Ok(())
 }
 
 fn create_rows(run: &mut Run, one: &Loaded) -> Result<(), Failure> {
     run.keep("native create, one core", &one.summary);
     let rate = one.summary.rate();
-    let measured = format!("{rate:.0}/s, p50 {:.1} ms, {:.1} us CPU", micros(one.summary.p50) / 1e3, one.server_micros());
+    let measured =
+        format!("{rate:.0}/s, p50 {:.1} ms, {:.1} us CPU", micros(one.summary.p50) / 1e3, one.server_micros());
     let what = "native durable creates, 256 in flight, 1 server core";
     run.report.row(Row::new(what, measured, "50,000/s".into(), Some(rate / 50_000.0), Aim::AtLeast(1.0), "50,000/s"));
     let store = run.place.folder().join("store-2");
@@ -123,6 +166,13 @@ fn create_rows(run: &mut Run, one: &Loaded) -> Result<(), Failure> {
     let measured = format!("{:.1} us CPU ({:.0}/s)", two.server_micros(), two.summary.rate());
     let baseline = format!("{:.1} us on one core", one.server_micros());
     let ratio = two.server_micros() / one.server_micros().max(1e-3);
-    run.report.row(Row::new("  CPU a create on 2 cores", measured, baseline, Some(ratio), Aim::AtMost(1.15), "at most 1.15 x"));
+    run.report.row(Row::new(
+        "  CPU a create on 2 cores",
+        measured,
+        baseline,
+        Some(ratio),
+        Aim::AtMost(1.15),
+        "at most 1.15 x",
+    ));
     std::fs::remove_dir_all(&store).map_err(|e| Failure::new("removing a store", e))
 }

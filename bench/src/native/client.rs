@@ -71,7 +71,12 @@ impl Client {
     }
 
     /// One operation; every error of the server is a failure here.
-    pub async fn call(&self, shard: ShardId, op: Op, payload: Option<IoBuf>) -> Result<(Reply, Option<IoBuf>), Failure> {
+    pub async fn call(
+        &self,
+        shard: ShardId,
+        op: Op,
+        payload: Option<IoBuf>,
+    ) -> Result<(Reply, Option<IoBuf>), Failure> {
         let (response, payload) = self.exchange(shard, &op, payload).await?;
         match response.result {
             Ok(reply) => Ok((reply, payload)),

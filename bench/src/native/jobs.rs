@@ -24,7 +24,13 @@ const RANGE_BYTES: u64 = 64 << 20;
 const DIRECTORIES: usize = 64;
 
 /// Prepares and runs a load.
-pub async fn load(client: &Rc<Client>, job: Job, depth: usize, time: Duration, server: Option<u32>) -> Result<Loaded, Failure> {
+pub async fn load(
+    client: &Rc<Client>,
+    job: Job,
+    depth: usize,
+    time: Duration,
+    server: Option<u32>,
+) -> Result<Loaded, Failure> {
     match job {
         Job::Read => read(client, depth, time, server).await,
         Job::Write => write(client, depth, time, server).await,
@@ -157,11 +163,18 @@ pub async fn fill_many(client: &Rc<Client>, count: u64, bytes: usize) -> Result<
     Ok(())
 }
 
-async fn fill_some(client: &Client, dirs: &[InodeId], next: &Cell<u64>, count: u64, bytes: usize) -> Result<(), Failure> {
+async fn fill_some(
+    client: &Client,
+    dirs: &[InodeId],
+    next: &Cell<u64>,
+    count: u64,
+    bytes: usize,
+) -> Result<(), Failure> {
     while next.get() < count {
         let number = next.replace(next.get() + 1);
         let dir = dirs[usize::try_from(number).unwrap_or(0) % dirs.len()];
-        let op = Op::Create { dir, name: name(&format!("small-{number}")), mode: 0o644, exclusive: true, truncate: false };
+        let op =
+            Op::Create { dir, name: name(&format!("small-{number}")), mode: 0o644, exclusive: true, truncate: false };
         let (Reply::Entry(entry), _) = client.call(dir.shard(), op, None).await? else {
             return Err(Failure("create: no entry".into()));
         };

@@ -119,11 +119,7 @@ impl Executor {
             let Some(slot) = core.shared.with_ready(|ready| ready.pop()) else { break };
             polled += core.run_slot(slot);
         }
-        Turn {
-            more_ready: self.has_ready(),
-            next_timer: core.timers.borrow_mut().next(),
-            polled,
-        }
+        Turn { more_ready: self.has_ready(), next_timer: core.timers.borrow_mut().next(), polled }
     }
 }
 

@@ -48,10 +48,7 @@ impl RemoteFlag {
 
 impl Inbox {
     pub fn new() -> Self {
-        Inbox {
-            news: AtomicBool::new(false),
-            state: Mutex::new(State { slots: Vec::new(), notify: None }),
-        }
+        Inbox { news: AtomicBool::new(false), state: Mutex::new(State { slots: Vec::new(), notify: None }) }
     }
 
     /// From another thread: hands over `slot` once, and notifies where the inbox was empty.

@@ -1,7 +1,7 @@
 //! The slots that hold tasks.
 
-use crate::waker::{Shared, SlotWaker};
 use crate::remote::RemoteFlag;
+use crate::waker::{Shared, SlotWaker};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -187,14 +187,21 @@ pub(crate) struct BlockCursor {
 impl BlockCursor {
     /// At the first entry.
     pub fn first(block: Rc<Block>) -> Self {
-        let mut cursor =
-            BlockCursor { block, key: Vec::with_capacity(64), inverted: 0, value: None, next: HEAD_BYTES, valid: false };
+        let mut cursor = BlockCursor {
+            block,
+            key: Vec::with_capacity(64),
+            inverted: 0,
+            value: None,
+            next: HEAD_BYTES,
+            valid: false,
+        };
         cursor.advance();
         cursor
     }
     /// At the first entry at or after the version.
     pub fn seek(block: Rc<Block>, key: &[u8], inverted: u64) -> Self {
-        let whole = |at: usize| block.entry(at).is_some_and(|e| compare((e.suffix, e.inverted), (key, inverted)).is_lt());
+        let whole =
+            |at: usize| block.entry(at).is_some_and(|e| compare((e.suffix, e.inverted), (key, inverted)).is_lt());
         let (mut low, mut high) = (0, block.restarts);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -205,7 +212,8 @@ impl BlockCursor {
             }
         }
         let next = block.restart(low.saturating_sub(1));
-        let mut cursor = BlockCursor { block, key: Vec::with_capacity(64), inverted: 0, value: None, next, valid: false };
+        let mut cursor =
+            BlockCursor { block, key: Vec::with_capacity(64), inverted: 0, value: None, next, valid: false };
         cursor.advance();
         while cursor.valid && compare((&cursor.key, cursor.inverted), (key, inverted)).is_lt() {
             cursor.advance();

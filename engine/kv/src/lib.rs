@@ -23,7 +23,9 @@ mod verify;
 
 pub use cache::BlockCache;
 pub use manifest::{Manifest, ManifestError, TABLES_MAX, TableRef};
-pub use store::{Change, DatedRow, DatedScan, Fetch, KvError, Lookup, Pins, Replacement, Rows, Scan, Store, StoreConfig, StoreStats};
+pub use store::{
+    Change, DatedRow, DatedScan, Fetch, KvError, Lookup, Pins, Replacement, Rows, Scan, Store, StoreConfig, StoreStats,
+};
 pub use verify::{TableCheck, verify_table};
 
 use std::rc::Rc;

@@ -223,4 +223,3 @@ impl Store {
         state.version.manifest(state.next_table_id)
     }
 }
-

@@ -141,7 +141,8 @@ impl Meta {
         let read = |at| usize::try_from(u32::from_le_bytes(number(bytes, at)?)).ok();
         let (used, blocks, filter) = (read(4)?, read(8)?, read(12)?);
         let filter_at = used.checked_sub(filter)?;
-        let sound = used <= bytes.len() && blocks > 0 && filter_at >= META_HEAD_BYTES.checked_add(blocks.checked_mul(4)?)?;
+        let sound =
+            used <= bytes.len() && blocks > 0 && filter_at >= META_HEAD_BYTES.checked_add(blocks.checked_mul(4)?)?;
         sound.then_some(())?;
         let meta = Meta { bytes: bytes.into(), blocks, filter_at, used };
         let mut next = 0;

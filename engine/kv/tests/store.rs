@@ -372,7 +372,8 @@ fn a_flipped_bit_gives_an_error_or_the_right_answer() {
         let table = manifest.tables[rng.index(manifest.tables.len())];
         // The head of each unit is the densest place; the rest is drawn at random.
         let bytes = u64::from(table.cell.units()) * 4096;
-        let within = if round.is_multiple_of(2) { rng.below(bytes) } else { rng.below(bytes) / 4096 * 4096 + rng.below(64) };
+        let within =
+            if round.is_multiple_of(2) { rng.below(bytes) } else { rng.below(bytes) / 4096 * 4096 + rng.below(64) };
         let (offset, bit) = (table.cell.offset() + within, round.to_le_bytes()[0] % 8);
         disk.flip_bit(offset, bit);
         let (disk_now, manifest, model) = (disk.clone(), manifest.clone(), model.clone());

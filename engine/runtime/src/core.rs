@@ -64,7 +64,8 @@ where
         drop(started.send(None));
         core.run(main)
     };
-    let thread = std::thread::Builder::new().name(name).spawn(body).map_err(RuntimeError::system("starting a thread"))?;
+    let thread =
+        std::thread::Builder::new().name(name).spawn(body).map_err(RuntimeError::system("starting a thread"))?;
     match start.recv() {
         Ok(None) => Ok(CoreThread { thread }),
         Ok(Some(error)) => Err(error),

@@ -18,8 +18,8 @@ use disk_buffers::DiskBuffers;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use receive_buffers::ReceiveBuffers;
-use slots::Slots;
 pub(crate) use slots::OpKey;
+use slots::Slots;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -321,7 +321,9 @@ impl Reactor {
     fn settle(self: &Rc<Self>, key: u64, completion: Completion) {
         let Some((key, operation)) = self.slots.borrow_mut().take(key) else { return };
         let mut next = operation.complete(completion, self);
-        if self.stopping.get() && let Next::Again(operation, _) = next {
+        if self.stopping.get()
+            && let Next::Again(operation, _) = next
+        {
             next = operation.complete(Completion { result: -libc::ECANCELED, flags: 0 }, self);
         }
         match next {

@@ -22,11 +22,7 @@ pub(crate) struct WakeCell {
 impl WakeCell {
     pub(crate) fn new() -> Result<Self, RuntimeError> {
         let event = crate::system::eventfd().map_err(RuntimeError::system("eventfd"))?;
-        Ok(WakeCell {
-            flags: Flags::new(),
-            event: event.into(),
-            ring: OnceLock::new(),
-        })
+        Ok(WakeCell { flags: Flags::new(), event: event.into(), ring: OnceLock::new() })
     }
 
     /// Publishes the core's ring: a duplicate that stays open as long as anybody may send to it,

@@ -123,10 +123,7 @@ fn a_waker_used_by_another_thread_wakes_a_sleeping_core() {
 }
 
 /// A one-shot across threads: what sets it and what polls it.
-fn across_threads() -> (
-    impl FnOnce() + Send,
-    impl FnMut(&mut std::task::Context<'_>) -> std::task::Poll<()>,
-) {
+fn across_threads() -> (impl FnOnce() + Send, impl FnMut(&mut std::task::Context<'_>) -> std::task::Poll<()>) {
     use std::sync::Mutex;
     use std::task::{Poll, Waker};
     let state: Arc<Mutex<(bool, Option<Waker>)>> = Arc::default();

@@ -43,9 +43,8 @@ fn what_is_written_is_read_again_after_reopening() {
         |_, reactor| async move {
             let disk = disk.attach(&reactor);
             disk.write(0, block(1, 4096), Durability::Through).await.result.expect("writes through");
-            let writes: Vec<_> = (1..=64u8)
-                .map(|at| disk.write(u64::from(at) * 65536, block(at, 65536), Durability::Flush))
-                .collect();
+            let writes: Vec<_> =
+                (1..=64u8).map(|at| disk.write(u64::from(at) * 65536, block(at, 65536), Durability::Flush)).collect();
             for write in writes {
                 let done = write.await;
                 done.result.expect("writes");

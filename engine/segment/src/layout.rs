@@ -30,7 +30,9 @@ impl SegmentId {
     /// Names a segment. Panics where `slot` is 31 or more or the number overflows.
     pub fn new(region: u32, slot: u32) -> Self {
         assert!(slot < SEGMENTS_PER_REGION, "a region has 31 segments");
-        SegmentId(region.checked_mul(SEGMENTS_PER_REGION).and_then(|s| s.checked_add(slot)).expect("checked by the layout"))
+        SegmentId(
+            region.checked_mul(SEGMENTS_PER_REGION).and_then(|s| s.checked_add(slot)).expect("checked by the layout"),
+        )
     }
     /// The region it lies in.
     pub const fn region(self) -> u32 {

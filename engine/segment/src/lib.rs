@@ -23,7 +23,7 @@ pub use book::{Floors, Purpose, Usage};
 pub use cell::{CellOwner, CellRef, Lifetime, checksum};
 pub use grants::{LocalRegions, RegionGrants};
 pub use layout::{
-    CELL_UNITS_MAX, REGION_BYTES, REGION_UNITS, RegionLayout, SEGMENTS_PER_REGION, SEGMENT_UNITS, SegmentId,
+    CELL_UNITS_MAX, REGION_BYTES, REGION_UNITS, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, SegmentId,
 };
 pub use space::{Reservation, Space, SpaceConfig, SpaceError, Victim, Written};
 pub use table::{RegionHeader, SegmentTable, TableEntry, TableError};

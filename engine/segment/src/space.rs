@@ -226,12 +226,8 @@ impl Space {
         units: u32,
     ) -> Result<(u64, Io<IoDone>, ReadPin), SpaceError> {
         let inside = first_unit.checked_add(units).is_some_and(|end| units > 0 && end <= cell.units());
-        let (segment, _) = self
-            .inner
-            .layout
-            .locate(cell)
-            .filter(|_| inside)
-            .ok_or(SpaceError::OutOfBounds { owner, cell })?;
+        let (segment, _) =
+            self.inner.layout.locate(cell).filter(|_| inside).ok_or(SpaceError::OutOfBounds { owner, cell })?;
         let mut state = self.inner.state.borrow_mut();
         let foreign = !state.book.holds(segment.region());
         if foreign {

@@ -281,7 +281,10 @@ fn a_reader_keeps_its_segment_while_it_is_retired_and_wanted_again() {
             }
             assert!(reading.await.expect("the bytes are still there")[..] == content(1, 2 << 20)[..]);
             quiet(&world, &space).await;
-            assert_eq!(space.retire(chunk(1), full.cell), Err(SpaceError::NotLive { owner: chunk(1), cell: full.cell }));
+            assert_eq!(
+                space.retire(chunk(1), full.cell),
+                Err(SpaceError::NotLive { owner: chunk(1), cell: full.cell })
+            );
             assert_conserved(&space, 1, 18 * u64::from(SEGMENT_UNITS));
         });
     }

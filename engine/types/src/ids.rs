@@ -146,9 +146,8 @@ impl RangeIndex {
             return ino.shard();
         }
         let bytes = ino.get().to_le_bytes().into_iter().chain(self.0.to_le_bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = bytes
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         let folded = hash ^ hash >> 32;
         ShardId((folded ^ folded >> 16).to_le_bytes()[0])
     }

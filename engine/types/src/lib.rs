@@ -13,8 +13,8 @@ mod time;
 
 pub use error::FsError;
 pub use ids::{
-    ChunkId, CoreId, GroupId, InodeId, LogIndex, MapEpoch, MoveEpoch, RangeIndex, RequestNumber,
-    SessionId, ShardId, Term, VolumeId,
+    ChunkId, CoreId, GroupId, InodeId, LogIndex, MapEpoch, MoveEpoch, RangeIndex, RequestNumber, SessionId, ShardId,
+    Term, VolumeId,
 };
 pub use latencies::{LATENCY_BUCKETS, Latencies};
 pub use name::{NAME_BYTES_MAX, Name};

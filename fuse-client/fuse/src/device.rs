@@ -38,11 +38,8 @@ pub struct Device(Arc<OwnedFd>);
 impl Device {
     /// Opens /dev/fuse, connected to nothing yet.
     pub fn open() -> io::Result<Self> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/fuse")?;
+        let file =
+            std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/fuse")?;
         Ok(Device(Arc::new(file.into())))
     }
 

@@ -1,11 +1,11 @@
 //! One operation, from the decoded request to the reply's body.
 
 use crate::abi::{GetxattrOut, LseekOut, WriteOut};
+use crate::capability::TRANSFER_BYTES_MAX;
 use crate::file_system::FileSystem;
 use crate::listing::{Packer, cookie_of};
 use crate::reply::{self, Answer, Body};
 use crate::request::FileOperation;
-use crate::capability::TRANSFER_BYTES_MAX;
 use cfs_types::{FsError, InodeId};
 use cfs_wire::Identity;
 use zerocopy::IntoBytes;
@@ -50,11 +50,7 @@ pub async fn dispatch<F: FileSystem>(fs: &F, who: &Identity, operation: FileOper
 
 type Outcome<F> = Result<Body<<F as FileSystem>::Data>, FsError>;
 
-async fn open<F: FileSystem>(
-    fs: &F,
-    who: &Identity,
-    operation: FileOperation,
-) -> Result<Answer<F::Data>, FsError> {
+async fn open<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -> Result<Answer<F::Data>, FsError> {
     let (mut bytes, opened) = match operation {
         FileOperation::Create { dir, name, how } => {
             let (entry, opened) = fs.create(who, dir, &name, &how).await?;
@@ -70,9 +66,7 @@ async fn open<F: FileSystem>(
 async fn change_names<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -> Outcome<F> {
     let entry = match operation {
         FileOperation::Symlink { dir, name, target } => fs.symlink(who, dir, &name, &target).await?,
-        FileOperation::Mknod { dir, name, kind, mode, rdev } => {
-            fs.mknod(who, dir, &name, kind, mode, rdev).await?
-        }
+        FileOperation::Mknod { dir, name, kind, mode, rdev } => fs.mknod(who, dir, &name, kind, mode, rdev).await?,
         FileOperation::Mkdir { dir, name, mode } => fs.mkdir(who, dir, &name, mode).await?,
         FileOperation::Link { ino, dir, name } => fs.link(who, ino, dir, &name).await?,
         FileOperation::Unlink { dir, name } => {
@@ -94,9 +88,7 @@ async fn change_names<F: FileSystem>(fs: &F, who: &Identity, operation: FileOper
 
 async fn inspect<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -> Outcome<F> {
     Ok(match operation {
-        FileOperation::Lookup { dir, name } => {
-            Body::of(&reply::lookup_out(&fs.lookup(who, dir, &name).await?)?)
-        }
+        FileOperation::Lookup { dir, name } => Body::of(&reply::lookup_out(&fs.lookup(who, dir, &name).await?)?),
         FileOperation::Getattr { ino } => {
             let (attr, ttl) = fs.getattr(ino).await?;
             Body::of(&reply::attr_out(&attr, ttl))
@@ -184,9 +176,7 @@ async fn xattr<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) 
             fs.removexattr(who, ino, &name).await?;
             Ok(Body::Empty)
         }
-        FileOperation::Getxattr { ino, name, bytes_max } => {
-            sized_bytes(fs.getxattr(ino, &name).await?, bytes_max)
-        }
+        FileOperation::Getxattr { ino, name, bytes_max } => sized_bytes(fs.getxattr(ino, &name).await?, bytes_max),
         FileOperation::Listxattr { ino, bytes_max } => sized_bytes(fs.listxattr(ino).await?, bytes_max),
         _ => Err(FsError::UnknownOperation),
     }

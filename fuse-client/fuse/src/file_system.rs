@@ -40,20 +40,10 @@ pub trait FileSystem: 'static {
 
     fn lookup(&self, who: &Identity, dir: InodeId, name: &Name) -> impl Future<Output = Done<Lookup>>;
     fn getattr(&self, ino: InodeId) -> impl Future<Output = Done<(Attr, Duration)>>;
-    fn setattr(
-        &self,
-        who: &Identity,
-        ino: InodeId,
-        change: AttrChange,
-    ) -> impl Future<Output = Done<(Attr, Duration)>>;
+    fn setattr(&self, who: &Identity, ino: InodeId, change: AttrChange)
+    -> impl Future<Output = Done<(Attr, Duration)>>;
     fn readlink(&self, ino: InodeId) -> impl Future<Output = Done<Vec<u8>>>;
-    fn symlink(
-        &self,
-        who: &Identity,
-        dir: InodeId,
-        name: &Name,
-        target: &[u8],
-    ) -> impl Future<Output = Done<Entry>>;
+    fn symlink(&self, who: &Identity, dir: InodeId, name: &Name, target: &[u8]) -> impl Future<Output = Done<Entry>>;
     fn mknod(
         &self,
         who: &Identity,
@@ -85,13 +75,7 @@ pub trait FileSystem: 'static {
     /// Fewer bytes than asked for only at the end of the file.
     fn read(&self, handle: Handle, offset: u64, len: u32) -> impl Future<Output = Done<Self::Data>>;
     /// The bytes written: fewer than given only where an error follows.
-    fn write(
-        &self,
-        handle: Handle,
-        offset: u64,
-        data: &[u8],
-        flags: WriteFlags,
-    ) -> impl Future<Output = Done<usize>>;
+    fn write(&self, handle: Handle, offset: u64, data: &[u8], flags: WriteFlags) -> impl Future<Output = Done<usize>>;
     /// A descriptor is closed: reports errors of held-back writes.
     fn flush(&self, handle: Handle) -> impl Future<Output = Done<()>>;
     /// The last descriptor is closed.

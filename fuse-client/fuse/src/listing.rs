@@ -110,9 +110,11 @@ mod tests {
         packer.add_dots(InodeId::ROOT, 0);
         packer.add_listing(&listing(&["abcdefghi"]));
         let mut golden = Vec::new();
-        for (ino, off, namelen, kind, name) in
-            [(1u64, 1u64, 1u32, 4u32, &b".\0\0\0\0\0\0\0"[..]), (1, 2, 2, 4, b"..\0\0\0\0\0\0"), (7, 100, 9, 8, b"abcdefghi\0\0\0\0\0\0\0")]
-        {
+        for (ino, off, namelen, kind, name) in [
+            (1u64, 1u64, 1u32, 4u32, &b".\0\0\0\0\0\0\0"[..]),
+            (1, 2, 2, 4, b"..\0\0\0\0\0\0"),
+            (7, 100, 9, 8, b"abcdefghi\0\0\0\0\0\0\0"),
+        ] {
             golden.extend(ino.to_le_bytes());
             golden.extend(off.to_le_bytes());
             golden.extend(namelen.to_le_bytes());

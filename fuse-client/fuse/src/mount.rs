@@ -196,11 +196,9 @@ fn mount_as_root(path: &Path, options: &MountOptions) -> Result<Device, MountErr
         data.push_str(",allow_other");
     }
     let mut flags = 0;
-    for (set, flag) in [
-        (options.read_only, libc::MS_RDONLY),
-        (!options.set_uid, libc::MS_NOSUID),
-        (!options.devices, libc::MS_NODEV),
-    ] {
+    for (set, flag) in
+        [(options.read_only, libc::MS_RDONLY), (!options.set_uid, libc::MS_NOSUID), (!options.devices, libc::MS_NODEV)]
+    {
         flags |= if set { flag } else { 0 };
     }
     syscall::mount(FS_NAME, path, FS_TYPE, flags, &data)
@@ -209,8 +207,7 @@ fn mount_as_root(path: &Path, options: &MountOptions) -> Result<Device, MountErr
 }
 
 fn mount_as_user(path: &Path, options: &MountOptions) -> Result<Device, MountError> {
-    let mut data =
-        format!("fsname={FS_NAME},subtype={SUBTYPE},default_permissions,max_read={TRANSFER_BYTES_MAX}");
+    let mut data = format!("fsname={FS_NAME},subtype={SUBTYPE},default_permissions,max_read={TRANSFER_BYTES_MAX}");
     if options.allow_other == Some(true) {
         let conf = std::fs::read_to_string(FUSE_CONF).unwrap_or_default();
         if !users_may_allow_other(&conf) {

@@ -237,9 +237,7 @@ fn decode_xattr(header: &InHeader, opcode: Opcode, mut args: Args<'_>) -> Result
             let arg: abi::GetxattrIn = args.take()?;
             FileOperation::Getxattr { ino, name: args.text()?.to_vec(), bytes_max: arg.size }
         }
-        Opcode::Listxattr => {
-            FileOperation::Listxattr { ino, bytes_max: args.take::<abi::GetxattrIn>()?.size }
-        }
+        Opcode::Listxattr => FileOperation::Listxattr { ino, bytes_max: args.take::<abi::GetxattrIn>()?.size },
         Opcode::Removexattr => FileOperation::Removexattr { ino, name: args.text()?.to_vec() },
         _ => return Err(FsError::Malformed),
     })

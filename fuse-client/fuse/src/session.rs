@@ -254,4 +254,3 @@ impl<F: FileSystem> Session<F> {
         }
     }
 }
-

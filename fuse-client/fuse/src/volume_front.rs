@@ -8,9 +8,7 @@ use crate::file_system::{Caching, FileSystem, Opened};
 use crate::notifier::Notifier;
 use cfs_seam::IoBuf;
 use cfs_types::{FsError, InodeId, Name};
-use cfs_volume::{
-    Creation, Entry, Handle, KernelCache, Listing, Lookup, OpenFlags, RenameMode, Volume, WriteFlags,
-};
+use cfs_volume::{Creation, Entry, Handle, KernelCache, Listing, Lookup, OpenFlags, RenameMode, Volume, WriteFlags};
 use cfs_wire::{Attr, AttrChange, FallocateMode, FileKind, Identity, SeekWhence, XattrMode};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -122,13 +120,7 @@ impl FileSystem for VolumeFront {
         }
         Ok(())
     }
-    async fn rename(
-        &self,
-        who: &Identity,
-        from: (InodeId, &Name),
-        to: (InodeId, &Name),
-        mode: RenameMode,
-    ) -> Done<()> {
+    async fn rename(&self, who: &Identity, from: (InodeId, &Name), to: (InodeId, &Name), mode: RenameMode) -> Done<()> {
         self.volume.rename(who, from, to, mode).await
     }
     async fn link(&self, who: &Identity, ino: InodeId, dir: InodeId, name: &Name) -> Done<Entry> {
@@ -164,27 +156,13 @@ impl FileSystem for VolumeFront {
     async fn fsync(&self, handle: Handle) -> Done<()> {
         self.volume.fsync(handle).await
     }
-    async fn fallocate(
-        &self,
-        handle: Handle,
-        offset: u64,
-        len: u64,
-        mode: FallocateMode,
-        keep_size: bool,
-    ) -> Done<()> {
+    async fn fallocate(&self, handle: Handle, offset: u64, len: u64, mode: FallocateMode, keep_size: bool) -> Done<()> {
         self.volume.fallocate(handle, offset, len, mode, keep_size).await
     }
     async fn seek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Done<u64> {
         self.volume.seek(handle, offset, whence).await
     }
-    async fn readdir(
-        &self,
-        who: &Identity,
-        dir: InodeId,
-        cookie: u64,
-        bytes_max: u32,
-        plus: bool,
-    ) -> Done<Listing> {
+    async fn readdir(&self, who: &Identity, dir: InodeId, cookie: u64, bytes_max: u32, plus: bool) -> Done<Listing> {
         match self.volume.readdir(who, dir, cookie, bytes_max, plus).await {
             Err(error) if is_gone(error) && self.removed(dir).is_some() => {
                 Ok(Listing { entries: Vec::new(), end: true })

@@ -52,12 +52,7 @@ impl Volume {
 
     /// Changes attributes. What is held back is written first, so that times and size set here
     /// stay.
-    pub async fn setattr(
-        &self,
-        who: &Identity,
-        ino: InodeId,
-        change: AttrChange,
-    ) -> Result<(Attr, Duration), FsError> {
+    pub async fn setattr(&self, who: &Identity, ino: InodeId, change: AttrChange) -> Result<(Attr, Duration), FsError> {
         let core = &self.core;
         core.write_back(ino).await;
         let resized = change.size.is_some();

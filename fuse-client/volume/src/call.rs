@@ -225,14 +225,7 @@ impl Core {
     }
 
     /// A request as it goes out now.
-    pub fn build(
-        &self,
-        shard: ShardId,
-        number: RequestNumber,
-        identity: &Identity,
-        op: &Op,
-        end: Instant,
-    ) -> Request {
+    pub fn build(&self, shard: ShardId, number: RequestNumber, identity: &Identity, op: &Op, end: Instant) -> Request {
         let time = end.since(self.now()).saturating_sub(ANSWER_MARGIN).max(Duration::from_millis(1));
         let context = RequestContext {
             shard,

@@ -9,7 +9,7 @@ use cfs_rpc::{Connection, RpcError, connect_handshake};
 use cfs_seam::{Address, Class, Instant, timeout};
 use cfs_types::{FsError, InodeId, ShardId};
 use cfs_wire::frame::PROTOCOL_VERSION;
-use cfs_wire::{Hello, Identity, OpenMode, Op, Welcome};
+use cfs_wire::{Hello, Identity, Op, OpenMode, Welcome};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -168,9 +168,8 @@ impl Core {
             }
             // The server may have moved: every other attempt asks where the volume began.
             let known = self.links.address(core).filter(|_| attempt % 2 == 0);
-            let address = known.unwrap_or_else(|| {
-                self.options.addresses[attempt / 2 % self.options.addresses.len()].clone()
-            });
+            let address =
+                known.unwrap_or_else(|| self.options.addresses[attempt / 2 % self.options.addresses.len()].clone());
             match self.connect_once(core, &address).await {
                 Ok(link) => break Some(link),
                 Err(Refusal::NoSuchCore) => break None,

@@ -1,5 +1,6 @@
 //! What all parts of one volume share, and what arrives unasked: leases and revocations.
 
+use crate::KernelCache;
 use crate::connect::Links;
 use crate::data_cache::DataCache;
 use crate::files::Files;
@@ -8,7 +9,6 @@ use crate::link::{Link, Sent};
 use crate::options::VolumeOptions;
 use crate::session::Session;
 use crate::signal::Signal;
-use crate::KernelCache;
 use cfs_rpc::Frame;
 use cfs_seam::{Class, Instant, World, spawn};
 use cfs_types::{FsError, InodeId, Name};

@@ -149,8 +149,7 @@ pub(crate) fn lay(start: u64, bytes: &[u8], offset: u64, out: &mut [u8]) -> usiz
         return 0;
     }
     let place = |at: u64, base: u64| usize::try_from(at - base).expect("within a buffer");
-    out[place(low, offset)..place(high, offset)]
-        .copy_from_slice(&bytes[place(low, start)..place(high, start)]);
+    out[place(low, offset)..place(high, offset)].copy_from_slice(&bytes[place(low, start)..place(high, start)]);
     place(high, low)
 }
 
@@ -170,10 +169,7 @@ mod tests {
             dirty.write(i * 4096, &[1; 4096]);
         }
         let flight = dirty.launch();
-        assert_eq!(flight.iter().map(|(at, b)| (*at, b.len())).collect::<Vec<_>>(), [
-            (0, 1 << 20),
-            (1 << 20, 1 << 20)
-        ]);
+        assert_eq!(flight.iter().map(|(at, b)| (*at, b.len())).collect::<Vec<_>>(), [(0, 1 << 20), (1 << 20, 1 << 20)]);
     }
 
     #[test]

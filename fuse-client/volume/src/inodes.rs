@@ -83,8 +83,7 @@ impl Inode {
 
     /// Whether written bytes may be held back.
     pub fn is_exclusive(&self, now: Instant) -> bool {
-        self.revoking == 0
-            && self.lease.is_some_and(|held| held.end > now && held.kind == LeaseKind::Exclusive)
+        self.revoking == 0 && self.lease.is_some_and(|held| held.end > now && held.kind == LeaseKind::Exclusive)
     }
 
     /// `attr` as a user sees it: with the size and time of what is held back.

@@ -30,7 +30,7 @@ mod wait;
 mod write;
 mod write_back;
 
-pub use names::Creation;
 pub use files::{Handle, OpenFlags};
+pub use names::Creation;
 pub use options::{Patience, VolumeError, VolumeOptions};
 pub use volume::{Entry, KernelCache, Listed, Listing, Lookup, RenameMode, Volume, WriteFlags};

@@ -19,11 +19,7 @@ impl ShardMap {
         let cores = welcome.cores.iter().map(|text| parse_address(text)).collect::<Option<Vec<_>>>()?;
         let complete = welcome.shard_core.len() == SHARDS
             && welcome.shard_core.iter().all(|core| usize::from(*core) < cores.len());
-        complete.then(|| ShardMap {
-            epoch: welcome.map_epoch,
-            shard_core: welcome.shard_core.clone(),
-            cores,
-        })
+        complete.then(|| ShardMap { epoch: welcome.map_epoch, shard_core: welcome.shard_core.clone(), cores })
     }
 
     /// The core that owns a shard.
@@ -92,10 +88,9 @@ mod tests {
 
     #[test]
     fn displayed_addresses_parse_back() {
-        for address in [
-            Address::Unix("/run/cfs/core-0.sock".into()),
-            Address::Tcp("[::1]:7400".parse().expect("an address")),
-        ] {
+        for address in
+            [Address::Unix("/run/cfs/core-0.sock".into()), Address::Tcp("[::1]:7400".parse().expect("an address"))]
+        {
             assert_eq!(parse_address(&address.to_string()), Some(address));
         }
     }

@@ -64,13 +64,7 @@ impl Core {
     }
 
     /// Executes what makes or finds a name, and keeps the answer.
-    async fn make(
-        self: &Rc<Self>,
-        who: &Identity,
-        dir: InodeId,
-        name: &Name,
-        op: &Op,
-    ) -> Result<Entry, FsError> {
+    async fn make(self: &Rc<Self>, who: &Identity, dir: InodeId, name: &Name, op: &Op) -> Result<Entry, FsError> {
         let answer = self.call(dir.shard(), who, op, None).await;
         let made = match answer {
             Ok(Answer { reply: Reply::Entry(made), sent, .. }) => Ok((made, sent)),
@@ -222,25 +216,13 @@ impl Volume {
     }
 
     /// Makes a symbolic link.
-    pub async fn symlink(
-        &self,
-        who: &Identity,
-        dir: InodeId,
-        name: &Name,
-        target: &[u8],
-    ) -> Result<Entry, FsError> {
+    pub async fn symlink(&self, who: &Identity, dir: InodeId, name: &Name, target: &[u8]) -> Result<Entry, FsError> {
         let op = Op::Symlink { dir, name: name.clone(), target: target.to_vec() };
         self.core.make(who, dir, name, &op).await
     }
 
     /// Gives an inode another name.
-    pub async fn link(
-        &self,
-        who: &Identity,
-        ino: InodeId,
-        dir: InodeId,
-        name: &Name,
-    ) -> Result<Entry, FsError> {
+    pub async fn link(&self, who: &Identity, ino: InodeId, dir: InodeId, name: &Name) -> Result<Entry, FsError> {
         let core = &self.core;
         core.write_back(ino).await;
         let result = core.make(who, dir, name, &Op::Link { ino, dir, name: name.clone() }).await;

@@ -6,7 +6,7 @@ use crate::files::{Handle, OpenFile, OpenFlags};
 use crate::volume::{Volume, WriteFlags};
 use cfs_seam::Class;
 use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, RANGE_BYTES};
-use cfs_wire::{Attr, FallocateMode, Identity, OpenMode, Op, Reply};
+use cfs_wire::{Attr, FallocateMode, Identity, Op, OpenMode, Reply};
 use std::rc::Rc;
 
 /// Longest write sent at once, bytes.
@@ -237,9 +237,7 @@ impl Core {
         let answer = self.call_held(ino.shard(), &Identity::default(), &op, Some(piece), held).await;
         let (place, result) = match answer {
             Ok(answer) => match answer.reply {
-                Reply::Written { offset, attr, .. } if attr.ino == ino => {
-                    (offset, Ok(self.keep(&attr, answer.sent).0))
-                }
+                Reply::Written { offset, attr, .. } if attr.ino == ino => (offset, Ok(self.keep(&attr, answer.sent).0)),
                 _ => (offset, Err(FsError::Malformed)),
             },
             Err(failure) => (offset, Err(failure.error)),
@@ -266,13 +264,7 @@ impl Volume {
 
     /// Writes; fewer bytes than given only where an error follows. With O_APPEND the offset is
     /// the file's end.
-    pub async fn write(
-        &self,
-        handle: Handle,
-        offset: u64,
-        data: &[u8],
-        flags: WriteFlags,
-    ) -> Result<usize, FsError> {
+    pub async fn write(&self, handle: Handle, offset: u64, data: &[u8], flags: WriteFlags) -> Result<usize, FsError> {
         let mut file = self.core.files.get(handle)?;
         file.flags.append = flags.append.unwrap_or(file.flags.append);
         self.core.write_at(&file, offset, data, flags).await

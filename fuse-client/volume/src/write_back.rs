@@ -1,7 +1,7 @@
 //! Writing back what is held: one flight of extents a file at a time, several extents at once.
 
-use crate::core::Core;
 use crate::call::HeldSince;
+use crate::core::Core;
 use crate::names::all;
 use crate::write::Sending;
 use cfs_seam::Class;

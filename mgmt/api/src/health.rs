@@ -63,7 +63,10 @@ pub fn health(snapshot: &Snapshot) -> Health {
         }
         if !status.failed_groups.is_empty() {
             let groups: Vec<String> = status.failed_groups.iter().map(u16::to_string).collect();
-            say(Level::Critical, format!("groups of core {core} stopped serving because of damage: {}", groups.join(", ")));
+            say(
+                Level::Critical,
+                format!("groups of core {core} stopped serving because of damage: {}", groups.join(", ")),
+            );
         }
         if status.damaged_reads > 0 {
             let what = format!("core {core} has read damaged data {} times: run cfs fsck", status.damaged_reads);

@@ -18,7 +18,9 @@ pub struct Arguments {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Format on first use, serve and mount: a whole one-node file system in the foreground.
-    #[command(after_help = "Example:\n  cfs dev /var/tmp/cfs /mnt/cfs --size 8GiB\n\nCtrl-C unmounts and stops. After a crash the same command recovers and mounts again.")]
+    #[command(
+        after_help = "Example:\n  cfs dev /var/tmp/cfs /mnt/cfs --size 8GiB\n\nCtrl-C unmounts and stops. After a crash the same command recovers and mounts again."
+    )]
     Dev(DevOptions),
     /// Lay out a data directory or a block device.
     #[command(after_help = "Examples:\n  cfs format /srv/cfs --size 100GiB\n  cfs format /dev/nvme0n1 /dev/nvme1n1")]
@@ -32,7 +34,9 @@ pub enum Command {
     /// Unmount.
     Umount(UmountOptions),
     /// Check a store that is not being served. Changes nothing.
-    #[command(after_help = "Exit status: 0 clean, or only space that leaked; 1 damage, or the check could not be made.\n\nExample:\n  cfs fsck /srv/cfs")]
+    #[command(
+        after_help = "Exit status: 0 clean, or only space that leaked; 1 damage, or the check could not be made.\n\nExample:\n  cfs fsck /srv/cfs"
+    )]
     Fsck(FsckOptions),
     /// Show the servers that this user runs on this machine.
     #[command(after_help = "Exit status: 0 if every server serves, 1 if one is critical or does not answer.")]

@@ -1,9 +1,9 @@
 //! `cfs dev`: format on first use, serve, mount; mend what a crash left.
 
 use crate::args::DevOptions;
+use crate::management::manage;
 use crate::place::Place;
 use crate::serving::{self, Sharing};
-use crate::management::manage;
 use crate::{Failure, format, mounting, registry};
 use cfs_types::SessionId;
 use cfs_volume::VolumeOptions;

@@ -1,8 +1,8 @@
 //! `cfs format`.
 
-use crate::{Failure, registry};
 use crate::args::FormatOptions;
 use crate::place::Place;
+use crate::{Failure, registry};
 use cfs_device::{DeviceError, Superblock, Uuid};
 use cfs_runtime::{CoreConfig, DiskFile, OpenMode, RuntimeError, open_disk, run as run_core};
 use cfs_types::CoreId;
@@ -86,13 +86,15 @@ fn refuse_foreign_files(place: &Place, force: bool) -> Result<(), Failure> {
     if place.is_device || force {
         return Ok(());
     }
-    let files = std::fs::read_dir(&place.state).map_err(|e| Failure::new(format!("reading {}", place.state.display()), e))?;
+    let files =
+        std::fs::read_dir(&place.state).map_err(|e| Failure::new(format!("reading {}", place.state.display()), e))?;
     // A directory at the root of a file system has lost+found.
     let ours = |name: &str| ["secret", "store", "dev-session", "lost+found"].contains(&name) || name.ends_with(".sock");
     for file in files.filter_map(Result::ok) {
         let name = file.file_name().to_string_lossy().into_owned();
         if !ours(&name) {
-            let what = format!("{} is not empty (it holds {name}); --force uses it all the same", place.state.display());
+            let what =
+                format!("{} is not empty (it holds {name}); --force uses it all the same", place.state.display());
             return Err(Failure::plain(what));
         }
     }

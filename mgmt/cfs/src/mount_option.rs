@@ -72,7 +72,9 @@ pub fn parse(text: &str) -> Result<MountOption, String> {
         ("dirty", Some(value)) => MountOption::Dirty(size(value)?),
         ("cache", Some(value)) => MountOption::Cache(size(value)?),
         ("readahead", Some(value)) => MountOption::ReadAhead(size(value)?),
-        ("timeout" | "dirty" | "cache" | "readahead", None) => return Err(format!("'{name}' needs a value: {name}=...")),
+        ("timeout" | "dirty" | "cache" | "readahead", None) => {
+            return Err(format!("'{name}' needs a value: {name}=..."));
+        }
         _ => return Err("unknown mount option: see cfs mount --help".to_string()),
     })
 }
@@ -111,7 +113,9 @@ mod tests {
 
     #[test]
     fn every_option_is_in_the_help() {
-        for name in ["ro", "rw", "allow_other", "suid", "dev", "hard", "soft", "timeout", "sync", "dirty", "cache", "readahead"] {
+        for name in
+            ["ro", "rw", "allow_other", "suid", "dev", "hard", "soft", "timeout", "sync", "dirty", "cache", "readahead"]
+        {
             assert!(HELP.contains(name), "{name}");
         }
     }

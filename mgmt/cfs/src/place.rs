@@ -88,8 +88,7 @@ fn write_new_secret(path: &Path) -> Result<(), Failure> {
     let failed = |e| Failure::new(format!("writing {}", path.display()), e);
     let mut bytes = [0; 32];
     std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes)).map_err(failed)?;
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     file.write_all(hex.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }

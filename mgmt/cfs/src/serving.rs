@@ -15,7 +15,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// Why a server takes one target.
-const SEVERAL: &str = "a server with several stores is not supported yet: start one for each, with --listen and --http of its own";
+const SEVERAL: &str =
+    "a server with several stores is not supported yet: start one for each, with --listen and --http of its own";
 
 /// Whether this process is root's.
 pub fn is_root() -> bool {

@@ -62,7 +62,9 @@ pub fn run(options: &StatusOptions) -> Result<ExitCode, Failure> {
 fn show(servers: &[Seen]) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["STORE", "HEALTH", "CORES", "USED", "FREE", "USE%", "SESSIONS", "REQ/S", "CPU", "MEMORY", "RPC", "PID"]);
+    table.set_header([
+        "STORE", "HEALTH", "CORES", "USED", "FREE", "USE%", "SESSIONS", "REQ/S", "CPU", "MEMORY", "RPC", "PID",
+    ]);
     for seen in servers {
         table.add_row(row(seen));
     }

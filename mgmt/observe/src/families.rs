@@ -114,7 +114,8 @@ fn answering(snapshot: &Snapshot) -> Family {
 }
 
 fn requests(snapshot: &Snapshot) -> Family {
-    let help = "Requests answered to clients by operation, from the whole request to the reply handed to the connection";
+    let help =
+        "Requests answered to clients by operation, from the whole request to the reply handed to the connection";
     let mut family = Family::new("cfs_request_duration", Unit::Seconds, Kind::Histogram, help);
     for status in snapshot.answered() {
         for (operation, latencies) in &status.requests {
@@ -156,8 +157,12 @@ fn log(snapshot: &Snapshot) -> [Family; 2] {
         family
     };
     [
-        of("cfs_log_write_duration", "Writes of log batches; durable with the write where the device has FUA", |s| s.log_writes),
-        of("cfs_log_flush_duration", "Flushes after writes of log batches; none where the device has FUA", |s| s.log_flushes),
+        of("cfs_log_write_duration", "Writes of log batches; durable with the write where the device has FUA", |s| {
+            s.log_writes
+        }),
+        of("cfs_log_flush_duration", "Flushes after writes of log batches; none where the device has FUA", |s| {
+            s.log_flushes
+        }),
     ]
 }
 
@@ -184,7 +189,8 @@ fn bounded(snapshot: &Snapshot) -> [Family; 4] {
 fn space(snapshot: &Snapshot) -> Vec<Family> {
     let unit = u64::from(UNIT_BYTES);
     let capacity = ("cfs_space_capacity", Unit::Bytes, "Device space of the core for file data and metadata");
-    let kept = ("cfs_space_reserve", Unit::Bytes, "Free space that is kept back from file data, for metadata and cleaning");
+    let kept =
+        ("cfs_space_reserve", Unit::Bytes, "Free space that is kept back from file data, for metadata and cleaning");
     let help = "Device space by state: live, garbage that cleaning gives back, and free; the rest is lost at the ends of segments";
     let mut states = Family::new("cfs_space", Unit::Bytes, Kind::Gauge, help);
     for status in snapshot.answered() {
@@ -227,14 +233,44 @@ fn process(snapshot: &Snapshot) -> Vec<Family> {
         threads.push(vec![("thread", thread.name.clone())], Value::Real(thread.cpu_seconds));
     }
     vec![
-        of("process_cpu", Unit::Seconds, Kind::Counter, "User and system CPU time of the process", Value::Real(p.cpu_seconds)),
+        of(
+            "process_cpu",
+            Unit::Seconds,
+            Kind::Counter,
+            "User and system CPU time of the process",
+            Value::Real(p.cpu_seconds),
+        ),
         threads,
-        of("process_resident_memory", Unit::Bytes, Kind::Gauge, "Memory of the process in RAM", Value::Count(p.resident_bytes)),
-        of("process_virtual_memory", Unit::Bytes, Kind::Gauge, "Address space of the process", Value::Count(p.virtual_bytes)),
+        of(
+            "process_resident_memory",
+            Unit::Bytes,
+            Kind::Gauge,
+            "Memory of the process in RAM",
+            Value::Count(p.resident_bytes),
+        ),
+        of(
+            "process_virtual_memory",
+            Unit::Bytes,
+            Kind::Gauge,
+            "Address space of the process",
+            Value::Count(p.virtual_bytes),
+        ),
         of("process_open", fds, Kind::Gauge, "Open file descriptors", Value::Count(p.open_fds)),
         of("process_max", fds, Kind::Gauge, "Most open file descriptors", Value::Count(p.max_fds)),
-        of("process", Unit::Of("threads"), Kind::Gauge, "Threads, the kernel's workers for the ring included", Value::Count(p.threads)),
-        of("process_start_time", Unit::Seconds, Kind::Gauge, "When the process started, since 1970", Value::Real(p.start_time_seconds)),
+        of(
+            "process",
+            Unit::Of("threads"),
+            Kind::Gauge,
+            "Threads, the kernel's workers for the ring included",
+            Value::Count(p.threads),
+        ),
+        of(
+            "process_start_time",
+            Unit::Seconds,
+            Kind::Gauge,
+            "When the process started, since 1970",
+            Value::Real(p.start_time_seconds),
+        ),
     ]
 }
 

@@ -1,6 +1,8 @@
 //! The text of metrics, read by a strict reader of its own.
 
-use cfs_observe::{Bounded, CorePicture, CoreStatus, Kind, Number, Process, Snapshot, ThreadTime, Unit, families, openmetrics};
+use cfs_observe::{
+    Bounded, CorePicture, CoreStatus, Kind, Number, Process, Snapshot, ThreadTime, Unit, families, openmetrics,
+};
 use cfs_types::Latencies;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -113,7 +115,10 @@ fn numbers_arrive_as_they_were_counted() {
     assert_eq!(value("cfs_log_written_bytes", "cfs_log_written_bytes_total", &one), 1_048_576.0);
     assert_eq!(value("cfs_oldest_request_age_seconds", "cfs_oldest_request_age_seconds", &one), 1.5);
     assert_eq!(value("cfs_answering_cores", "cfs_answering_cores", &[("core", "2")]), 0.0);
-    assert_eq!(value("cfs_memory_limit_bytes", "cfs_memory_limit_bytes", &[("core", "0"), ("pool", "memtables")]), 10.0);
+    assert_eq!(
+        value("cfs_memory_limit_bytes", "cfs_memory_limit_bytes", &[("core", "0"), ("pool", "memtables")]),
+        10.0
+    );
     assert_eq!(value("cfs_space_bytes", "cfs_space_bytes", &[("core", "0"), ("state", "live")]), 163_840.0);
     assert_eq!(value("cfs_thread_cpu_seconds", "cfs_thread_cpu_seconds_total", &[("thread", "cfs-core-0")]), 1.25);
 }

@@ -17,9 +17,7 @@ mod lease;
 mod message;
 mod storage;
 
-pub use group::{
-    Committed, Group, GroupConfig, LogEntry, NotLeader, Restored, Role, SnapshotPoint, VoteState, Work,
-};
+pub use group::{Committed, Group, GroupConfig, LogEntry, NotLeader, Restored, Role, SnapshotPoint, VoteState, Work};
 pub use message::{MessageError, PeerMessage};
 
 /// Ticks between two heartbeats of a leader.

@@ -122,12 +122,8 @@ fn pending(key: &[u8], value: &[u8]) -> Option<(Row, Key)> {
             let (to, sequence) = keys::parse_outbox(key)?;
             (Row::Outbox(to, sequence, record::decode(value).ok()?), keys::outbox(to, sequence))
         }
-        space::OUTBOX_CURSOR => {
-            (Row::OutboxCursor(peer()?, record::decode(value).ok()?), keys::outbox_cursor(peer()?))
-        }
-        space::INBOX_CURSOR => {
-            (Row::InboxCursor(peer()?, record::decode(value).ok()?), keys::inbox_cursor(peer()?))
-        }
+        space::OUTBOX_CURSOR => (Row::OutboxCursor(peer()?, record::decode(value).ok()?), keys::outbox_cursor(peer()?)),
+        space::INBOX_CURSOR => (Row::InboxCursor(peer()?, record::decode(value).ok()?), keys::inbox_cursor(peer()?)),
         space::PREPARED => {
             let tx = keys::parse_tx(key)?;
             let _parts: Prepared = record::decode(value).ok()?;

@@ -2,9 +2,7 @@
 
 use crate::data::{DataCommand, DataMessage, Layout};
 use crate::txn::{TxId, TxnCommand};
-use cfs_types::{
-    FsError, InodeId, LogIndex, Nanos, RequestNumber, SessionId, ShardId, Term, Timestamp, VolumeId,
-};
+use cfs_types::{FsError, InodeId, LogIndex, Nanos, RequestNumber, SessionId, ShardId, Term, Timestamp, VolumeId};
 use cfs_wire::{Identity, Op};
 use serde::{Deserialize, Serialize};
 

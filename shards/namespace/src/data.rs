@@ -34,8 +34,8 @@ pub use pack::{MOVES_MAX, Move, NewChunk};
 pub use place::{LogRef, Place, Source};
 pub use range::acknowledged;
 pub use read::{
-    Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunks, log_extents, log_ref_from,
-    oldest_log_ref, pending_trims, plan_read, range_sequence, seek,
+    Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunks, log_extents, log_ref_from, oldest_log_ref,
+    pending_trims, plan_read, range_sequence, seek,
 };
 pub use record::{BackRef, ChunkRecord, RangeRecord, Shape, Summary};
 pub use resize::{fallocate_slice, reap_step, truncate};
@@ -173,9 +173,7 @@ pub fn deliver(state: &mut State<'_>, _from: ShardId, message: &DataMessage) -> 
 /// [`plan_read`].
 pub fn query(view: &dyn View, ctx: &EntryContext, op: &Op) -> Step<Reply> {
     match *op {
-        Op::Seek { ino, offset, whence } => {
-            seek(view, ctx.layout, ino, offset, whence).map(Reply::Offset)
-        }
+        Op::Seek { ino, offset, whence } => seek(view, ctx.layout, ino, offset, whence).map(Reply::Offset),
         _ => Err(Stop::Fail(FsError::NotSupported)),
     }
 }

@@ -37,12 +37,7 @@ pub fn create(
     let directory = state.directory(dir)?;
     lock::check(state, dir, &directory, name.as_bytes(), None)?;
     let Some(found) = state.dentry(dir, name)? else {
-        let birth = Birth {
-            kind: FileKind::File,
-            mode,
-            rdev: 0,
-            target: &[],
-        };
+        let birth = Birth { kind: FileKind::File, mode, rdev: 0, target: &[] };
         return bear(state, command, (dir, directory), name, &birth);
     };
     if exclusive {
@@ -61,12 +56,7 @@ pub fn create(
 }
 
 /// Makes a node that must not be there yet.
-pub fn make(
-    state: &mut State<'_>,
-    command: &Command,
-    (dir, name): (InodeId, &Name),
-    birth: &Birth<'_>,
-) -> Step<Reply> {
+pub fn make(state: &mut State<'_>, command: &Command, (dir, name): (InodeId, &Name), birth: &Birth<'_>) -> Step<Reply> {
     let symlink = birth.kind == FileKind::Symlink;
     if birth.kind == FileKind::Directory || symlink == birth.target.is_empty() {
         return Err(Stop::Fail(FsError::Invalid));
@@ -92,48 +82,26 @@ fn bear(
     let now = state.ctx.now;
     let ino = state.allocate(birth.kind)?;
     let inherits = directory.mode & 0o2000 != 0;
-    let gid = if inherits {
-        directory.gid
-    } else {
-        command.identity.gid
-    };
+    let gid = if inherits { directory.gid } else { command.identity.gid };
     let mut inode = Inode::new(birth.kind, birth.mode, command.identity.uid, gid, now);
     if matches!(birth.kind, FileKind::CharDevice | FileKind::BlockDevice) {
         inode.rdev = birth.rdev;
     }
     inode.target = birth.target.into();
-    state.add_dentry(
-        dir,
-        name,
-        Dentry {
-            ino,
-            kind: birth.kind,
-        },
-    )?;
+    state.add_dentry(dir, name, Dentry { ino, kind: birth.kind })?;
     state.put_inode(ino, &inode);
     directory.size += 1;
     directory.modify(now);
     state.put_inode(dir, &directory);
     let attr = Some(inode.attr(ino));
-    Ok(Reply::Entry(EntryReply {
-        ino,
-        kind: birth.kind,
-        attr,
-    }))
+    Ok(Reply::Entry(EntryReply { ino, kind: birth.kind, attr }))
 }
 
 /// Removes a name that leads to no directory, and a link of its inode, here or by message.
-pub fn unlink(
-    state: &mut State<'_>,
-    dir: InodeId,
-    name: &Name,
-    pinned_by: &[SessionId],
-) -> Step<Reply> {
+pub fn unlink(state: &mut State<'_>, dir: InodeId, name: &Name, pinned_by: &[SessionId]) -> Step<Reply> {
     let mut directory = state.directory(dir)?;
     lock::check(state, dir, &directory, name.as_bytes(), None)?;
-    let found = state
-        .dentry(dir, name)?
-        .ok_or(Stop::Fail(FsError::NotFound))?;
+    let found = state.dentry(dir, name)?.ok_or(Stop::Fail(FsError::NotFound))?;
     if found.dentry.is_dir() {
         return Err(Stop::Fail(FsError::IsDirectory));
     }

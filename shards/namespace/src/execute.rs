@@ -54,11 +54,7 @@ fn named(op: &Op) -> Option<(InodeId, &cfs_types::Name)> {
 }
 
 /// Executes one command.
-pub fn execute(
-    view: &dyn View,
-    ctx: &EntryContext,
-    command: &Command,
-) -> Result<Outcome, NeedMore> {
+pub fn execute(view: &dyn View, ctx: &EntryContext, command: &Command) -> Result<Outcome, NeedMore> {
     let mut state = State::new(view, ctx);
     let (result, blocked_by) = match run(&mut state, command) {
         Ok(answer) => (Ok(answer), None),
@@ -78,12 +74,7 @@ pub fn execute(
         }
     }
     let (writes, effects) = state.finish();
-    Ok(Outcome {
-        result,
-        blocked_by,
-        writes,
-        effects,
-    })
+    Ok(Outcome { result, blocked_by, writes, effects })
 }
 
 /// Keeps a failure as the request's result, unless there is one or the session may not ask.
@@ -112,12 +103,7 @@ fn run_body(state: &mut State<'_>, command: &Command) -> Step<Reply> {
         CommandBody::Op { op, pinned_by } => return run_op(state, command, op, pinned_by),
         CommandBody::Data(body) => return data::execute(state, command, body),
         CommandBody::Txn(_) => return Err(Stop::Fail(FsError::Invalid)),
-        CommandBody::Deliver {
-            from,
-            sequence,
-            message,
-            pinned_by,
-        } => {
+        CommandBody::Deliver { from, sequence, message, pinned_by } => {
             outbox::deliver(state, *from, *sequence, message, pinned_by)?;
         }
         CommandBody::Acknowledge { to, through } => outbox::acknowledge(state, *to, *through)?,
@@ -130,52 +116,22 @@ fn run_body(state: &mut State<'_>, command: &Command) -> Step<Reply> {
     Ok(Reply::Done)
 }
 
-fn run_op(
-    state: &mut State<'_>,
-    command: &Command,
-    op: &Op,
-    pinned_by: &[SessionId],
-) -> Step<Reply> {
+fn run_op(state: &mut State<'_>, command: &Command, op: &Op, pinned_by: &[SessionId]) -> Step<Reply> {
     match op {
-        Op::Create {
-            dir,
-            name,
-            mode,
-            exclusive,
-            truncate,
-        } => entry::create(state, command, (*dir, name), *mode, (*exclusive, *truncate)),
-        Op::Mknod {
-            dir,
-            name,
-            kind,
-            mode,
-            rdev,
-        } => {
-            let birth = Birth {
-                kind: *kind,
-                mode: *mode,
-                rdev: *rdev,
-                target: &[],
-            };
+        Op::Create { dir, name, mode, exclusive, truncate } => {
+            entry::create(state, command, (*dir, name), *mode, (*exclusive, *truncate))
+        }
+        Op::Mknod { dir, name, kind, mode, rdev } => {
+            let birth = Birth { kind: *kind, mode: *mode, rdev: *rdev, target: &[] };
             entry::make(state, command, (*dir, name), &birth)
         }
         Op::Symlink { dir, name, target } => {
-            let birth = Birth {
-                kind: FileKind::Symlink,
-                mode: 0o777,
-                rdev: 0,
-                target,
-            };
+            let birth = Birth { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target };
             entry::make(state, command, (*dir, name), &birth)
         }
         Op::Unlink { dir, name } => entry::unlink(state, *dir, name, pinned_by),
         Op::Setattr { ino, change } => attributes::set(state, *ino, change),
-        Op::SetXattr {
-            ino,
-            name,
-            value,
-            mode,
-        } => xattr::set(state, *ino, name, value, *mode),
+        Op::SetXattr { ino, name, value, mode } => xattr::set(state, *ino, name, value, *mode),
         Op::RemoveXattr { ino, name } => xattr::remove(state, *ino, name),
         _ => Err(Stop::Fail(FsError::NotSupported)),
     }
@@ -199,31 +155,20 @@ fn make_root(state: &mut State<'_>, mode: u16, uid: u32, gid: u32) -> Step<()> {
 
 /// The inode of this shard whose last link the command may remove: the driver asks the sessions
 /// that hold it open and fills in `pinned_by` before it proposes.
-pub fn last_link(
-    view: &dyn View,
-    ctx: &EntryContext,
-    command: &Command,
-) -> Result<Option<InodeId>, NeedMore> {
+pub fn last_link(view: &dyn View, ctx: &EntryContext, command: &Command) -> Result<Option<InodeId>, NeedMore> {
     let candidate = match &command.body {
-        CommandBody::Op {
-            op: Op::Unlink { dir, name },
-            ..
-        } => find_dentry(view, ctx, *dir, name).map(|found| found.map(|found| found.dentry.ino)),
+        CommandBody::Op { op: Op::Unlink { dir, name }, .. } => {
+            find_dentry(view, ctx, *dir, name).map(|found| found.map(|found| found.dentry.ino))
+        }
         CommandBody::Txn(body) => Ok(txn::unlinks(ctx, body)),
-        CommandBody::Deliver {
-            message: Message::Unlink { ino, .. },
-            ..
-        } => Ok(Some(*ino)),
-        CommandBody::Deliver {
-            message: Message::Commit { tx, .. },
-            ..
-        } => txn::participant::removes(view, *tx),
+        CommandBody::Deliver { message: Message::Unlink { ino, .. }, .. } => Ok(Some(*ino)),
+        CommandBody::Deliver { message: Message::Commit { tx, .. }, .. } => txn::participant::removes(view, *tx),
         _ => Ok(None),
     };
     let last = candidate.and_then(|candidate| match candidate {
-        Some(ino) if ino.shard() == ctx.shard => Ok(find_inode(view, ino)?
-            .filter(|inode| inode.is_dir() || inode.nlink <= 1)
-            .map(|_| ino)),
+        Some(ino) if ino.shard() == ctx.shard => {
+            Ok(find_inode(view, ino)?.filter(|inode| inode.is_dir() || inode.nlink <= 1).map(|_| ino))
+        }
         _ => Ok(None),
     });
     match last {
@@ -235,11 +180,7 @@ pub fn last_link(
 }
 
 /// Answers a read-only operation from executed state.
-pub fn query(
-    view: &dyn View,
-    ctx: &EntryContext,
-    op: &Op,
-) -> Result<Result<Reply, FsError>, NeedMore> {
+pub fn query(view: &dyn View, ctx: &EntryContext, op: &Op) -> Result<Result<Reply, FsError>, NeedMore> {
     match reads::answer(view, ctx, op) {
         Ok(reply) => Ok(Ok(reply)),
         Err(Stop::Need(need)) => Err(need),

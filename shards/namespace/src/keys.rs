@@ -83,18 +83,12 @@ pub fn inode(ino: InodeId) -> Key {
 
 /// All entries of a directory begin with this.
 pub fn dentry_prefix(volume: VolumeId, dir: InodeId) -> Key {
-    KeyBuilder::new(space::DENTRY)
-        .bytes(&volume.get().to_be_bytes())
-        .number(dir.get())
-        .build()
+    KeyBuilder::new(space::DENTRY).bytes(&volume.get().to_be_bytes()).number(dir.get()).build()
 }
 
 /// An entry of a directory.
 pub fn dentry(volume: VolumeId, dir: InodeId, cookie: u64, name: &[u8]) -> Key {
-    KeyBuilder(dentry_prefix(volume, dir).into_vec())
-        .number(cookie)
-        .bytes(name)
-        .build()
+    KeyBuilder(dentry_prefix(volume, dir).into_vec()).number(cookie).bytes(name).build()
 }
 
 /// The cookie and name of a dentry's key; None where it is not one.
@@ -110,10 +104,7 @@ pub fn xattr_prefix(ino: InodeId) -> Key {
 
 /// An extended attribute.
 pub fn xattr(ino: InodeId, name: &[u8]) -> Key {
-    KeyBuilder::new(space::XATTR)
-        .number(ino.get())
-        .bytes(name)
-        .build()
+    KeyBuilder::new(space::XATTR).number(ino.get()).bytes(name).build()
 }
 
 /// The shard's counters.
@@ -123,9 +114,7 @@ pub fn counters() -> Key {
 
 /// A client session.
 pub fn session(session: SessionId) -> Key {
-    KeyBuilder::new(space::SESSION)
-        .number(session.get())
-        .build()
+    KeyBuilder::new(space::SESSION).number(session.get()).build()
 }
 
 /// The session of a session's key; None where it is not one.
@@ -136,10 +125,7 @@ pub fn parse_session(key: &[u8]) -> Option<SessionId> {
 
 /// The kept result of a request.
 pub fn result(session: SessionId, number: RequestNumber) -> Key {
-    KeyBuilder::new(space::RESULT)
-        .number(session.get())
-        .number(number.get())
-        .build()
+    KeyBuilder::new(space::RESULT).number(session.get()).number(number.get()).build()
 }
 
 /// The request number of a result's key; None where it is not one.
@@ -150,10 +136,7 @@ pub fn parse_result(key: &[u8]) -> Option<RequestNumber> {
 
 /// A message to a peer.
 pub fn outbox(to: ShardId, sequence: u64) -> Key {
-    KeyBuilder::new(space::OUTBOX)
-        .bytes(&[to.get()])
-        .number(sequence)
-        .build()
+    KeyBuilder::new(space::OUTBOX).bytes(&[to.get()]).number(sequence).build()
 }
 
 /// The peer and sequence of an outbox key; None where it is not one.
@@ -166,16 +149,12 @@ pub fn parse_outbox(key: &[u8]) -> Option<(ShardId, u64)> {
 
 /// The last sequence sent to a peer.
 pub fn outbox_cursor(to: ShardId) -> Key {
-    KeyBuilder::new(space::OUTBOX_CURSOR)
-        .bytes(&[to.get()])
-        .build()
+    KeyBuilder::new(space::OUTBOX_CURSOR).bytes(&[to.get()]).build()
 }
 
 /// The last sequence executed of a peer.
 pub fn inbox_cursor(from: ShardId) -> Key {
-    KeyBuilder::new(space::INBOX_CURSOR)
-        .bytes(&[from.get()])
-        .build()
+    KeyBuilder::new(space::INBOX_CURSOR).bytes(&[from.get()]).build()
 }
 
 fn tx_key(space: u8, tx: TxId) -> Key {
@@ -217,10 +196,7 @@ pub fn lock_prefix(ino: InodeId) -> Key {
 
 /// The lock of a name in a directory; the empty name is the inode itself.
 pub fn lock(ino: InodeId, name: &[u8]) -> Key {
-    KeyBuilder::new(space::LOCK)
-        .number(ino.get())
-        .bytes(name)
-        .build()
+    KeyBuilder::new(space::LOCK).number(ino.get()).bytes(name).build()
 }
 
 /// All orphan records of an inode begin with this.
@@ -230,19 +206,13 @@ pub fn orphan_prefix(ino: InodeId) -> Key {
 
 /// A session that holds an unlinked inode open.
 pub fn orphan(ino: InodeId, session: SessionId) -> Key {
-    KeyBuilder::new(space::ORPHAN)
-        .number(ino.get())
-        .number(session.get())
-        .build()
+    KeyBuilder::new(space::ORPHAN).number(ino.get()).number(session.get()).build()
 }
 
 /// The inode and session of an orphan's key; None where it is not one.
 pub fn parse_orphan(key: &[u8]) -> Option<(InodeId, SessionId)> {
     let session: [u8; 8] = key.get(9..)?.try_into().ok()?;
-    Some((
-        parse_inode(key)?,
-        SessionId::new(u64::from_be_bytes(session)),
-    ))
+    Some((parse_inode(key)?, SessionId::new(u64::from_be_bytes(session))))
 }
 
 /// An inode whose content is still being freed.
@@ -252,9 +222,7 @@ pub fn reap(ino: InodeId) -> Key {
 
 /// The volume's rename lock.
 pub fn rename_lock(volume: VolumeId) -> Key {
-    KeyBuilder::new(space::RENAME_LOCK)
-        .bytes(&volume.get().to_be_bytes())
-        .build()
+    KeyBuilder::new(space::RENAME_LOCK).bytes(&volume.get().to_be_bytes()).build()
 }
 
 /// The inode number that follows the key-space byte; None where there is none.
@@ -268,10 +236,7 @@ pub fn parse_inode(key: &[u8]) -> Option<InodeId> {
 /// 0 to 15 are reserved for `.`, `..` and the start of a listing.
 pub fn cookie(name_key: &[u8; 32], name: &Name) -> u64 {
     let hash = blake3::keyed_hash(name_key, name.as_bytes());
-    let (first, _) = hash
-        .as_bytes()
-        .split_first_chunk::<8>()
-        .expect("a BLAKE3 hash has 32 bytes");
+    let (first, _) = hash.as_bytes().split_first_chunk::<8>().expect("a BLAKE3 hash has 32 bytes");
     let hash59 = u64::from_le_bytes(*first) >> 5;
     hash59.max(1) << 4
 }
@@ -305,10 +270,7 @@ mod tests {
         let key = dentry(VolumeId::new(3), InodeId::ROOT, 77, b"x");
         assert_eq!(parse_dentry(&key), Some((77, name)));
         assert_eq!(parse_dentry(&key[..20]), None);
-        assert_eq!(
-            parse_outbox(&outbox(ShardId::new(9), 4)),
-            Some((ShardId::new(9), 4))
-        );
+        assert_eq!(parse_outbox(&outbox(ShardId::new(9), 4)), Some((ShardId::new(9), 4)));
         assert_eq!(parse_outbox(&key), None);
     }
 }

@@ -15,13 +15,7 @@ use cfs_types::{FsError, InodeId};
 const LOCKS_SCANNED: usize = 3;
 
 /// Stops where a transaction other than `me` holds the name; the empty name is the inode itself.
-pub fn check(
-    view: &dyn View,
-    ino: InodeId,
-    inode: &Inode,
-    name: &[u8],
-    me: Option<TxId>,
-) -> Step<()> {
+pub fn check(view: &dyn View, ino: InodeId, inode: &Inode, name: &[u8], me: Option<TxId>) -> Step<()> {
     if inode.locks == 0 {
         return Ok(());
     }
@@ -47,17 +41,8 @@ pub fn check_all(view: &dyn View, ino: InodeId, inode: &Inode, me: Option<TxId>)
 }
 
 /// Takes a lock that is free; the caller writes the inode.
-pub fn take(
-    state: &mut State<'_>,
-    ino: InodeId,
-    inode: &mut Inode,
-    name: &[u8],
-    tx: TxId,
-) -> Step<()> {
-    inode.locks = inode
-        .locks
-        .checked_add(1)
-        .ok_or(Stop::Fail(FsError::Busy))?;
+pub fn take(state: &mut State<'_>, ino: InodeId, inode: &mut Inode, name: &[u8], tx: TxId) -> Step<()> {
+    inode.locks = inode.locks.checked_add(1).ok_or(Stop::Fail(FsError::Busy))?;
     state.put(keys::lock(ino, name), record::encode(&tx));
     Ok(())
 }

@@ -33,10 +33,7 @@ impl View for Memory {
         if from >= to {
             return Ok(Vec::new());
         }
-        let range = (
-            std::ops::Bound::Included(from),
-            std::ops::Bound::Excluded(to),
-        );
+        let range = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(to));
         let rows = self.rows.range::<[u8], _>(range).take(limit);
         Ok(rows.map(|(k, v)| (k.clone(), v.clone())).collect())
     }

@@ -58,12 +58,7 @@ pub fn deliver(
 }
 
 /// Does what a message says.
-pub fn perform(
-    state: &mut State<'_>,
-    from: ShardId,
-    message: &Message,
-    pinned_by: &[SessionId],
-) -> Step<()> {
+pub fn perform(state: &mut State<'_>, from: ShardId, message: &Message, pinned_by: &[SessionId]) -> Step<()> {
     match message {
         Message::Commit { tx, now } => txn::participant::commit(state, *tx, *now, pinned_by),
         Message::Unlink { ino, now } => match find_inode(state, *ino)? {

@@ -33,11 +33,7 @@ fn page(view: &dyn View, space: u8, after: Option<Key>, limit: usize) -> Step<Ro
 }
 
 /// Messages to deliver, by peer and sequence.
-pub fn outbox(
-    view: &dyn View,
-    after: Option<(ShardId, u64)>,
-    limit: usize,
-) -> Listing<(ShardId, u64, Message)> {
+pub fn outbox(view: &dyn View, after: Option<(ShardId, u64)>, limit: usize) -> Listing<(ShardId, u64, Message)> {
     let after = after.map(|(to, sequence)| keys::outbox(to, sequence));
     listing(page(view, space::OUTBOX, after, limit).and_then(|rows| {
         let decode = |(key, value): (Key, _)| {
@@ -52,11 +48,7 @@ pub fn outbox(
 /// Transactions prepared here: resolve each at its own shard, abort the aborted.
 pub fn prepared(view: &dyn View, after: Option<TxId>, limit: usize) -> Listing<TxId> {
     let rows = page(view, space::PREPARED, after.map(keys::prepared), limit);
-    listing(rows.and_then(|rows| {
-        rows.iter()
-            .map(|(k, _)| Ok(keys::parse_tx(k).ok_or(FsError::Corrupt)?))
-            .collect()
-    }))
+    listing(rows.and_then(|rows| rows.iter().map(|(k, _)| Ok(keys::parse_tx(k).ok_or(FsError::Corrupt)?)).collect()))
 }
 
 /// Forced aborts recorded here: forget those of earlier terms.
@@ -76,35 +68,24 @@ pub fn aborted(view: &dyn View, after: Option<TxId>, limit: usize) -> Listing<Tx
 /// Inodes to `Reap`.
 pub fn reaps(view: &dyn View, after: Option<InodeId>, limit: usize) -> Listing<InodeId> {
     let rows = page(view, space::REAP, after.map(keys::reap), limit);
-    listing(rows.and_then(|rows| {
-        rows.iter()
-            .map(|(k, _)| Ok(keys::parse_inode(k).ok_or(FsError::Corrupt)?))
-            .collect()
-    }))
+    listing(rows.and_then(|rows| rows.iter().map(|(k, _)| Ok(keys::parse_inode(k).ok_or(FsError::Corrupt)?)).collect()))
 }
 
 /// Unlinked inodes that sessions hold open: `ReleaseOrphan` those whose session is over.
-pub fn orphans(
-    view: &dyn View,
-    after: Option<(InodeId, SessionId)>,
-    limit: usize,
-) -> Listing<(InodeId, SessionId)> {
+pub fn orphans(view: &dyn View, after: Option<(InodeId, SessionId)>, limit: usize) -> Listing<(InodeId, SessionId)> {
     let after = after.map(|(ino, session)| keys::orphan(ino, session));
-    listing(page(view, space::ORPHAN, after, limit).and_then(|rows| {
-        rows.iter()
-            .map(|(k, _)| Ok(keys::parse_orphan(k).ok_or(FsError::Corrupt)?))
-            .collect()
-    }))
+    listing(
+        page(view, space::ORPHAN, after, limit)
+            .and_then(|rows| rows.iter().map(|(k, _)| Ok(keys::parse_orphan(k).ok_or(FsError::Corrupt)?)).collect()),
+    )
 }
 
 /// Sessions of which the shard keeps results: `ExpireSession` those that are over.
 pub fn sessions(view: &dyn View, after: Option<SessionId>, limit: usize) -> Listing<SessionId> {
     let rows = page(view, space::SESSION, after.map(keys::session), limit);
-    listing(rows.and_then(|rows| {
-        rows.iter()
-            .map(|(k, _)| Ok(keys::parse_session(k).ok_or(FsError::Corrupt)?))
-            .collect()
-    }))
+    listing(
+        rows.and_then(|rows| rows.iter().map(|(k, _)| Ok(keys::parse_session(k).ok_or(FsError::Corrupt)?)).collect()),
+    )
 }
 
 /// Who holds the volume's rename lock (in the root's shard).

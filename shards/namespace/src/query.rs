@@ -25,12 +25,7 @@ pub fn answer(view: &dyn View, ctx: &EntryContext, op: &Op) -> Step<Reply> {
         Op::Lookup { dir, name } => lookup(view, ctx, *dir, name),
         Op::Getattr { ino } | Op::Open { ino, .. } => getattr(view, *ino),
         Op::Readlink { ino } => readlink(view, *ino),
-        Op::Readdir {
-            dir,
-            cookie,
-            bytes_max,
-            plus,
-        } => {
+        Op::Readdir { dir, cookie, bytes_max, plus } => {
             let bytes_max = usize::try_from(*bytes_max).unwrap_or(usize::MAX);
             readdir(view, ctx, *dir, *cookie, bytes_max, *plus)
         }
@@ -45,11 +40,7 @@ pub fn answer(view: &dyn View, ctx: &EntryContext, op: &Op) -> Step<Reply> {
 /// A directory that is read: a removed one reads as empty.
 fn directory(view: &dyn View, dir: InodeId) -> Step<Inode> {
     let inode = read_inode(view, dir)?;
-    if inode.is_dir() {
-        Ok(inode)
-    } else {
-        Err(Stop::Fail(FsError::NotDirectory))
-    }
+    if inode.is_dir() { Ok(inode) } else { Err(Stop::Fail(FsError::NotDirectory)) }
 }
 
 fn lookup(view: &dyn View, ctx: &EntryContext, dir: InodeId, name: &Name) -> Step<Reply> {
@@ -61,11 +52,7 @@ fn lookup(view: &dyn View, ctx: &EntryContext, dir: InodeId, name: &Name) -> Ste
 
 /// The reply for an entry, with attributes where the inode is here and not held.
 pub fn entry(view: &dyn View, ctx: &EntryContext, dentry: Dentry) -> Step<EntryReply> {
-    let mut reply = EntryReply {
-        ino: dentry.ino,
-        kind: dentry.kind,
-        attr: None,
-    };
+    let mut reply = EntryReply { ino: dentry.ino, kind: dentry.kind, attr: None };
     if dentry.ino.shard() == ctx.shard {
         let inode = match read_inode(view, dentry.ino) {
             Err(Stop::Fail(FsError::Stale)) => return Err(Stop::Fail(FsError::Corrupt)),
@@ -99,11 +86,7 @@ fn parent(view: &dyn View, dir: InodeId) -> Step<Reply> {
         return Err(Stop::Fail(FsError::NotFound));
     }
     let ino = inode.parent.ok_or(FsError::Corrupt)?;
-    Ok(Reply::Entry(EntryReply {
-        ino,
-        kind: FileKind::Directory,
-        attr: None,
-    }))
+    Ok(Reply::Entry(EntryReply { ino, kind: FileKind::Directory, attr: None }))
 }
 
 fn readdir(
@@ -119,10 +102,7 @@ fn readdir(
     let fixed = ENTRY_BYTES + if plus { ATTR_BYTES } else { 0 };
     let limit = (bytes_max / (fixed + 1)).clamp(1, LISTING_ENTRIES_MAX);
     let Some(after) = cookie.checked_add(1) else {
-        return Ok(Reply::Listing {
-            entries: Vec::new(),
-            end: true,
-        });
+        return Ok(Reply::Listing { entries: Vec::new(), end: true });
     };
     let from = keys::dentry(ctx.volume, dir, after, b"");
     let to = keys::after_prefix(&keys::dentry_prefix(ctx.volume, dir));
@@ -138,13 +118,7 @@ fn readdir(
             end = false;
             break;
         }
-        entries.push(DirEntry {
-            cookie,
-            name,
-            ino: dentry.ino,
-            kind: dentry.kind,
-            attr: None,
-        });
+        entries.push(DirEntry { cookie, name, ino: dentry.ino, kind: dentry.kind, attr: None });
     }
     if plus {
         add_attributes(view, ctx, &mut entries)?;
@@ -156,28 +130,19 @@ fn readdir(
 fn add_attributes(view: &dyn View, ctx: &EntryContext, entries: &mut [DirEntry]) -> Step<()> {
     let mut missing: Vec<Key> = Vec::new();
     for listed in entries.iter_mut().filter(|e| e.ino.shard() == ctx.shard) {
-        let dentry = Dentry {
-            ino: listed.ino,
-            kind: listed.kind,
-        };
+        let dentry = Dentry { ino: listed.ino, kind: listed.kind };
         match entry(view, ctx, dentry) {
             Ok(reply) => listed.attr = reply.attr,
             Err(Stop::Need(NeedMore::Key(key))) => missing.push(key),
             Err(stop) => return Err(stop),
         }
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(Stop::Need(NeedMore::Keys(missing)))
-    }
+    if missing.is_empty() { Ok(()) } else { Err(Stop::Need(NeedMore::Keys(missing))) }
 }
 
 fn get_xattr(view: &dyn View, ino: InodeId, name: &[u8]) -> Step<Reply> {
     read_inode(view, ino)?;
-    let value = view
-        .get(&keys::xattr(ino, name))?
-        .ok_or(Stop::Fail(FsError::NoAttribute))?;
+    let value = view.get(&keys::xattr(ino, name))?.ok_or(Stop::Fail(FsError::NoAttribute))?;
     Ok(Reply::Bytes(value.to_vec()))
 }
 

@@ -29,12 +29,7 @@ pub fn drop_link(
 }
 
 /// Writes an inode whose links changed, or removes it where nothing holds it any more.
-pub fn settle(
-    state: &mut State<'_>,
-    ino: InodeId,
-    mut inode: Inode,
-    pinned_by: &[SessionId],
-) -> Step<()> {
+pub fn settle(state: &mut State<'_>, ino: InodeId, mut inode: Inode, pinned_by: &[SessionId]) -> Step<()> {
     if inode.nlink > 0 {
         state.put_inode(ino, &inode);
         return Ok(());
@@ -75,9 +70,7 @@ pub fn proceed(state: &mut State<'_>, ino: InodeId) -> Step<()> {
 
 fn is_pinned(state: &State<'_>, ino: InodeId) -> Step<bool> {
     let prefix = keys::orphan_prefix(ino);
-    Ok(!state
-        .scan(&prefix, &keys::after_prefix(&prefix), 1)?
-        .is_empty())
+    Ok(!state.scan(&prefix, &keys::after_prefix(&prefix), 1)?.is_empty())
 }
 
 fn step(state: &mut State<'_>, ino: InodeId, inode: &mut Inode) -> Step<()> {

@@ -44,18 +44,9 @@ pub fn keep(state: &mut State<'_>, command: &Command, result: &Result<Reply, FsE
     session.highest = session.highest.max(command.number);
     session.oldest = session.oldest.max(command.oldest.min(command.number));
     let oldest = session.oldest;
-    trim(
-        state,
-        command.session,
-        &mut session,
-        oldest,
-        TRIM_COMMAND_MAX,
-    )?;
+    trim(state, command.session, &mut session, oldest, TRIM_COMMAND_MAX)?;
     state.put(keys::session(command.session), record::encode(&session));
-    state.put(
-        keys::result(command.session, command.number),
-        record::encode(result),
-    );
+    state.put(keys::result(command.session, command.number), record::encode(result));
     Ok(())
 }
 
@@ -115,30 +106,16 @@ fn load(state: &State<'_>, id: SessionId) -> Step<Session> {
 }
 
 /// Deletes results from `session.trimmed` up to `end`, at most `limit` of them.
-fn trim(
-    state: &mut State<'_>,
-    id: SessionId,
-    session: &mut Session,
-    end: RequestNumber,
-    limit: usize,
-) -> Step<()> {
+fn trim(state: &mut State<'_>, id: SessionId, session: &mut Session, end: RequestNumber, limit: usize) -> Step<()> {
     if session.trimmed >= end {
         return Ok(());
     }
-    let rows = state.scan(
-        &keys::result(id, session.trimmed),
-        &keys::result(id, end),
-        limit,
-    )?;
+    let rows = state.scan(&keys::result(id, session.trimmed), &keys::result(id, end), limit)?;
     let all = rows.len() < limit;
     let last = rows.last().and_then(|(key, _)| keys::parse_result(key));
     for (key, _) in rows {
         state.delete(key);
     }
-    session.trimmed = if all {
-        end
-    } else {
-        last.ok_or(FsError::Corrupt)?.next()
-    };
+    session.trimmed = if all { end } else { last.ok_or(FsError::Corrupt)?.next() };
     Ok(())
 }

@@ -40,26 +40,15 @@ pub struct Found {
 }
 
 /// Finds a name: rank 0 by its key, then, as names may collide, the other ranks.
-pub fn find_dentry(
-    view: &dyn View,
-    ctx: &EntryContext,
-    dir: InodeId,
-    name: &Name,
-) -> Step<Option<Found>> {
+pub fn find_dentry(view: &dyn View, ctx: &EntryContext, dir: InodeId, name: &Name) -> Step<Option<Found>> {
     let cookie = keys::cookie(&ctx.name_key, name);
     if let Some(bytes) = view.get(&keys::dentry(ctx.volume, dir, cookie, name.as_bytes()))? {
-        return Ok(Some(Found {
-            cookie,
-            dentry: Dentry::decode(&bytes)?,
-        }));
+        return Ok(Some(Found { cookie, dentry: Dentry::decode(&bytes)? }));
     }
     for (key, value) in same_hash(view, ctx, dir, cookie)? {
         let (cookie, found) = keys::parse_dentry(&key).ok_or(FsError::Corrupt)?;
         if found == *name {
-            return Ok(Some(Found {
-                cookie,
-                dentry: Dentry::decode(&value)?,
-            }));
+            return Ok(Some(Found { cookie, dentry: Dentry::decode(&value)? }));
         }
     }
     Ok(None)
@@ -94,11 +83,7 @@ impl View for State<'_> {
 impl<'a> State<'a> {
     /// No writes yet.
     pub fn new(view: &'a dyn View, ctx: &'a EntryContext) -> Self {
-        State {
-            overlay: Overlay::new(view),
-            ctx,
-            effects: Vec::new(),
-        }
+        State { overlay: Overlay::new(view), ctx, effects: Vec::new() }
     }
 
     /// Forgets writes and effects: the command fails.
@@ -134,9 +119,7 @@ impl<'a> State<'a> {
             return Err(Stop::Fail(FsError::NotDirectory));
         }
         if dir.dying {
-            return Err(self
-                .inode_holder(ino)?
-                .map_or(Stop::Fail(FsError::NotFound), Stop::Blocked));
+            return Err(self.inode_holder(ino)?.map_or(Stop::Fail(FsError::NotFound), Stop::Blocked));
         }
         if dir.nlink == 0 {
             return Err(Stop::Fail(FsError::NotFound));
@@ -163,11 +146,7 @@ impl<'a> State<'a> {
     pub fn add_dentry(&mut self, dir: InodeId, name: &Name, dentry: Dentry) -> Step<()> {
         let first = keys::cookie(&self.ctx.name_key, name);
         let rows = same_hash(self, self.ctx, dir, first)?;
-        let taken: Vec<u64> = rows
-            .iter()
-            .filter_map(|(k, _)| keys::parse_dentry(k))
-            .map(|(c, _)| c)
-            .collect();
+        let taken: Vec<u64> = rows.iter().filter_map(|(k, _)| keys::parse_dentry(k)).map(|(c, _)| c).collect();
         let free = (first..first + keys::RANKS).find(|c| !taken.contains(c));
         let cookie = free.ok_or(Stop::Fail(FsError::NoSpace))?;
         let key = keys::dentry(self.ctx.volume, dir, cookie, name.as_bytes());

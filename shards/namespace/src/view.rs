@@ -47,10 +47,7 @@ pub struct Overlay<'a> {
 impl<'a> Overlay<'a> {
     /// An overlay without writes.
     pub fn new(base: &'a dyn View) -> Self {
-        Overlay {
-            base,
-            writes: BTreeMap::new(),
-        }
+        Overlay { base, writes: BTreeMap::new() }
     }
     /// Writes a value, or deletes the key.
     pub fn write(&mut self, key: Key, value: Option<Value>) {
@@ -82,24 +79,12 @@ impl View for Overlay<'_> {
         if from >= to || limit == 0 {
             return Ok(Vec::new());
         }
-        let range = (
-            std::ops::Bound::Included(from),
-            std::ops::Bound::Excluded(to),
-        );
-        let deleted = self
-            .writes
-            .range::<[u8], _>(range)
-            .filter(|(_, v)| v.is_none())
-            .count();
+        let range = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(to));
+        let deleted = self.writes.range::<[u8], _>(range).filter(|(_, v)| v.is_none()).count();
         let wanted = limit.saturating_add(deleted);
-        let mut rows: BTreeMap<Key, Value> =
-            self.base.scan(from, to, wanted)?.into_iter().collect();
+        let mut rows: BTreeMap<Key, Value> = self.base.scan(from, to, wanted)?.into_iter().collect();
         // Past the last row of a full answer the base is unknown: only writes before it count.
-        let known = if rows.len() == wanted {
-            rows.keys().next_back().cloned()
-        } else {
-            None
-        };
+        let known = if rows.len() == wanted { rows.keys().next_back().cloned() } else { None };
         for (key, value) in self.writes.range::<[u8], _>(range) {
             if known.as_ref().is_some_and(|last| key > last) {
                 break;
@@ -130,18 +115,9 @@ mod tests {
         overlay.write([2].into(), None);
         overlay.write([3].into(), None);
         overlay.write([20].into(), Some([1].into()));
-        assert_eq!(
-            keys(overlay.scan(&[1], &[30], 3).expect("in memory")),
-            [1, 4, 5]
-        );
-        assert_eq!(
-            keys(overlay.scan(&[8], &[30], 9).expect("in memory")),
-            [8, 9, 20]
-        );
-        assert_eq!(
-            keys(overlay.scan(&[9], &[9], 9).expect("in memory")),
-            [0u8; 0]
-        );
+        assert_eq!(keys(overlay.scan(&[1], &[30], 3).expect("in memory")), [1, 4, 5]);
+        assert_eq!(keys(overlay.scan(&[8], &[30], 9).expect("in memory")), [8, 9, 20]);
+        assert_eq!(keys(overlay.scan(&[9], &[9], 9).expect("in memory")), [0u8; 0]);
         assert_eq!(overlay.get(&[2]).expect("in memory"), None);
     }
 }

@@ -29,13 +29,7 @@ fn listed_bytes(name: &[u8]) -> u32 {
 }
 
 /// Sets an attribute.
-pub fn set(
-    state: &mut State<'_>,
-    ino: InodeId,
-    name: &[u8],
-    value: &[u8],
-    mode: XattrMode,
-) -> Step<Reply> {
+pub fn set(state: &mut State<'_>, ino: InodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Step<Reply> {
     check_name(name)?;
     if value.len() > VALUE_BYTES_MAX {
         return Err(Stop::Fail(FsError::TooLarge));

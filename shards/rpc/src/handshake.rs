@@ -42,11 +42,7 @@ pub async fn accept_handshake(
     result
 }
 
-async fn accept(
-    connection: &Connection,
-    rng: &dyn Rng,
-    admission: &Admission,
-) -> Result<(Hello, Frame), RpcError> {
+async fn accept(connection: &Connection, rng: &dyn Rng, admission: &Admission) -> Result<(Hello, Frame), RpcError> {
     let frame = expect(connection.recv().await?, Opcode::HELLO, Flags::NONE)?;
     let hello: Hello = frame.message()?;
     let nonce = random_bytes(rng);

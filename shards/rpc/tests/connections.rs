@@ -180,7 +180,10 @@ fn frames_of_all_sizes_arrive_whole_and_in_order() {
             spawn(&world.tasks, Class::Foreground, async move {
                 for (i, size) in sizes.into_iter().enumerate() {
                     let payload = IoBuf::copy_of(&vec![u8::try_from(i).expect("few"); size]);
-                    client.send(Opcode::ECHO, Flags::NONE, client.next_request(), &size, Some(payload)).await.expect("sent");
+                    client
+                        .send(Opcode::ECHO, Flags::NONE, client.next_request(), &size, Some(payload))
+                        .await
+                        .expect("sent");
                 }
                 client.drained().await;
                 std::future::pending::<()>().await;

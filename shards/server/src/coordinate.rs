@@ -182,7 +182,11 @@ async fn verdict(core: &Rc<Core>, tx: TxId) -> Option<Verdict> {
 }
 
 /// A session's pins on those unlinked inodes of a shard that `wanted` picks are over.
-pub async fn release_orphans(shard: &Rc<Shard>, session: SessionId, wanted: impl Fn(InodeId) -> bool) -> Result<(), FsError> {
+pub async fn release_orphans(
+    shard: &Rc<Shard>,
+    session: SessionId,
+    wanted: impl Fn(InodeId) -> bool,
+) -> Result<(), FsError> {
     let mut after = None;
     loop {
         let page = shard.read(|view, _| pending::orphans(view, after, PAGE)).await??;
@@ -196,4 +200,3 @@ pub async fn release_orphans(shard: &Rc<Shard>, session: SessionId, wanted: impl
         }
     }
 }
-

@@ -10,8 +10,8 @@ use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::leases::{Clearance, Intent, Leases};
 use crate::links::Links;
-use crate::messages::{CoreReply, CoreRequest};
 use crate::log_room::{LogPlace, LogRoom};
+use crate::messages::{CoreReply, CoreRequest};
 use crate::metrics::Metrics;
 use crate::operation::Served;
 use crate::peers::Peers;
@@ -137,7 +137,11 @@ impl Core {
     }
 
     /// Serves a client's request here, or at the core that owns its shard.
-    pub async fn serve_or_forward(self: &Rc<Self>, request: Request, payload: Option<IoBuf>) -> (Response, Option<IoBuf>) {
+    pub async fn serve_or_forward(
+        self: &Rc<Self>,
+        request: Request,
+        payload: Option<IoBuf>,
+    ) -> (Response, Option<IoBuf>) {
         let owner = self.config.owner(request.context.shard.into());
         if owner == self.me() {
             return self.serve(request, payload, true).await;
@@ -152,7 +156,12 @@ impl Core {
 
     /// Serves a request for a shard of this core. `direct`: the client's connection ends here, so
     /// that it may be granted leases.
-    pub async fn serve(self: &Rc<Self>, request: Request, payload: Option<IoBuf>, direct: bool) -> (Response, Option<IoBuf>) {
+    pub async fn serve(
+        self: &Rc<Self>,
+        request: Request,
+        payload: Option<IoBuf>,
+        direct: bool,
+    ) -> (Response, Option<IoBuf>) {
         let wait = match request.context.deadline_ms {
             0 => self.config.deadline,
             ms => Duration::from_millis(u64::from(ms)).min(self.config.deadline),
@@ -175,7 +184,13 @@ impl Core {
 
     /// Begins a change, in a task of its own, and waits for its end until `end`. What it holds
     /// (leases revoked, chunks written) must not be let go while its command is on its way.
-    async fn change(self: &Rc<Self>, request: Request, payload: Option<IoBuf>, direct: bool, end: Instant) -> Option<Served> {
+    async fn change(
+        self: &Rc<Self>,
+        request: Request,
+        payload: Option<IoBuf>,
+        direct: bool,
+        end: Instant,
+    ) -> Option<Served> {
         let data = payload.as_ref().map_or(0, |p| p.len());
         let units = 1 + data as u64 / u64::from(UNIT_BYTES);
         let begin = async { (self.changing.acquire(units).await, self.log_place(data).await) };
@@ -307,9 +322,9 @@ impl Core {
     pub fn grant(&self, session: SessionId, wanted: &[(InodeId, LeaseKind)]) -> Vec<Lease> {
         let now = self.world.clock.now();
         let mut leases = self.leases.borrow_mut();
-        let grants = wanted.iter().filter_map(|(ino, kind)| {
-            leases.grant(*ino, session, *kind, now).map(|kind| Lease { ino: *ino, kind })
-        });
+        let grants = wanted
+            .iter()
+            .filter_map(|(ino, kind)| leases.grant(*ino, session, *kind, now).map(|kind| Lease { ino: *ino, kind }));
         grants.collect()
     }
 }

@@ -116,7 +116,13 @@ async fn courier(core: &Rc<Core>, shard: &Rc<Shard>, to: ShardId) {
     }
 }
 
-async fn deliver(core: &Rc<Core>, shard: &Rc<Shard>, to: ShardId, sequence: u64, mut message: Message) -> Result<(), FsError> {
+async fn deliver(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    to: ShardId,
+    sequence: u64,
+    mut message: Message,
+) -> Result<(), FsError> {
     let mut data = Vec::new();
     if let Message::Data(body) = &mut message
         && let Some(slice) = body.carries()

@@ -30,9 +30,7 @@ fn carry_out(core: &Rc<Core>, shard: &Rc<Shard>, effect: Effect) {
         Effect::Unlocked | Effect::Gone(_) => return,
         Effect::ReapPending(ino) => CommandBody::Reap { ino },
         Effect::ExpirePending(session) => CommandBody::ExpireSession { session },
-        Effect::Data(DataEffect::TrimPending { ino, range }) => {
-            CommandBody::Data(DataCommand::Trim { ino, range })
-        }
+        Effect::Data(DataEffect::TrimPending { ino, range }) => CommandBody::Data(DataCommand::Trim { ino, range }),
         Effect::Data(DataEffect::FreeChunk(id)) => {
             let (owner, shard) = (core.clone(), shard.clone());
             let task = async move {

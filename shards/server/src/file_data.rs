@@ -20,9 +20,7 @@ use cfs_namespace::data::{
 use cfs_namespace::{Answer, Command, CommandBody, NeedMore, Stop};
 use cfs_seam::IoBuf;
 use cfs_segment::{CellOwner, Lifetime, Purpose, SpaceError};
-use cfs_types::{
-    CHUNK_BYTES_MAX, ChunkId, FsError, INLINE_WRITE_BYTES_MAX, InodeId, RangeIndex, ShardId, UNIT_BYTES,
-};
+use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, INLINE_WRITE_BYTES_MAX, InodeId, RangeIndex, ShardId, UNIT_BYTES};
 use cfs_wire::{Op, Reply, RequestContext};
 use std::rc::Rc;
 
@@ -67,7 +65,13 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// Writes `data`; returns the reply and the messages it sent to ranges.
-pub async fn write(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, request: WriteRequest, data: IoBuf) -> Result<Reply, FsError> {
+pub async fn write(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    context: &RequestContext,
+    request: WriteRequest,
+    data: IoBuf,
+) -> Result<Reply, FsError> {
     core.metrics.written_bytes.add(data.len() as u64);
     // Several fit into an entry, also where the log's slots are small.
     let inline_max = (INLINE_WRITE_BYTES_MAX as usize).min(core.log.record_bytes_max() / 2);
@@ -117,7 +121,13 @@ fn write_command(context: &RequestContext, request: WriteRequest, at: WriteAt, d
     }
 }
 
-async fn execute_write(core: &Rc<Core>, shard: &Rc<Shard>, command: Command, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Reply, FsError> {
+async fn execute_write(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    command: Command,
+    data: Vec<u8>,
+    locals: Vec<LocalWrite>,
+) -> Result<Reply, FsError> {
     let executed = shard.execute(command, data, locals).await?;
     let answer = executed.result?;
     core.await_delivery(shard, &executed.effects).await?;
@@ -162,7 +172,14 @@ type Stored = (Option<IoBuf>, Vec<ChunkSlice>, Vec<LocalWrite>);
 
 /// Stores a long write as chunks, cut where ranges and chunks end. With `keep` the bytes come
 /// back, for another attempt.
-async fn store_slices(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, start: u64, data: IoBuf, keep: bool) -> Result<Stored, FsError> {
+async fn store_slices(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    ino: InodeId,
+    start: u64,
+    data: IoBuf,
+    keep: bool,
+) -> Result<Stored, FsError> {
     let layout = Layout::default();
     let end = start.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
     let cuts: Vec<_> = layout.cut(start, end).collect();
@@ -214,7 +231,12 @@ async fn store_elsewhere(core: &Rc<Core>, owner: ShardId, piece: IoBuf) -> Resul
 
 /// Writes a chunk of this core's shard, durably; its records are durable with the proposal that
 /// names it.
-pub async fn store_chunk(core: &Rc<Core>, shard: &Rc<Shard>, class: Lifetime, data: IoBuf) -> Result<(ChunkId, Vec<LocalWrite>), FsError> {
+pub async fn store_chunk(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    class: Lifetime,
+    data: IoBuf,
+) -> Result<(ChunkId, Vec<LocalWrite>), FsError> {
     let chunk = next_chunk(shard).await?;
     let len = u32::try_from(data.len()).map_err(|_| FsError::TooLarge)?;
     let purpose = Purpose::from(class);
@@ -295,7 +317,8 @@ pub async fn read(core: &Rc<Core>, shard: &Rc<Shard>, op: &Op) -> Result<IoBuf, 
             if bytes == 0 {
                 break;
             }
-            if let ([Piece::Chunk { id, offset: from, len: n }], true) = (plan.as_slice(), at == offset && bytes == end - at)
+            if let ([Piece::Chunk { id, offset: from, len: n }], true) =
+                (plan.as_slice(), at == offset && bytes == end - at)
                 && from % UNIT_BYTES == 0
             {
                 match read_chunk(core, shard, *id, *from, *n).await? {
@@ -303,7 +326,8 @@ pub async fn read(core: &Rc<Core>, shard: &Rc<Shard>, op: &Op) -> Result<IoBuf, 
                     None => continue 'again,
                 }
             }
-            let target = buf.get_or_insert_with(|| IoBuf::zeroed(usize::try_from(end - offset).expect("at most 2 MiB")));
+            let target =
+                buf.get_or_insert_with(|| IoBuf::zeroed(usize::try_from(end - offset).expect("at most 2 MiB")));
             let mut to = usize::try_from(at - offset).expect("within the read");
             for piece in plan {
                 let n = usize::try_from(piece.len()).expect("within the read");
@@ -353,7 +377,13 @@ async fn fill(core: &Rc<Core>, shard: &Rc<Shard>, piece: &Piece, into: &mut [u8]
 
 /// Reads `len` bytes of a chunk from `from`, a multiple of 4 KiB: one aligned device read,
 /// verified. None where this node no longer has the chunk.
-pub async fn read_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, from: u32, len: u32) -> Result<Option<IoBuf>, FsError> {
+pub async fn read_chunk(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    id: ChunkId,
+    from: u32,
+    len: u32,
+) -> Result<Option<IoBuf>, FsError> {
     let mut pins = Pins::default();
     loop {
         let reading = match cells::find(shard.replica.store(), id) {
@@ -384,7 +414,13 @@ pub async fn read_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, from: u
 
 /// Waits until a range has executed what its inode's shard had sent it when the client last
 /// looked at the inode.
-async fn await_range(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, range: RangeIndex, known: (u64, u64)) -> Result<(), FsError> {
+async fn await_range(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    ino: InodeId,
+    range: RangeIndex,
+    known: (u64, u64),
+) -> Result<(), FsError> {
     let mut target = known.1;
     let mut asked = false;
     loop {

@@ -212,7 +212,11 @@ impl<P: FnMut(Progress)> Check<P> {
         let disk = self.opener.disk.clone();
         device::check_superblock(&disk, &self.superblock, &mut self.findings).await?;
         if self.superblock.failed {
-            self.findings.add(Severity::Damage, Site::Device(0), "the device was taken out of service after a failed write");
+            self.findings.add(
+                Severity::Damage,
+                Site::Device(0),
+                "the device was taken out of service after a failed write",
+            );
         }
         let log = device::read_log(&disk, &self.superblock, &mut self.findings).await;
         self.is_whole = log.is_some();
@@ -349,7 +353,11 @@ impl<P: FnMut(Progress)> Check<P> {
             } else {
                 (Severity::Leak, "nothing names it")
             };
-            self.findings.add(severity, Site::Device(cell.offset()), format!("{id:?} has {} units: {what}", cell.units()));
+            self.findings.add(
+                severity,
+                Site::Device(cell.offset()),
+                format!("{id:?} has {} units: {what}", cell.units()),
+            );
         }
     }
 
@@ -370,7 +378,9 @@ impl<P: FnMut(Progress)> Check<P> {
 /// What should have gone when messages were delivered and transactions resolved.
 fn report_leftover(group: GroupId, row: &Row, findings: &mut Findings) {
     match row {
-        Row::Outbox(to, sequence, _) => findings.group(group, format!("message {sequence} to shard {to} stays undelivered")),
+        Row::Outbox(to, sequence, _) => {
+            findings.group(group, format!("message {sequence} to shard {to} stays undelivered"))
+        }
         Row::Prepared(tx) => findings.group(group, format!("{tx:?} stays prepared")),
         Row::Lock(ino, tx) => findings.inode(*ino, format!("{tx:?}, which does not exist, holds a lock")),
         Row::Decision(tx, true) => findings.group(group, format!("{tx:?} is committed and waits for nobody")),

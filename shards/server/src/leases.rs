@@ -87,7 +87,14 @@ pub struct Leases {
 impl Leases {
     /// `term`: how long a silent session's leases stand in others' way.
     pub fn new(term: Duration) -> Self {
-        Leases { term, objects: BTreeMap::new(), renewed: BTreeMap::new(), lapsed: BTreeSet::new(), fenced: BTreeSet::new(), next_sequence: 1 }
+        Leases {
+            term,
+            objects: BTreeMap::new(),
+            renewed: BTreeMap::new(),
+            lapsed: BTreeSet::new(),
+            fenced: BTreeSet::new(),
+            next_sequence: 1,
+        }
     }
 
     /// Announces a request of `by`; returns the holders to ask. Pair with [`Leases::end`].
@@ -165,9 +172,9 @@ impl Leases {
     /// Those of `inodes` of which another session may hold unwritten data.
     pub fn dirty_elsewhere(&self, inodes: &[InodeId], by: SessionId) -> Vec<InodeId> {
         let dirty = |ino: &&InodeId| {
-            self.objects.get(ino).is_some_and(|o| {
-                o.holders.iter().any(|(s, h)| *s != by && h.kind == LeaseKind::Exclusive)
-            })
+            self.objects
+                .get(ino)
+                .is_some_and(|o| o.holders.iter().any(|(s, h)| *s != by && h.kind == LeaseKind::Exclusive))
         };
         inodes.iter().filter(dirty).copied().collect()
     }
@@ -191,7 +198,8 @@ impl Leases {
             self.tidy(ino);
             return None;
         }
-        let holding = object.holders.entry(session).or_insert(Holding { kind, granted: now, asked: 0, waited_from: None });
+        let holding =
+            object.holders.entry(session).or_insert(Holding { kind, granted: now, asked: 0, waited_from: None });
         holding.kind = holding.kind.max(kind);
         holding.granted = now;
         Some(holding.kind)

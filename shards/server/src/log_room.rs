@@ -44,7 +44,13 @@ impl LogRoom {
 
     /// Waits for a change with so many bytes of data to fit, in order of arrival. Cancel-safe.
     /// `wanted` is told while there is no room.
-    pub async fn enter(self: &Rc<Self>, log: &CoreLog, clock: &Rc<dyn Clock>, data: usize, wanted: impl Fn()) -> LogPlace {
+    pub async fn enter(
+        self: &Rc<Self>,
+        log: &CoreLog,
+        clock: &Rc<dyn Clock>,
+        data: usize,
+        wanted: impl Fn(),
+    ) -> LogPlace {
         let data = (data as u64).min(u64::from(INLINE_WRITE_BYTES_MAX));
         let bytes = data + CHANGE_BYTES;
         let _turn = self.turn.acquire(1).await;

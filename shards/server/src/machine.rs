@@ -4,9 +4,11 @@ use crate::entry::Batch;
 use crate::replica::Executed;
 use crate::view::StoreView;
 use cfs_cluster::{ControlAnswer, ControlCommand};
-use cfs_namespace::data::{DataCommand, Layout, WriteData};
 use cfs_kv::{KvError, Pins, Store};
-use cfs_namespace::{Answer, Command, CommandBody, Effect, EntryContext, Message, NeedMore, Overlay, TxId, View, Writes};
+use cfs_namespace::data::{DataCommand, Layout, WriteData};
+use cfs_namespace::{
+    Answer, Command, CommandBody, Effect, EntryContext, Message, NeedMore, Overlay, TxId, View, Writes,
+};
 use cfs_types::{FsError, LogIndex, ShardId, Term, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -76,11 +78,25 @@ impl Machine {
             Machine::Control => (ShardId::new(0), [0; 32]),
         };
         let (timestamp, now) = (batch.timestamp, batch.now);
-        EntryContext { shard, term, index, timestamp, now, name_key, volume: VolumeId::new(0), layout: Layout::default() }
+        EntryContext {
+            shard,
+            term,
+            index,
+            timestamp,
+            now,
+            name_key,
+            volume: VolumeId::new(0),
+            layout: Layout::default(),
+        }
     }
 
     /// Executes the commands of an entry in order on `store`; their writes become visible together.
-    pub async fn execute_batch(&self, store: &Store, context: &EntryContext, batch: &Batch) -> Result<Vec<Executed>, KvError> {
+    pub async fn execute_batch(
+        &self,
+        store: &Store,
+        context: &EntryContext,
+        batch: &Batch,
+    ) -> Result<Vec<Executed>, KvError> {
         let view = StoreView::new(store);
         let mut pins = Pins::default();
         let mut overlay = Overlay::new(&view);
@@ -101,7 +117,12 @@ impl Machine {
     }
 
     /// Executes one command; one of the wrong kind is refused on every replica alike.
-    pub fn execute(&self, view: &dyn View, context: &EntryContext, command: &GroupCommand) -> Result<GroupOutcome, NeedMore> {
+    pub fn execute(
+        &self,
+        view: &dyn View,
+        context: &EntryContext,
+        command: &GroupCommand,
+    ) -> Result<GroupOutcome, NeedMore> {
         match (self, command) {
             (Machine::Shard { .. }, GroupCommand::Shard(command)) => {
                 let outcome = cfs_namespace::execute(view, context, command)?;

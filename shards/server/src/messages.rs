@@ -3,8 +3,8 @@
 use crate::RootOwner;
 use crate::boot::{Claims, Regions};
 use crate::former::Issued;
-use cfs_namespace::{Answer, Command, TxId};
 use cfs_log::{CorePart, Freed};
+use cfs_namespace::{Answer, Command, TxId};
 use cfs_observe::CoreStatus;
 use cfs_seam::IoBuf;
 use cfs_segment::{CellOwner, CellRef};

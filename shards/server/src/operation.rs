@@ -95,9 +95,13 @@ fn routed_to(op: &Op) -> Option<InodeId> {
         | Op::Write { ino, .. }
         | Op::Fallocate { ino, .. }
         | Op::Seek { ino, .. } => Some(*ino),
-        Op::Read { .. } | Op::Statfs | Op::Renew | Op::ReturnLeases { .. } | Op::CloseSession | Op::Echo | Op::Reopen { .. } => {
-            None
-        }
+        Op::Read { .. }
+        | Op::Statfs
+        | Op::Renew
+        | Op::ReturnLeases { .. }
+        | Op::CloseSession
+        | Op::Echo
+        | Op::Reopen { .. } => None,
     }
 }
 
@@ -259,7 +263,12 @@ fn command(context: &RequestContext, body: CommandBody) -> Command {
 async fn admit(core: &Rc<Core>, op: &Op) -> Result<(), FsError> {
     let grows = matches!(
         op,
-        Op::Create { .. } | Op::Mknod { .. } | Op::Mkdir { .. } | Op::Symlink { .. } | Op::Link { .. } | Op::SetXattr { .. }
+        Op::Create { .. }
+            | Op::Mknod { .. }
+            | Op::Mkdir { .. }
+            | Op::Symlink { .. }
+            | Op::Link { .. }
+            | Op::SetXattr { .. }
     );
     if !grows {
         return Ok(());
@@ -291,7 +300,14 @@ async fn read(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: 
     }
 }
 
-async fn write(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, asked: WriteRequest, len: u32, payload: Option<IoBuf>) -> Result<Reply, FsError> {
+async fn write(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    context: &RequestContext,
+    asked: WriteRequest,
+    len: u32,
+    payload: Option<IoBuf>,
+) -> Result<Reply, FsError> {
     let data = payload.unwrap_or_else(|| IoBuf::zeroed(0));
     if data.len() != len as usize {
         return Err(FsError::Malformed);
@@ -328,7 +344,8 @@ async fn fallocate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext,
 
 /// A root directory where there is none yet.
 pub async fn make_root(shard: &Rc<Shard>, uid: u32, gid: u32) -> Result<(), FsError> {
-    let root = shard.read(|view, context| cfs_namespace::query(view, context, &Op::Getattr { ino: InodeId::ROOT })).await?;
+    let root =
+        shard.read(|view, context| cfs_namespace::query(view, context, &Op::Getattr { ino: InodeId::ROOT })).await?;
     if root.is_err() {
         let body = CommandBody::MakeRoot { mode: 0o755, uid, gid };
         shard.command(Command::internal(body)).await?;

@@ -69,8 +69,7 @@ pub async fn pack_all(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError>
 async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<(), FsError> {
     let mut after: Option<Source> = None;
     loop {
-        let (found, next) =
-            shard.read(|view, _| settle(log_extents(view, after, EXTENTS_AT_ONCE))).await??;
+        let (found, next) = shard.read(|view, _| settle(log_extents(view, after, EXTENTS_AT_ONCE))).await??;
         let wanted: Vec<Found> = found
             .into_iter()
             .filter(|f| matches!(f.source, Source::Log { index: at, .. } if at.get() <= index))

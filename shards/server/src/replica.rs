@@ -294,7 +294,12 @@ impl Replica {
     /// no entry can hold it. `Device` and `Corrupt`: the group has failed, the outcome is unknown.
     /// `Conflict`: this replica does not lead, or led no longer before it knew what became of the
     /// command; a retry with the same number finds out at the leader.
-    pub async fn propose(&self, command: GroupCommand, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Executed, FsError> {
+    pub async fn propose(
+        &self,
+        command: GroupCommand,
+        data: Vec<u8>,
+        locals: Vec<LocalWrite>,
+    ) -> Result<Executed, FsError> {
         assert!(data.len() <= DATA_BYTES_MAX, "longer writes become chunks");
         let executed = self.enqueue(Some(command), data, locals).await?;
         Ok(executed.expect("commands are answered with their execution"))
@@ -305,7 +310,12 @@ impl Replica {
         self.enqueue(None, Vec::new(), locals).await.map(|_| ())
     }
 
-    async fn enqueue(&self, command: Option<GroupCommand>, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Option<Executed>, FsError> {
+    async fn enqueue(
+        &self,
+        command: Option<GroupCommand>,
+        data: Vec<u8>,
+        locals: Vec<LocalWrite>,
+    ) -> Result<Option<Executed>, FsError> {
         let entry_bytes = match &command {
             Some(command) => entry::command_bytes(command) + data.len(),
             None => 0,

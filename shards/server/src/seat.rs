@@ -5,8 +5,8 @@ use crate::RootOwner;
 use crate::boot::{self, Loaded, StartError, region_layout};
 use crate::config::ServerConfig;
 use crate::core::Core;
-use crate::former::forget_ended;
 use crate::file_data::{free_chunk, sequence_of, store_chunk};
+use crate::former::forget_ended;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::operation::make_root;
 use crate::peers::{Handler, Peers};
@@ -219,7 +219,11 @@ async fn root_of(core: &Rc<Core>, root: RootOwner) -> Result<(), String> {
     made.map_err(|e| shard.replica.describe(e))
 }
 
-async fn store_for(core: &Rc<Core>, shard: cfs_types::ShardId, data: cfs_seam::IoBuf) -> Result<cfs_types::ChunkId, FsError> {
+async fn store_for(
+    core: &Rc<Core>,
+    shard: cfs_types::ShardId,
+    data: cfs_seam::IoBuf,
+) -> Result<cfs_types::ChunkId, FsError> {
     let shard = core.shard(shard)?.clone();
     let (id, locals) = store_chunk(core, &shard, Lifetime::Hot, data).await?;
     shard.replica.write_locals(locals).await?;
@@ -248,4 +252,3 @@ impl Handler for Seat {
         })
     }
 }
-

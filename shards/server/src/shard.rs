@@ -77,7 +77,10 @@ impl Shard {
     }
 
     /// Runs a read against executed state, loading what it misses.
-    pub async fn read<T>(&self, mut step: impl FnMut(&dyn View, &EntryContext) -> Result<T, NeedMore>) -> Result<T, FsError> {
+    pub async fn read<T>(
+        &self,
+        mut step: impl FnMut(&dyn View, &EntryContext) -> Result<T, NeedMore>,
+    ) -> Result<T, FsError> {
         let mut pins = Pins::default();
         self.replica.ready().await?;
         loop {

@@ -42,9 +42,19 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
     let (hits, misses) = core.block_cache.hits_and_misses();
     let objects = core.leases.borrow().objects() as u64;
     vec![
-        Number::counter("refused", of("connections"), "Connections refused: no secret, or no handshake", m.refused.get()),
+        Number::counter(
+            "refused",
+            of("connections"),
+            "Connections refused: no secret, or no handshake",
+            m.refused.get(),
+        ),
         Number::gauge("in_service", of("requests"), "Requests being served", m.in_service.get()),
-        Number::counter("forwarded", of("requests"), "Requests that crossed the mesh to their shard's core", m.forwarded.get()),
+        Number::counter(
+            "forwarded",
+            of("requests"),
+            "Requests that crossed the mesh to their shard's core",
+            m.forwarded.get(),
+        ),
         Number::counter("mesh_sent", of("messages"), "Messages sent to other cores", core.peers.sent.get()),
         Number::counter("read", bytes, "File data read by clients", m.read_bytes.get()),
         Number::counter("written", bytes, "File data written by clients", m.written_bytes.get()),
@@ -54,7 +64,12 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::counter("store", of("compactions"), "Steps of compaction", m.compactions.get()),
         Number::counter("packed", bytes, "Small writes packed into chunks", m.packed_bytes.get()),
         Number::counter("cleaned", bytes, "Live data moved by the cleaner", m.cleaned_bytes.get()),
-        Number::counter("upkeep_failures", of("tasks"), "Checkpoints and other upkeep that failed", m.upkeep_failures.get()),
+        Number::counter(
+            "upkeep_failures",
+            of("tasks"),
+            "Checkpoints and other upkeep that failed",
+            m.upkeep_failures.get(),
+        ),
         Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", m.damage.get()),
         Number::counter("log", of("batches"), "Log batches made durable", log.batches),
         Number::counter("log", of("records"), "Log records made durable", log.records),

@@ -33,12 +33,10 @@ impl<'a> StoreView<'a> {
                 }
                 Ok(pins)
             }
-            NeedMore::Range { from, to, limit } => {
-                match self.store.scan(&from, &to, self.time, limit) {
-                    Scan::Miss(fetch) => self.store.fetch(&fetch).await,
-                    Scan::Rows { .. } => Ok(Pins::default()),
-                }
-            }
+            NeedMore::Range { from, to, limit } => match self.store.scan(&from, &to, self.time, limit) {
+                Scan::Miss(fetch) => self.store.fetch(&fetch).await,
+                Scan::Rows { .. } => Ok(Pins::default()),
+            },
         }
     }
 

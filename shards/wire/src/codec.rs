@@ -85,4 +85,3 @@ impl FrameReader {
         self.bytes.len() - self.start
     }
 }
-

@@ -241,4 +241,3 @@ fn u16_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u16 {
 fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
-

@@ -1,8 +1,6 @@
 //! Requests, replies and callbacks.
 
-use cfs_types::{
-    FsError, InodeId, MapEpoch, Name, Nanos, RequestNumber, SessionId, ShardId, Timestamp, VolumeId,
-};
+use cfs_types::{FsError, InodeId, MapEpoch, Name, Nanos, RequestNumber, SessionId, ShardId, Timestamp, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// First message on a connection, from the client.

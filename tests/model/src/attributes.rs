@@ -9,12 +9,7 @@ const XATTR_NAME_MAX: usize = 255;
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
 impl Model {
-    pub(crate) fn set_attributes(
-        &mut self,
-        ino: InodeId,
-        change: &AttrChange,
-        now: Nanos,
-    ) -> Result<Reply, FsError> {
+    pub(crate) fn set_attributes(&mut self, ino: InodeId, change: &AttrChange, now: Nanos) -> Result<Reply, FsError> {
         let node = self.node_mut(ino)?;
         if *change == AttrChange::default() {
             return self.attr(ino);
@@ -61,25 +56,14 @@ impl Model {
                 _ => Err(FsError::Invalid),
             },
             Op::GetXattr { ino, name } => {
-                let value = self
-                    .node(*ino)?
-                    .xattrs
-                    .get(name)
-                    .ok_or(FsError::NoAttribute)?;
+                let value = self.node(*ino)?.xattrs.get(name).ok_or(FsError::NoAttribute)?;
                 Ok(Reply::Bytes(value.clone()))
             }
             Op::ListXattr { ino } => {
                 let names = self.node(*ino)?.xattrs.keys();
-                Ok(Reply::Bytes(
-                    names.flat_map(|name| [name, &[0][..]].concat()).collect(),
-                ))
+                Ok(Reply::Bytes(names.flat_map(|name| [name, &[0][..]].concat()).collect()))
             }
-            Op::SetXattr {
-                ino,
-                name,
-                value,
-                mode,
-            } => self.set_xattr(*ino, name, value, *mode, now),
+            Op::SetXattr { ino, name, value, mode } => self.set_xattr(*ino, name, value, *mode, now),
             Op::RemoveXattr { ino, name } => {
                 check_xattr_name(name)?;
                 let node = self.node_mut(*ino)?;
@@ -89,10 +73,7 @@ impl Model {
             }
             Op::Statfs => {
                 let inodes = u64::try_from(self.nodes.len()).expect("64 bits");
-                Ok(Reply::Statfs(Volume {
-                    inodes,
-                    ..Volume::default()
-                }))
+                Ok(Reply::Statfs(Volume { inodes, ..Volume::default() }))
             }
             _ => Err(FsError::NotSupported),
         }
@@ -131,9 +112,5 @@ fn check_xattr_name(name: &[u8]) -> Result<(), FsError> {
     if name.is_empty() || name.len() > XATTR_NAME_MAX {
         return Err(FsError::Range);
     }
-    if name.contains(&0) {
-        Err(FsError::Invalid)
-    } else {
-        Ok(())
-    }
+    if name.contains(&0) { Err(FsError::Invalid) } else { Ok(()) }
 }

@@ -20,9 +20,7 @@ pub struct Correspondence {
 impl Default for Correspondence {
     /// Only the root is known.
     fn default() -> Self {
-        Correspondence {
-            product: BTreeMap::from([(InodeId::ROOT, InodeId::ROOT)]),
-        }
+        Correspondence { product: BTreeMap::from([(InodeId::ROOT, InodeId::ROOT)]) }
     }
 }
 
@@ -36,9 +34,7 @@ impl Correspondence {
     pub fn translate(&self, op: &Op) -> Option<Op> {
         let mut op = op.clone();
         let fields: [Option<&mut InodeId>; 2] = match &mut op {
-            Op::Rename {
-                from_dir, to_dir, ..
-            } => [Some(from_dir), Some(to_dir)],
+            Op::Rename { from_dir, to_dir, .. } => [Some(from_dir), Some(to_dir)],
             Op::Link { ino, dir, .. } => [Some(ino), Some(dir)],
             Op::Lookup { dir, .. }
             | Op::Create { dir, .. }
@@ -62,12 +58,9 @@ impl Correspondence {
             | Op::Write { ino, .. }
             | Op::Fallocate { ino, .. }
             | Op::Seek { ino, .. } => [Some(ino), None],
-            Op::Statfs
-            | Op::Renew
-            | Op::ReturnLeases { .. }
-            | Op::CloseSession
-            | Op::Echo
-            | Op::Reopen { .. } => [None, None],
+            Op::Statfs | Op::Renew | Op::ReturnLeases { .. } | Op::CloseSession | Op::Echo | Op::Reopen { .. } => {
+                [None, None]
+            }
         };
         for field in fields.into_iter().flatten() {
             *field = self.product(*field)?;
@@ -92,21 +85,10 @@ impl Correspondence {
                 };
                 known == theirs.ino && ours.kind == theirs.kind && attrs
             }
-            (Ok(Reply::Attr(ours)), Ok(Reply::Attr(theirs))) => {
-                self.same_attr(ours, theirs, strict)
+            (Ok(Reply::Attr(ours)), Ok(Reply::Attr(theirs))) => self.same_attr(ours, theirs, strict),
+            (Ok(Reply::Written { offset: at, attr: ours, .. }), Ok(Reply::Written { offset, attr: theirs, .. })) => {
+                at == offset && self.same_attr(ours, theirs, strict)
             }
-            (
-                Ok(Reply::Written {
-                    offset: at,
-                    attr: ours,
-                    ..
-                }),
-                Ok(Reply::Written {
-                    offset,
-                    attr: theirs,
-                    ..
-                }),
-            ) => at == offset && self.same_attr(ours, theirs, strict),
             (Ok(Reply::Listing { entries: ours, .. }), Ok(Reply::Listing { entries, .. })) => {
                 self.same_listing(ours, entries, strict)
             }
@@ -115,27 +97,15 @@ impl Correspondence {
             (Err(ours), Err(theirs)) => ours == theirs,
             _ => false,
         };
-        if agree {
-            Ok(())
-        } else {
-            Err(format!("model: {model:?}\nproduct: {product:?}"))
-        }
+        if agree { Ok(()) } else { Err(format!("model: {model:?}\nproduct: {product:?}")) }
     }
 
     fn same_attr(&self, ours: &Attr, theirs: &Attr, strict: Strictness) -> bool {
         let comparable = |attr: &Attr, ino: InodeId| {
-            let times = if strict.times {
-                (attr.mtime, attr.ctime)
-            } else {
-                (Nanos::default(), Nanos::default())
-            };
-            (
-                ino, attr.kind, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, attr.size,
-                times,
-            )
+            let times = if strict.times { (attr.mtime, attr.ctime) } else { (Nanos::default(), Nanos::default()) };
+            (ino, attr.kind, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, attr.size, times)
         };
-        self.product(ours.ino)
-            .is_some_and(|ino| comparable(ours, ino) == comparable(theirs, theirs.ino))
+        self.product(ours.ino).is_some_and(|ino| comparable(ours, ino) == comparable(theirs, theirs.ino))
     }
 
     /// Listings agree whatever their order; attributes where the product gives them.

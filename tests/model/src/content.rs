@@ -47,10 +47,7 @@ impl Content {
         while !rest.is_empty() {
             let from = within(at);
             let (now, later) = rest.split_at(rest.len().min(BLOCK_LEN - from));
-            let block = self
-                .blocks
-                .entry(at / BLOCK)
-                .or_insert_with(|| vec![0; BLOCK_LEN]);
+            let block = self.blocks.entry(at / BLOCK).or_insert_with(|| vec![0; BLOCK_LEN]);
             block[from..from + now.len()].copy_from_slice(now);
             at += u64::try_from(now.len()).expect("at most a block");
             rest = later;
@@ -62,19 +59,14 @@ impl Content {
 
     /// Zeros from `from` to `to`; whole blocks become holes. The size stays.
     pub fn zero(&mut self, from: u64, to: u64) {
-        let numbers: Vec<u64> = self
-            .blocks
-            .range(from / BLOCK..to.div_ceil(BLOCK))
-            .map(|(n, _)| *n)
-            .collect();
+        let numbers: Vec<u64> = self.blocks.range(from / BLOCK..to.div_ceil(BLOCK)).map(|(n, _)| *n).collect();
         for number in numbers {
             let start = number * BLOCK;
             if from <= start && to >= start + BLOCK {
                 self.blocks.remove(&number);
             } else if let Some(block) = self.blocks.get_mut(&number) {
                 let first = usize::try_from(from.max(start) - start).expect("within the block");
-                let last =
-                    usize::try_from(to.min(start + BLOCK) - start).expect("within the block");
+                let last = usize::try_from(to.min(start + BLOCK) - start).expect("within the block");
                 block[first..last].fill(0);
             }
         }
@@ -116,21 +108,12 @@ mod tests {
     fn holes_and_what_was_cut_off_read_as_zeros() {
         let mut content = Content::default();
         content.write(10_000, b"abcdef");
-        assert_eq!(
-            (content.size(), content.read(9_998, 4)),
-            (10_006, vec![0, 0, b'a', b'b'])
-        );
+        assert_eq!((content.size(), content.read(9_998, 4)), (10_006, vec![0, 0, b'a', b'b']));
         content.resize(10_002);
         content.resize(20_000);
         assert_eq!(content.read(10_000, 4), [b'a', b'b', 0, 0]);
-        assert_eq!(
-            (content.seek_data(0), content.seek_hole(9_000)),
-            (Some(8_192), Some(12_288))
-        );
-        assert_eq!(
-            (content.seek_data(12_288), content.seek_hole(20_000)),
-            (None, None)
-        );
+        assert_eq!((content.seek_data(0), content.seek_hole(9_000)), (Some(8_192), Some(12_288)));
+        assert_eq!((content.seek_data(12_288), content.seek_hole(20_000)), (None, None));
         content.zero(8_192, 12_288);
         assert_eq!(content.seek_data(0), None);
         assert_eq!(content.read(19_999, 9), [0]);

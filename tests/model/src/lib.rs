@@ -48,14 +48,8 @@ impl Model {
     /// An empty file system whose root directory has these attributes.
     pub fn new(mode: u16, uid: u32, gid: u32, now: Nanos) -> Self {
         let mut root = Node::new(FileKind::Directory, mode, uid, gid, now);
-        root.body = NodeBody::Directory {
-            entries: BTreeMap::new(),
-            parent: InodeId::ROOT,
-        };
-        Model {
-            nodes: BTreeMap::from([(InodeId::ROOT, root)]),
-            last: 1,
-        }
+        root.body = NodeBody::Directory { entries: BTreeMap::new(), parent: InodeId::ROOT };
+        Model { nodes: BTreeMap::from([(InodeId::ROOT, root)]), last: 1 }
     }
 
     /// All nodes by number.
@@ -81,11 +75,7 @@ impl Model {
 
     fn entry(&self, ino: InodeId) -> Result<Reply, FsError> {
         let node = self.node(ino)?;
-        Ok(Reply::Entry(EntryReply {
-            ino,
-            kind: node.kind(),
-            attr: Some(node.attr(ino)),
-        }))
+        Ok(Reply::Entry(EntryReply { ino, kind: node.kind(), attr: Some(node.attr(ino)) }))
     }
 
     fn attr(&self, ino: InodeId) -> Result<Reply, FsError> {
@@ -94,11 +84,7 @@ impl Model {
 
     /// Forgets a node that has neither links nor openers.
     fn sweep(&mut self, ino: InodeId) {
-        if self
-            .nodes
-            .get(&ino)
-            .is_some_and(|node| node.nlink == 0 && node.open_by.is_empty())
-        {
+        if self.nodes.get(&ino).is_some_and(|node| node.nlink == 0 && node.open_by.is_empty()) {
             self.nodes.remove(&ino);
         }
     }
@@ -116,10 +102,7 @@ impl Model {
 
     /// Performs a call. A failed one changes nothing.
     pub fn apply(&mut self, call: &Call) -> Answer {
-        if let Op::Read {
-            ino, offset, len, ..
-        } = &call.op
-        {
+        if let Op::Read { ino, offset, len, .. } = &call.op {
             let bytes = self.node(*ino)?.file()?.read(*offset, *len);
             let len = u32::try_from(bytes.len()).expect("no more than asked for");
             return Ok((Reply::Data { len }, bytes));
@@ -132,39 +115,17 @@ impl Model {
             Op::Lookup { dir, name } => self.entry(self.find(*dir, name)?),
             Op::Getattr { ino } => self.attr(*ino),
             Op::Setattr { ino, change } => self.set_attributes(*ino, change, call.now),
-            Op::Create {
-                dir,
-                name,
-                mode,
-                exclusive,
-                truncate,
-            } => self.create(call, (*dir, name), *mode, *exclusive, *truncate),
-            Op::Mknod {
-                dir,
-                name,
-                kind,
-                mode,
-                rdev,
-            } => self.make(call, (*dir, name), *kind, *mode, *rdev, &[]),
-            Op::Symlink { dir, name, target } => {
-                self.make(call, (*dir, name), FileKind::Symlink, 0o777, 0, target)
+            Op::Create { dir, name, mode, exclusive, truncate } => {
+                self.create(call, (*dir, name), *mode, *exclusive, *truncate)
             }
+            Op::Mknod { dir, name, kind, mode, rdev } => self.make(call, (*dir, name), *kind, *mode, *rdev, &[]),
+            Op::Symlink { dir, name, target } => self.make(call, (*dir, name), FileKind::Symlink, 0o777, 0, target),
             Op::Mkdir { dir, name, mode } => self.mkdir(call, (*dir, name), *mode),
             Op::Unlink { dir, name } => self.unlink((*dir, name), call.now),
             Op::Rmdir { dir, name } => self.rmdir((*dir, name), call.now),
-            Op::Rename {
-                from_dir,
-                from,
-                to_dir,
-                to,
-                no_replace,
-                exchange,
-            } => self.rename(
-                (*from_dir, from),
-                (*to_dir, to),
-                (*no_replace, *exchange),
-                call.now,
-            ),
+            Op::Rename { from_dir, from, to_dir, to, no_replace, exchange } => {
+                self.rename((*from_dir, from), (*to_dir, to), (*no_replace, *exchange), call.now)
+            }
             Op::Link { ino, dir, name } => self.link(*ino, (*dir, name), call.now),
             Op::Readdir { dir, .. } => self.list(*dir),
             Op::Parent { dir } => self.entry(self.node(*dir)?.directory()?.1),
@@ -187,18 +148,9 @@ impl Model {
         let (entries, _) = self.node(dir)?.directory()?;
         let entries = entries.iter().map(|(name, ino)| {
             let attr = self.node(*ino)?.attr(*ino);
-            Ok(DirEntry {
-                cookie: 0,
-                name: name.clone(),
-                ino: *ino,
-                kind: attr.kind,
-                attr: Some(attr),
-            })
+            Ok(DirEntry { cookie: 0, name: name.clone(), ino: *ino, kind: attr.kind, attr: Some(attr) })
         });
-        Ok(Reply::Listing {
-            entries: entries.collect::<Result<_, FsError>>()?,
-            end: true,
-        })
+        Ok(Reply::Listing { entries: entries.collect::<Result<_, FsError>>()?, end: true })
     }
 
     fn find(&self, dir: InodeId, name: &Name) -> Result<InodeId, FsError> {
@@ -208,24 +160,11 @@ impl Model {
 
     fn data(&mut self, call: &Call) -> Result<Reply, FsError> {
         match &call.op {
-            Op::Write {
-                ino,
-                offset,
-                append,
-                kill_privileges,
-                ..
-            } => {
+            Op::Write { ino, offset, append, kill_privileges, .. } => {
                 let node = self.node_mut(*ino)?;
-                let offset = if *append {
-                    node.file()?.size()
-                } else {
-                    *offset
-                };
+                let offset = if *append { node.file()?.size() } else { *offset };
                 let bytes = u64::try_from(call.payload.len()).expect("64 bits");
-                if offset
-                    .checked_add(bytes)
-                    .is_none_or(|end| end > FILE_BYTES_MAX)
-                {
+                if offset.checked_add(bytes).is_none_or(|end| end > FILE_BYTES_MAX) {
                     return Err(FsError::FileTooLarge);
                 }
                 node.file_mut()?.write(offset, &call.payload);
@@ -233,24 +172,12 @@ impl Model {
                     node.kill_privileges();
                 }
                 node.modified(call.now);
-                Ok(Reply::Written {
-                    offset,
-                    attr: self.node(*ino)?.attr(*ino),
-                    sequence: 0,
-                })
+                Ok(Reply::Written { offset, attr: self.node(*ino)?.attr(*ino), sequence: 0 })
             }
-            Op::Fallocate {
-                ino,
-                offset,
-                len,
-                mode,
-                keep_size,
-            } => {
+            Op::Fallocate { ino, offset, len, mode, keep_size } => {
                 let node = self.node_mut(*ino)?;
                 let content = node.file_mut()?;
-                let end = offset
-                    .checked_add(*len)
-                    .filter(|end| *end <= FILE_BYTES_MAX);
+                let end = offset.checked_add(*len).filter(|end| *end <= FILE_BYTES_MAX);
                 let end = end.ok_or(FsError::FileTooLarge)?;
                 if *len == 0 {
                     return Err(FsError::Invalid);
@@ -264,11 +191,7 @@ impl Model {
                 node.modified(call.now);
                 self.attr(*ino)
             }
-            Op::Seek {
-                ino,
-                offset,
-                whence,
-            } => {
+            Op::Seek { ino, offset, whence } => {
                 let content = self.node(*ino)?.file()?;
                 let found = match whence {
                     SeekWhence::Data => content.seek_data(*offset),

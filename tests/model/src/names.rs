@@ -12,20 +12,14 @@ impl Model {
     fn living(&self, dir: InodeId) -> Result<&Node, FsError> {
         let node = self.node(dir)?;
         node.directory()?;
-        if node.nlink == 0 {
-            Err(FsError::NotFound)
-        } else {
-            Ok(node)
-        }
+        if node.nlink == 0 { Err(FsError::NotFound) } else { Ok(node) }
     }
 
     /// Puts or removes a name; the count of subdirectories follows.
     fn bind(&mut self, (dir, name): Place<'_>, ino: Option<InodeId>, now: Nanos) {
         let is_dir = |model: &Model, ino: &InodeId| model.nodes.get(ino).is_some_and(Node::is_dir);
         let gained = ino.is_some_and(|ino| is_dir(self, &ino));
-        let Some(NodeBody::Directory { entries, .. }) =
-            self.nodes.get_mut(&dir).map(|node| &mut node.body)
-        else {
+        let Some(NodeBody::Directory { entries, .. }) = self.nodes.get_mut(&dir).map(|node| &mut node.body) else {
             return;
         };
         let old = match ino {
@@ -104,58 +98,32 @@ impl Model {
         self.entry(ino)
     }
 
-    fn bear(
-        &mut self,
-        call: &Call,
-        (dir, name): Place<'_>,
-        kind: FileKind,
-        mode: u16,
-    ) -> Result<InodeId, FsError> {
+    fn bear(&mut self, call: &Call, (dir, name): Place<'_>, kind: FileKind, mode: u16) -> Result<InodeId, FsError> {
         let parent = self.living(dir)?;
         let setgid = parent.mode & 0o2000;
-        let gid = if setgid != 0 {
-            parent.gid
-        } else {
-            call.identity.gid
-        };
+        let gid = if setgid != 0 { parent.gid } else { call.identity.gid };
         if self.find(dir, name).is_ok() {
             return Err(FsError::Exists);
         }
-        let mode = if kind == FileKind::Directory {
-            mode | setgid
-        } else {
-            mode
-        };
+        let mode = if kind == FileKind::Directory { mode | setgid } else { mode };
         let ino = self.add(Node::new(kind, mode, call.identity.uid, gid, call.now));
         self.bind((dir, name), Some(ino), call.now);
         Ok(ino)
     }
 
-    pub(crate) fn mkdir(
-        &mut self,
-        call: &Call,
-        place: Place<'_>,
-        mode: u16,
-    ) -> Result<Reply, FsError> {
+    pub(crate) fn mkdir(&mut self, call: &Call, place: Place<'_>, mode: u16) -> Result<Reply, FsError> {
         let ino = self.bear(call, place, FileKind::Directory, mode)?;
         self.set_parent(ino, place.0);
         self.entry(ino)
     }
 
     fn set_parent(&mut self, ino: InodeId, dir: InodeId) {
-        if let Some(NodeBody::Directory { parent, .. }) =
-            self.nodes.get_mut(&ino).map(|node| &mut node.body)
-        {
+        if let Some(NodeBody::Directory { parent, .. }) = self.nodes.get_mut(&ino).map(|node| &mut node.body) {
             *parent = dir;
         }
     }
 
-    pub(crate) fn link(
-        &mut self,
-        ino: InodeId,
-        place: Place<'_>,
-        now: Nanos,
-    ) -> Result<Reply, FsError> {
+    pub(crate) fn link(&mut self, ino: InodeId, place: Place<'_>, now: Nanos) -> Result<Reply, FsError> {
         self.node(place.0)?.directory()?;
         if self.find(place.0, place.1).is_ok() {
             return Err(FsError::Exists);
@@ -237,11 +205,7 @@ impl Model {
             None => source_is_dir,
         };
         if !exchange && source_is_dir != target_is_dir {
-            let error = if source_is_dir {
-                FsError::NotDirectory
-            } else {
-                FsError::IsDirectory
-            };
+            let error = if source_is_dir { FsError::NotDirectory } else { FsError::IsDirectory };
             return Err(error);
         }
         self.living(to.0)?;

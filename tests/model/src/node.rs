@@ -55,10 +55,7 @@ impl Node {
     pub fn new(kind: FileKind, mode: u16, uid: u32, gid: u32, now: Nanos) -> Self {
         let body = match kind {
             FileKind::File => NodeBody::File(Content::default()),
-            FileKind::Directory => NodeBody::Directory {
-                entries: BTreeMap::new(),
-                parent: InodeId::ROOT,
-            },
+            FileKind::Directory => NodeBody::Directory { entries: BTreeMap::new(), parent: InodeId::ROOT },
             FileKind::Symlink => NodeBody::Symlink(Vec::new()),
             kind => NodeBody::Special(kind, 0),
         };

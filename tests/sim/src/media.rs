@@ -45,9 +45,9 @@ struct Write {
 
 impl Write {
     fn versions(&self, completed: u64) -> impl Iterator<Item = (u64, Version)> + '_ {
-        (self.first_sector..).zip((0..self.data.len()).step_by(SECTOR_BYTES)).map(move |(sector, from)| {
-            (sector, Version { write: self.id, completed, data: self.data.clone(), from })
-        })
+        (self.first_sector..)
+            .zip((0..self.data.len()).step_by(SECTOR_BYTES))
+            .map(move |(sector, from)| (sector, Version { write: self.id, completed, data: self.data.clone(), from }))
     }
 }
 

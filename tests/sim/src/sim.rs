@@ -59,12 +59,7 @@ pub struct SimConfig {
 
 impl Default for SimConfig {
     fn default() -> Self {
-        SimConfig {
-            net: NetConfig::default(),
-            polls_per_turn: 3,
-            turn_ns_max: 3_000,
-            wall_error_ns_max: 200_000_000,
-        }
+        SimConfig { net: NetConfig::default(), polls_per_turn: 3, turn_ns_max: 3_000, wall_error_ns_max: 200_000_000 }
     }
 }
 

@@ -24,7 +24,8 @@ const WORDS: &[(&str, &str)] = &[
     ("XX", "X"),
 ];
 /// Where unsafe code may stand.
-const UNSAFE_FOLDERS: &[&str] = &["engine/runtime/", "engine/exec/src/waker", "fuse-client/fuse/", "mgmt/cfs/src/", "bench/baselines/"];
+const UNSAFE_FOLDERS: &[&str] =
+    &["engine/runtime/", "engine/exec/src/waker", "fuse-client/fuse/", "mgmt/cfs/src/", "bench/baselines/"];
 
 /// Files over the limit.
 pub fn long_files(files: &[SourceFile]) -> Vec<String> {
@@ -44,9 +45,18 @@ pub fn long_functions(files: &[SourceFile]) -> Vec<String> {
             }
             let indent = line.len() - line.trim_start().len();
             let body = line.trim_start();
-            let is_fn = ["fn ", "pub fn ", "async fn ", "pub async fn ", "pub(crate) fn ", "pub(crate) async fn ", "pub(super) fn ", "pub(super) async fn "]
-                .iter()
-                .any(|p| body.starts_with(p));
+            let is_fn = [
+                "fn ",
+                "pub fn ",
+                "async fn ",
+                "pub async fn ",
+                "pub(crate) fn ",
+                "pub(crate) async fn ",
+                "pub(super) fn ",
+                "pub(super) async fn ",
+            ]
+            .iter()
+            .any(|p| body.starts_with(p));
             if !is_fn || body.ends_with(';') || body.ends_with('}') {
                 continue;
             }
@@ -62,9 +72,7 @@ pub fn long_functions(files: &[SourceFile]) -> Vec<String> {
 
 /// Files or folders with names that say nothing.
 pub fn forbidden_names(files: &[SourceFile]) -> Vec<String> {
-    let bad = files.iter().filter(|f| {
-        f.path.split('/').any(|part| NAMES.contains(&part.trim_end_matches(".rs")))
-    });
+    let bad = files.iter().filter(|f| f.path.split('/').any(|part| NAMES.contains(&part.trim_end_matches(".rs"))));
     bad.map(|f| format!("{}: name it after what it holds", f.path)).collect()
 }
 

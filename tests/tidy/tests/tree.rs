@@ -55,7 +55,9 @@ fn imports_point_one_way() {
     let root = root();
     let crates: Vec<Crate> = files(&root, "toml")
         .into_iter()
-        .filter(|p| p.ends_with("Cargo.toml") && p.parent() != Some(&root) && !p.starts_with(root.join("bench/baselines")))
+        .filter(|p| {
+            p.ends_with("Cargo.toml") && p.parent() != Some(&root) && !p.starts_with(root.join("bench/baselines"))
+        })
         .map(|p| {
             let folder = p.parent().expect("a folder").strip_prefix(&root).expect("below root");
             read_crate(&folder.to_string_lossy(), &std::fs::read_to_string(&p).expect("readable manifest"))

@@ -31,7 +31,9 @@ impl State {
         let score = |level: usize| {
             let tables = &self.version.levels[level];
             match level {
-                0 => u64::try_from(tables.len()).expect("bounded") * 1000 / u64::try_from(LEVEL0_TABLES).expect("small"),
+                0 => {
+                    u64::try_from(tables.len()).expect("bounded") * 1000 / u64::try_from(LEVEL0_TABLES).expect("small")
+                }
                 _ => {
                     let depth = u32::try_from(level - 1).expect("few levels");
                     Version::units(tables) * 1000 / (level1_units.max(1) * LEVEL_RATIO.pow(depth))

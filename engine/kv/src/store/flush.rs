@@ -2,8 +2,8 @@
 
 use super::merge::Output;
 use super::{Change, KvError, Store};
-use cfs_segment::{CellRef, Lifetime};
 use crate::table::Table;
+use cfs_segment::{CellRef, Lifetime};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -47,9 +47,9 @@ impl Store {
     /// there (any more); Busy while a change that replaces it is under way.
     pub async fn relocate(&self, cell: CellRef) -> Result<Option<Change>, KvError> {
         let version = self.inner.state.borrow().version.clone();
-        let found = (0..).zip(&version.levels).find_map(|(level, tables)| {
-            tables.iter().find(|t| t.cell == cell).map(|t| (level, t.clone()))
-        });
+        let found = (0..)
+            .zip(&version.levels)
+            .find_map(|(level, tables)| tables.iter().find(|t| t.cell == cell).map(|t| (level, t.clone())));
         let Some((level, table)) = found else { return Ok(None) };
         if self.inner.state.borrow().locked.contains(&table.id) {
             return Err(KvError::Busy);

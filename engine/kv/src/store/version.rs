@@ -24,9 +24,9 @@ impl Version {
         Version { levels, ready }
     }
     pub fn manifest(&self, next_table_id: u64) -> Manifest {
-        let tables = (0..).zip(&self.levels).flat_map(|(level, tables)| {
-            tables.iter().map(move |t| TableRef { id: t.id, cell: t.cell, level })
-        });
+        let tables = (0..)
+            .zip(&self.levels)
+            .flat_map(|(level, tables)| tables.iter().map(move |t| TableRef { id: t.id, cell: t.cell, level }));
         Manifest { next_table_id, tables: tables.collect() }
     }
     pub fn tables(&self) -> impl Iterator<Item = &Rc<Table>> {

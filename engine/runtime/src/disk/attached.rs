@@ -190,9 +190,7 @@ impl Operation for Transfer {
                     return self.finish(Ok(()));
                 }
             }
-            Err(libc::EINTR | libc::EAGAIN)
-                if self.direction == Direction::Read && self.retries < READ_RETRIES_MAX =>
-            {
+            Err(libc::EINTR | libc::EAGAIN) if self.direction == Direction::Read && self.retries < READ_RETRIES_MAX => {
                 self.retries += 1;
             }
             Err(errno) => {

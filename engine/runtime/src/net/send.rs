@@ -92,7 +92,8 @@ impl Connection {
         let batch: Vec<Outgoing> = state.queue.drain(..count).collect();
         state.in_flight = true;
         drop(state);
-        let mut operation = Box::new(Send { connection: self.clone(), batch, sent: 0, pieces: Vec::new(), message: Vec::new() });
+        let mut operation =
+            Box::new(Send { connection: self.clone(), batch, sent: 0, pieces: Vec::new(), message: Vec::new() });
         let entry = operation.entry();
         // SAFETY: the entry points to the message header, that to the pieces and those into the
         // batch: all on the heap, owned by the operation and untouched until it completes, as is

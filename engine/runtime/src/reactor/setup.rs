@@ -36,7 +36,11 @@ pub(super) fn build(config: &CoreConfig) -> Result<Ring, RuntimeError> {
         builder.setup_submit_all().setup_clamp().dontfork();
         builder.setup_cqsize(config.ring_entries * 4);
         builder.setup_single_issuer().setup_taskrun_flag();
-        if deferred { builder.setup_defer_taskrun() } else { builder.setup_coop_taskrun() };
+        if deferred {
+            builder.setup_defer_taskrun()
+        } else {
+            builder.setup_coop_taskrun()
+        };
         match builder.build(config.ring_entries) {
             Ok(ring) => return probe(ring),
             Err(refused) if refused.raw_os_error() == Some(libc::EINVAL) => last = Some(refused),
@@ -68,15 +72,13 @@ fn explain(refused: io::Error) -> RuntimeError {
         (Some(libc::EINVAL), _) => {
             RuntimeError::Kernel { missing: "io_uring with SINGLE_ISSUER, COOP_TASKRUN and SQE128".to_owned() }
         }
-        (Some(libc::EPERM | libc::EACCES), "2") => {
-            forbidden("sysctl kernel.io_uring_disabled is 2; set it to 0")
-        }
+        (Some(libc::EPERM | libc::EACCES), "2") => forbidden("sysctl kernel.io_uring_disabled is 2; set it to 0"),
         (Some(libc::EPERM | libc::EACCES), "1") => {
             forbidden("sysctl kernel.io_uring_disabled is 1; set it to 0, or join the group kernel.io_uring_group")
         }
-        (Some(libc::EPERM | libc::EACCES), _) => {
-            forbidden("a seccomp filter or security module refuses it; containers need a profile that allows io_uring_setup, io_uring_enter and io_uring_register")
-        }
+        (Some(libc::EPERM | libc::EACCES), _) => forbidden(
+            "a seccomp filter or security module refuses it; containers need a profile that allows io_uring_setup, io_uring_enter and io_uring_register",
+        ),
         (Some(libc::ENOMEM), _) => forbidden("no memory may be locked for it; raise the limit `ulimit -l`"),
         _ => RuntimeError::System { operation: "io_uring_setup", source: refused },
     }

@@ -19,10 +19,17 @@ impl OpKey {
 }
 
 enum Slot {
-    Free { generation: u32 },
+    Free {
+        generation: u32,
+    },
     /// Out for the handling of a completion.
-    Taken { key: OpKey },
-    InFlight { key: OpKey, operation: Box<dyn Operation> },
+    Taken {
+        key: OpKey,
+    },
+    InFlight {
+        key: OpKey,
+        operation: Box<dyn Operation>,
+    },
 }
 
 #[derive(Default)]

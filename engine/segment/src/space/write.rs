@@ -119,13 +119,7 @@ impl Space {
         Ok(state.book.place(owner, class, checksums, ungranted))
     }
 
-    fn in_flight(
-        &self,
-        segment: SegmentId,
-        cell: Option<(CellOwner, CellRef)>,
-        offset: u64,
-        buf: IoBuf,
-    ) -> InFlight {
+    fn in_flight(&self, segment: SegmentId, cell: Option<(CellOwner, CellRef)>, offset: u64, buf: IoBuf) -> InFlight {
         let io = Some(self.inner.disk.write(offset, buf, Durability::Flush));
         InFlight { space: self.clone(), io, segment, cell }
     }

@@ -21,9 +21,8 @@ pub fn mount(source: &str, target: &Path, fs_type: &str, flags: libc::c_ulong, d
     let (source, fs_type) = (c_string(source.as_bytes())?, c_string(fs_type.as_bytes())?);
     let (target, data) = (c_string(target.as_os_str().as_bytes())?, c_string(data.as_bytes())?);
     // SAFETY: all four are NUL-terminated strings that live through the call.
-    let answer = unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), fs_type.as_ptr(), flags, data.as_ptr().cast())
-    };
+    let answer =
+        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), fs_type.as_ptr(), flags, data.as_ptr().cast()) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

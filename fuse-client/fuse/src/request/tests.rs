@@ -146,8 +146,7 @@ fn a_short_write_is_copied_and_a_long_one_takes_the_buffer() {
 fn a_late_write_of_a_mapping_is_no_append() {
     let append = libc::O_APPEND.cast_unsigned();
     for (write_flags, expected) in [(0, true), (1, false), (4, true)] {
-        let Ok(FileOperation::Write { flags, .. }) =
-            operation(16, 5, &write_arguments(1, write_flags, append, b"x"))
+        let Ok(FileOperation::Write { flags, .. }) = operation(16, 5, &write_arguments(1, write_flags, append, b"x"))
         else {
             panic!("write")
         };

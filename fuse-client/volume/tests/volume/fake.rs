@@ -5,8 +5,8 @@ use cfs_seam::{Address, Class, IoBuf, Promise, World, io, spawn};
 use cfs_types::{FsError, InodeId, MapEpoch, Name, RequestNumber, SessionId, ShardId, Timestamp};
 use cfs_volume::{KernelCache, Volume, VolumeOptions};
 use cfs_wire::{
-    Attr, Callback, CallbackReply, EntryReply, FileKind, Flags, Lease, LeaseKind, Op, Opcode, Reply, Request,
-    Response, Secret, Welcome,
+    Attr, Callback, CallbackReply, EntryReply, FileKind, Flags, Lease, LeaseKind, Op, Opcode, Reply, Request, Response,
+    Secret, Welcome,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -233,13 +233,8 @@ impl Fake {
             self.held.borrow_mut().push(promise);
             released.await;
         }
-        let response = Response {
-            timestamp: Timestamp::new(1),
-            map_epoch: MapEpoch::new(1),
-            leases,
-            full_percent: 0,
-            result,
-        };
+        let response =
+            Response { timestamp: Timestamp::new(1), map_epoch: MapEpoch::new(1), leases, full_percent: 0, result };
         let _gone = connection.respond(&header, &response, data).await;
     }
 
@@ -306,7 +301,10 @@ impl Fake {
                 let bytes = &files[ino].bytes;
                 let from = index(*offset).min(bytes.len());
                 let part = &bytes[from..(from + index(u64::from(*len))).min(bytes.len())];
-                return (Ok(Reply::Data { len: u32::try_from(part.len()).expect("short") }), Some(IoBuf::copy_of(part)));
+                return (
+                    Ok(Reply::Data { len: u32::try_from(part.len()).expect("short") }),
+                    Some(IoBuf::copy_of(part)),
+                );
             }
             _ => Ok(Reply::Done),
         };

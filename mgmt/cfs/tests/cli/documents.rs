@@ -71,7 +71,8 @@ fn the_metrics_are_documented() {
         let kind = kind[name];
         let total = if kind == "counter" { "_total" } else { "" };
         let labels: Vec<&str> = labels.get(name).into_iter().flatten().copied().collect();
-        writeln!(page, "| `{name}{total}` | {kind} | {} | {words} |", labels.join(", ")).expect("a String takes any text");
+        writeln!(page, "| `{name}{total}` | {kind} | {} | {words} |", labels.join(", "))
+            .expect("a String takes any text");
     }
     assert!(help.len() > 40, "{} metrics", help.len());
     compare("METRICS.md", &page);

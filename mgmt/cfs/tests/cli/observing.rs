@@ -31,13 +31,22 @@ fn counters_rise_on_all_cores_while_a_load_runs() {
     }
     let text = dev.get("/metrics").1;
     let after = scrape(&text);
-    for name in ["cfs_log_batches_total", "cfs_log_written_bytes_total", "cfs_log_flush_duration_seconds_count", "cfs_used_inodes", "cfs_mesh_sent_messages_total"] {
+    for name in [
+        "cfs_log_batches_total",
+        "cfs_log_written_bytes_total",
+        "cfs_log_flush_duration_seconds_count",
+        "cfs_used_inodes",
+        "cfs_mesh_sent_messages_total",
+    ] {
         assert!(after[name].0 > before[name].0, "{name}: {:?} to {:?}", before[name], after[name]);
         assert_eq!(after[name].1, usize::from(CORES), "{name}");
     }
     assert!(after["cfs_request_duration_seconds_count"].0 >= 128.0 && text.contains("operation=\"mkdir\""));
     for core in 0..CORES {
-        assert!(text.contains(&format!("cfs_request_duration_seconds_count{{core=\"{core}\"")), "core {core} has served");
+        assert!(
+            text.contains(&format!("cfs_request_duration_seconds_count{{core=\"{core}\"")),
+            "core {core} has served"
+        );
     }
     assert!(after["cfs_used_inodes"].0 >= 129.0);
 }

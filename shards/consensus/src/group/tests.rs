@@ -45,8 +45,7 @@ struct Cluster {
 }
 
 fn open(me: u64, config: &[u64], disk: &Durable, seed: u64) -> Replica {
-    let restored =
-        Restored { vote: disk.vote, applied: disk.applied, entries: disk.entries.clone() };
+    let restored = Restored { vote: disk.vote, applied: disk.applied, entries: disk.entries.clone() };
     let config = GroupConfig { me, voters: config.to_vec() };
     let group = Group::new(&config, restored, seed);
     Replica { group, disk: disk.clone(), pending: Vec::new(), state: disk.state.clone(), executed: disk.applied }

@@ -83,13 +83,7 @@ impl<'t, 'v> Editor<'t, 'v> {
     }
 
     /// Extents that overlap `from..to`, within one range.
-    pub fn overlapping(
-        &self,
-        ino: InodeId,
-        from: u64,
-        to: u64,
-        limit: usize,
-    ) -> Step<Vec<Extent>> {
+    pub fn overlapping(&self, ino: InodeId, from: u64, to: u64, limit: usize) -> Step<Vec<Extent>> {
         overlapping(self.state, self.layout, ino, (from, to), limit)
     }
 

@@ -43,11 +43,7 @@ impl Extent {
         let header = |kind| Writer::of(VERSION).u8(kind).reserved::<2>().u32(self.len);
         match &self.place {
             Place::Log(log) => {
-                let fixed = header(KIND_LOG)
-                    .u64(log.index.get())
-                    .u32(log.data_offset)
-                    .u32(log.data_len)
-                    .u32(log.skip);
+                let fixed = header(KIND_LOG).u64(log.index.get()).u32(log.data_offset).u32(log.data_len).u32(log.skip);
                 log.checksums.iter().fold(fixed, |w, crc| w.u32(*crc)).done()
             }
             Place::Chunk { id, offset } => header(KIND_CHUNK).u64(id.get()).u32(*offset).done(),
@@ -63,9 +59,7 @@ impl Extent {
         let len = fields.u32()?;
         let place = match kind {
             KIND_LOG => Place::Log(decode_log(&mut fields)?),
-            KIND_CHUNK => {
-                Place::Chunk { id: ChunkId::from_raw(fields.u64()?), offset: fields.u32()? }
-            }
+            KIND_CHUNK => Place::Chunk { id: ChunkId::from_raw(fields.u64()?), offset: fields.u32()? },
             KIND_UNWRITTEN => Place::Unwritten,
             _ => return None,
         };
@@ -113,8 +107,7 @@ mod tests {
         assert_eq!(
             got,
             [
-                "0101000085130000040302010000000000020000881300000300 0000ddccbbaa44332211"
-                    .replace(' ', ""),
+                "0101000085130000040302010000000000020000881300000300 0000ddccbbaa44332211".replace(' ', ""),
                 "010200000020000007050000000000000010 0000".replace(' ', ""),
                 "0103000001000000".to_string(),
             ]

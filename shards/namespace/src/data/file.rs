@@ -24,16 +24,10 @@ pub fn read_summary(view: &dyn View, ino: InodeId, range: RangeIndex) -> Step<Su
 }
 
 /// Summaries of the ranges from `first` on, at most `limit`.
-pub fn summaries(
-    view: &dyn View,
-    ino: InodeId,
-    first: RangeIndex,
-    limit: usize,
-) -> Step<Vec<(RangeIndex, Summary)>> {
+pub fn summaries(view: &dyn View, ino: InodeId, first: RangeIndex, limit: usize) -> Step<Vec<(RangeIndex, Summary)>> {
     let rows = view.scan(&keys::summary(ino, first), &keys::summaries_end(ino), limit)?;
-    let decoded = rows.iter().map(|(key, value)| {
-        Ok((record_of(keys::summary_range(key))?, record_of(Summary::decode(value))?))
-    });
+    let decoded =
+        rows.iter().map(|(key, value)| Ok((record_of(keys::summary_range(key))?, record_of(Summary::decode(value))?)));
     decoded.collect()
 }
 
@@ -69,11 +63,7 @@ impl File<'_, '_> {
 
     /// Changes one range.
     pub fn change(&mut self, range: RangeIndex, change: Change) -> Step<()> {
-        if range.get() == 0 {
-            self.change_first(range, &change)
-        } else {
-            self.tell(range, change)
-        }
+        if range.get() == 0 { self.change_first(range, &change) } else { self.tell(range, change) }
     }
 
     fn change_first(&mut self, first: RangeIndex, change: &Change) -> Step<()> {
@@ -113,13 +103,8 @@ impl File<'_, '_> {
         } else {
             self.state.put(keys::summary(self.ino, range), summary.encode());
         }
-        let message = DataMessage {
-            ino: self.ino,
-            range,
-            epoch: self.inode.epoch,
-            sequence: self.inode.sequence,
-            change,
-        };
+        let message =
+            DataMessage { ino: self.ino, range, epoch: self.inode.epoch, sequence: self.inode.sequence, change };
         let to = range_shard(self.ino, range);
         range::hold_bytes(self.state, to, &message);
         self.state.send(to, &Message::Data(message))?;

@@ -163,10 +163,9 @@ mod tests {
         assert_eq!(extent_end(&extent(ino, 1)[..16]), None);
         let range = RangeIndex::new(9);
         assert_eq!(summary_range(&summary(ino, range)), Some(range));
-        for source in [
-            Source::Log { index: LogIndex::new(5), offset: 6 },
-            Source::Chunk { id: ChunkId::from_raw(5), offset: 6 },
-        ] {
+        for source in
+            [Source::Log { index: LogIndex::new(5), offset: 6 }, Source::Chunk { id: ChunkId::from_raw(5), offset: 6 }]
+        {
             assert_eq!(back_ref_source(&back_ref(source)), Some(source));
         }
         assert_eq!(back_ref_source(&[BACK_REF, 2]), None);
@@ -181,10 +180,7 @@ mod tests {
         assert_eq!(hex(extent(ino, 0x1000)), "200000000000004d010000000000001000");
         assert_eq!(hex(chunk(id)), "210000000000000507");
         assert_eq!(hex(back_ref(in_log)), "2200000000000000000500000006");
-        assert_eq!(
-            hex(back_ref(Source::Chunk { id, offset: 6 })),
-            "2201000000000000050700000006"
-        );
+        assert_eq!(hex(back_ref(Source::Chunk { id, offset: 6 })), "2201000000000000050700000006");
         assert_eq!(hex(super::range(ino, range)), "230000000000004d0100000003");
         assert_eq!(hex(summary(ino, range)), "240000000000004d0100000003");
         assert_eq!(hex(grant()), "25");

@@ -79,8 +79,7 @@ mod tests {
     #[test]
     fn golden_range_shards() {
         let ino = InodeId::from_raw(0x0102_0304).expect("valid");
-        let shards: Vec<u8> =
-            (1..6).map(|r| range_shard(ino, RangeIndex::new(r)).get()).collect();
+        let shards: Vec<u8> = (1..6).map(|r| range_shard(ino, RangeIndex::new(r)).get()).collect();
         assert_eq!(shards, [177, 186, 46, 232, 80]);
     }
 

@@ -96,6 +96,5 @@ fn are_sound(state: &State<'_>, chunks: &[NewChunk], moves: &[Move]) -> bool {
     targets.sort_unstable();
     let mut ids: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
     ids.sort_unstable();
-    targets.windows(2).all(|w| w[0].0 != w[1].0 || w[0].2 <= w[1].1)
-        && ids.windows(2).all(|w| w[0] != w[1])
+    targets.windows(2).all(|w| w[0].0 != w[1].0 || w[0].2 <= w[1].1) && ids.windows(2).all(|w| w[0] != w[1])
 }

@@ -64,12 +64,8 @@ impl Source {
     /// The byte `distance` further on; None where that leaves the 32-bit space.
     pub fn advanced(self, distance: u32) -> Option<Self> {
         Some(match self {
-            Source::Log { index, offset } => {
-                Source::Log { index, offset: offset.checked_add(distance)? }
-            }
-            Source::Chunk { id, offset } => {
-                Source::Chunk { id, offset: offset.checked_add(distance)? }
-            }
+            Source::Log { index, offset } => Source::Log { index, offset: offset.checked_add(distance)? },
+            Source::Chunk { id, offset } => Source::Chunk { id, offset: offset.checked_add(distance)? },
         })
     }
 }
@@ -116,9 +112,7 @@ impl Place {
     /// Identity of the first byte; None where no bytes were ever written.
     pub fn source(&self) -> Option<Source> {
         match self {
-            Place::Log(log) => {
-                Some(Source::Log { index: log.index, offset: log.data_offset + log.skip })
-            }
+            Place::Log(log) => Some(Source::Log { index: log.index, offset: log.data_offset + log.skip }),
             Place::Chunk { id, offset } => Some(Source::Chunk { id: *id, offset: *offset }),
             Place::Unwritten => None,
         }
@@ -128,9 +122,7 @@ impl Place {
     pub fn holds(&self, len: u32) -> bool {
         match self {
             Place::Log(log) => log.holds(len),
-            Place::Chunk { offset, .. } => {
-                offset.checked_add(len).is_some_and(|end| end <= CHUNK_BYTES_MAX)
-            }
+            Place::Chunk { offset, .. } => offset.checked_add(len).is_some_and(|end| end <= CHUNK_BYTES_MAX),
             Place::Unwritten => true,
         }
     }
@@ -138,9 +130,7 @@ impl Place {
     /// Whether an extent at `next` continues one at `self` of `len` bytes without a seam.
     pub fn continues(&self, len: u32, next: &Place) -> bool {
         match (self, next) {
-            (Place::Chunk { id: a, offset }, Place::Chunk { id: b, offset: then }) => {
-                a == b && offset + len == *then
-            }
+            (Place::Chunk { id: a, offset }, Place::Chunk { id: b, offset: then }) => a == b && offset + len == *then,
             (Place::Unwritten, Place::Unwritten) => true,
             _ => false,
         }
@@ -157,13 +147,7 @@ mod tests {
 
     fn log(data_len: u32, skip: u32) -> LogRef {
         let blocks = data_len.div_ceil(UNIT_BYTES);
-        LogRef {
-            index: LogIndex::new(9),
-            data_offset: 100,
-            data_len,
-            skip,
-            checksums: (0..blocks).collect(),
-        }
+        LogRef { index: LogIndex::new(9), data_offset: 100, data_len, skip, checksums: (0..blocks).collect() }
     }
 
     #[test]

@@ -71,12 +71,7 @@ pub fn change(
 }
 
 /// One step of deleting what lies beyond the last cut.
-pub fn trim(
-    state: &mut State<'_>,
-    ino: InodeId,
-    range: RangeIndex,
-    trim_from: &mut Option<u64>,
-) -> Step<i64> {
+pub fn trim(state: &mut State<'_>, ino: InodeId, range: RangeIndex, trim_from: &mut Option<u64>) -> Step<i64> {
     match *trim_from {
         Some(from) => change(state, ino, range, trim_from, &Change::Cut { from }),
         None => Ok(0),
@@ -89,13 +84,7 @@ fn report(state: &mut State<'_>, settled: Settled) -> i64 {
     settled.allocated
 }
 
-fn cut(
-    editor: &mut Editor<'_, '_>,
-    ino: InodeId,
-    end: u64,
-    trim_from: &mut Option<u64>,
-    from: u64,
-) -> Step<()> {
+fn cut(editor: &mut Editor<'_, '_>, ino: InodeId, end: u64, trim_from: &mut Option<u64>, from: u64) -> Step<()> {
     let from = trim_from.map_or(from, |earlier| earlier.min(from));
     let touched = editor.clear(ino, from, end, EXTENTS_MAX)?;
     *trim_from = (touched == EXTENTS_MAX).then_some(from);
@@ -103,13 +92,7 @@ fn cut(
 }
 
 /// Finishes trimming where `to` lies beyond its floor.
-fn trim_below(
-    editor: &mut Editor<'_, '_>,
-    ino: InodeId,
-    end: u64,
-    trim_from: &mut Option<u64>,
-    to: u64,
-) -> Step<()> {
+fn trim_below(editor: &mut Editor<'_, '_>, ino: InodeId, end: u64, trim_from: &mut Option<u64>, to: u64) -> Step<()> {
     if let Some(from) = trim_from.take_if(|from| *from < to) {
         editor.clear(ino, from, end, usize::MAX)?;
     }

@@ -56,13 +56,7 @@ impl Piece {
 /// Plans a read of `offset..offset + len`, which must lie within one range that this shard
 /// holds. In range 0 it ends at the end of the file; elsewhere the caller, who knows the size,
 /// clips. A plan of very many pieces covers a prefix only: ask again for the rest.
-pub fn plan_read(
-    view: &dyn View,
-    layout: Layout,
-    ino: InodeId,
-    offset: u64,
-    len: u64,
-) -> Step<Vec<Piece>> {
+pub fn plan_read(view: &dyn View, layout: Layout, ino: InodeId, offset: u64, len: u64) -> Step<Vec<Piece>> {
     let range = layout.range_of(offset);
     let mut to = offset.saturating_add(len).min(layout.end_of(range));
     let trim_from = if range.get() == 0 {
@@ -117,13 +111,7 @@ pub enum Admission {
 }
 
 /// Compares a range with what a client knows of the inode.
-pub fn admit(
-    view: &dyn View,
-    ino: InodeId,
-    range: RangeIndex,
-    epoch: u64,
-    sequence: u64,
-) -> Step<Admission> {
+pub fn admit(view: &dyn View, ino: InodeId, range: RangeIndex, epoch: u64, sequence: u64) -> Step<Admission> {
     let record = read_record(view, ino, range)?;
     Ok(if epoch < record.epoch {
         Admission::Stale
@@ -143,13 +131,7 @@ pub fn range_sequence(view: &dyn View, ino: InodeId, range: RangeIndex) -> Step<
 
 /// lseek in the inode's shard. Exact in range 0; in the others everything between the first and
 /// the last byte that may have been written counts as data, which POSIX allows.
-pub fn seek(
-    view: &dyn View,
-    layout: Layout,
-    ino: InodeId,
-    offset: u64,
-    whence: SeekWhence,
-) -> Step<u64> {
+pub fn seek(view: &dyn View, layout: Layout, ino: InodeId, offset: u64, whence: SeekWhence) -> Step<u64> {
     let inode = read_inode(view, ino)?;
     super::file::File::check_kind(&inode)?;
     if offset >= inode.size {
@@ -242,16 +224,11 @@ pub fn chunk_exists(view: &dyn View, id: ChunkId) -> Step<bool> {
 
 /// Chunks after `after` with their records, in order of id, at most `limit`: what the cleaner
 /// looks for sparse ones in.
-pub fn chunks(
-    view: &dyn View,
-    after: Option<ChunkId>,
-    limit: usize,
-) -> Step<Vec<(ChunkId, ChunkRecord)>> {
+pub fn chunks(view: &dyn View, after: Option<ChunkId>, limit: usize) -> Step<Vec<(ChunkId, ChunkRecord)>> {
     let from = after.map_or_else(keys::chunks_begin, keys::chunk_after);
     let rows = view.scan(&from, &keys::chunks_end(), limit)?;
-    let decoded = rows.iter().map(|(key, value)| {
-        Ok((record_of(keys::chunk_id(key))?, record_of(ChunkRecord::decode(value))?))
-    });
+    let decoded =
+        rows.iter().map(|(key, value)| Ok((record_of(keys::chunk_id(key))?, record_of(ChunkRecord::decode(value))?)));
     decoded.collect()
 }
 
@@ -294,11 +271,7 @@ pub struct Found {
 
 /// Extents whose bytes are in the log after `after`, oldest entry first, at most `limit` back
 /// references looked at: `(extents, where to go on, if there may be more)`.
-pub fn log_extents(
-    view: &dyn View,
-    after: Option<Source>,
-    limit: usize,
-) -> Step<(Vec<Found>, Option<Source>)> {
+pub fn log_extents(view: &dyn View, after: Option<Source>, limit: usize) -> Step<(Vec<Found>, Option<Source>)> {
     let first = Source::Log { index: LogIndex::new(0), offset: 0 };
     let from = after.map_or_else(|| keys::back_ref(first), keys::back_ref_after);
     referenced(view, &from, &keys::log_refs_end(), limit)
@@ -316,12 +289,7 @@ pub fn chunk_extents(
     referenced(view, &from, &keys::back_refs_end(id), limit)
 }
 
-fn referenced(
-    view: &dyn View,
-    from: &[u8],
-    to: &[u8],
-    limit: usize,
-) -> Step<(Vec<Found>, Option<Source>)> {
+fn referenced(view: &dyn View, from: &[u8], to: &[u8], limit: usize) -> Step<(Vec<Found>, Option<Source>)> {
     let rows = view.scan(from, to, limit)?;
     let mut found = Vec::with_capacity(rows.len());
     let mut last = None;

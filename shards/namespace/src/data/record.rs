@@ -57,16 +57,10 @@ impl BackRef {
     /// The stored value.
     pub fn encode(&self) -> Value {
         match self {
-            BackRef::Extent { ino, end } => {
-                Writer::of(VERSION).u8(1).reserved::<2>().u64(ino.get()).u64(*end).done()
+            BackRef::Extent { ino, end } => Writer::of(VERSION).u8(1).reserved::<2>().u64(ino.get()).u64(*end).done(),
+            BackRef::Message { to, ino, sequence } => {
+                Writer::of(VERSION).u8(2).u8(to.get()).reserved::<1>().u64(ino.get()).u64(*sequence).done()
             }
-            BackRef::Message { to, ino, sequence } => Writer::of(VERSION)
-                .u8(2)
-                .u8(to.get())
-                .reserved::<1>()
-                .u64(ino.get())
-                .u64(*sequence)
-                .done(),
         }
     }
     /// None where the bytes are not a valid record.
@@ -159,8 +153,7 @@ impl Summary {
             (self.from, self.through, self.bytes) = (from, to, to - from);
             return;
         }
-        let outside = self.from.saturating_sub(from).min(to - from)
-            + to.saturating_sub(self.through).min(to - from);
+        let outside = self.from.saturating_sub(from).min(to - from) + to.saturating_sub(self.through).min(to - from);
         let inside = to - from - outside;
         let holes = self.through - self.from - self.bytes;
         self.bytes += outside + inside.min(holes);
@@ -186,13 +179,7 @@ impl Summary {
 
     /// The stored value.
     pub fn encode(&self) -> Value {
-        Writer::of(VERSION)
-            .reserved::<7>()
-            .u64(self.sequence)
-            .u64(self.from)
-            .u64(self.through)
-            .u64(self.bytes)
-            .done()
+        Writer::of(VERSION).reserved::<7>().u64(self.sequence).u64(self.from).u64(self.through).u64(self.bytes).done()
     }
     /// None where the bytes are not a valid record.
     pub fn decode(bytes: &[u8]) -> Option<Self> {

@@ -1,9 +1,9 @@
 //! Truncation, preallocation, holes, and the freeing of files that are gone.
 
+use super::RANGES_MAX;
 use super::file::{File, summaries};
 use super::layout::Layout;
 use super::message::Change;
-use super::RANGES_MAX;
 use crate::outcome::{Step, Stop};
 use crate::record::Inode;
 use crate::state::State;
@@ -11,13 +11,7 @@ use cfs_types::{FsError, InodeId, Nanos, RangeIndex};
 use cfs_wire::{FallocateMode, FileKind, Reply};
 
 /// Sets a file's size; the caller writes the inode. A shorter file's epoch rises.
-pub fn truncate(
-    state: &mut State<'_>,
-    ino: InodeId,
-    inode: &mut Inode,
-    size: u64,
-    now: Nanos,
-) -> Step<()> {
+pub fn truncate(state: &mut State<'_>, ino: InodeId, inode: &mut Inode, size: u64, now: Nanos) -> Step<()> {
     File::check_kind(inode)?;
     if size > state.ctx.layout.file_bytes_max() {
         return Err(Stop::Fail(FsError::FileTooLarge));

@@ -39,9 +39,6 @@ impl Dentry {
         };
         let ino: [u8; 8] = ino.try_into().map_err(|_| FsError::Corrupt)?;
         let ino = InodeId::from_raw(u64::from_le_bytes(ino)).ok_or(FsError::Corrupt)?;
-        Ok(Dentry {
-            ino,
-            kind: kind_from_byte(kind).ok_or(FsError::Corrupt)?,
-        })
+        Ok(Dentry { ino, kind: kind_from_byte(kind).ok_or(FsError::Corrupt)? })
     }
 }

@@ -182,12 +182,7 @@ impl Inode {
         out.extend(self.pending_links.to_le_bytes());
         out.extend(self.locks.to_le_bytes());
         out.extend([0; 2]);
-        for field in [
-            self.project,
-            self.tenant,
-            self.policy,
-            self.xattr_name_bytes,
-        ] {
+        for field in [self.project, self.tenant, self.policy, self.xattr_name_bytes] {
             out.extend(field.to_le_bytes());
         }
         out.extend(self.retention.get().to_le_bytes());
@@ -208,13 +203,7 @@ impl Inode {
             return None;
         }
         let kind = kind_from_byte(fields.u8()?)?;
-        let (mode, nlink, uid, gid, rdev) = (
-            fields.u16()?,
-            fields.u32()?,
-            fields.u32()?,
-            fields.u32()?,
-            fields.u32()?,
-        );
+        let (mode, nlink, uid, gid, rdev) = (fields.u16()?, fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
         let flags = fields.u32()?;
         let (size, allocated) = (fields.u64()?, fields.u64()?);
         let (atime, mtime) = (fields.time()?, fields.time()?);
@@ -285,8 +274,7 @@ impl Fields<'_> {
         self.take().map(u64::from_le_bytes)
     }
     fn time(&mut self) -> Option<Nanos> {
-        self.take()
-            .map(|bytes| Nanos::new(i64::from_le_bytes(bytes)))
+        self.take().map(|bytes| Nanos::new(i64::from_le_bytes(bytes)))
     }
 }
 

@@ -3,8 +3,8 @@
 use super::{Claims, Regions, StartError};
 use crate::cells;
 use crate::core::{CHANGING_UNITS, Core, FORWARDS_MAX};
-use crate::former::Former;
 use crate::effects;
+use crate::former::Former;
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::leases::Leases;
@@ -154,7 +154,15 @@ impl Loaded {
     }
 }
 
-fn build(opened: Opened, opener: &Opener, anchors: &Rc<Anchors>, inline: &Rc<InlineCache>, unpacked: Unpacked, name_key: [u8; 32], world: &World) -> Rc<Shard> {
+fn build(
+    opened: Opened,
+    opener: &Opener,
+    anchors: &Rc<Anchors>,
+    inline: &Rc<InlineCache>,
+    unpacked: Unpacked,
+    name_key: [u8; 32],
+    world: &World,
+) -> Rc<Shard> {
     let id = opened.id;
     let machine = match id.shard() {
         Some(shard) => Machine::Shard { shard, name_key },
@@ -200,4 +208,3 @@ fn run(core: &Rc<Core>, seat: &Rc<Seat>) -> Result<(), StartError> {
     *core.tasks.borrow_mut() = handles;
     Ok(())
 }
-

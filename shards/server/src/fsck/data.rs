@@ -6,7 +6,9 @@ use super::group::Group;
 use crate::cells::{self, Found};
 use crate::file_data::block_checksums;
 use cfs_kv::Pins;
-use cfs_namespace::data::{BackRef, ChunkRecord, DataRow, Extent, Layout, LogRef, Place, RangeRecord, Source, range_shard};
+use cfs_namespace::data::{
+    BackRef, ChunkRecord, DataRow, Extent, Layout, LogRef, Place, RangeRecord, Source, range_shard,
+};
 use cfs_segment::{CellOwner, CellRef, Space};
 use cfs_types::{ChunkId, InodeId, LogIndex, RangeIndex, ShardId, UNIT_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,7 +82,8 @@ impl ShardData {
                 }
             }
             DataRow::BackRef(source, BackRef::Message { to, ino, sequence }) => {
-                let what = format!("{source:?} is held for message {sequence} to shard {to}, which is not in the outbox");
+                let what =
+                    format!("{source:?} is held for message {sequence} to shard {to}, which is not in the outbox");
                 findings.inode(ino, what);
             }
             DataRow::Range(ino, range, record) => {
@@ -128,7 +131,8 @@ impl ShardData {
         facts.written = end;
         let source = extent.place.source().expect("not unwritten");
         if let Some((other, at)) = self.sources.insert(source, (ino, end)) {
-            let what = format!("the extent {start}..{end} has the same bytes as the one of {other:?} that ends at {at}");
+            let what =
+                format!("the extent {start}..{end} has the same bytes as the one of {other:?} that ends at {at}");
             findings.inode(ino, what);
         }
     }
@@ -160,7 +164,8 @@ impl ShardData {
                 continue;
             };
             if record.shape.allocated != facts.bytes {
-                let what = format!("range {range} counts {} bytes, its extents have {}", record.shape.allocated, facts.bytes);
+                let what =
+                    format!("range {range} counts {} bytes, its extents have {}", record.shape.allocated, facts.bytes);
                 findings.inode(*ino, what);
             }
             if record.shape.trim_from.is_some() != facts.is_trimming {
@@ -202,7 +207,13 @@ pub struct Cells {
 
 /// Reads and verifies the cells of all chunks of a shard; where the chunks' records are known,
 /// compares them.
-pub async fn verify_chunks(space: &Space, group: &Group, data: &ShardData, compare: bool, findings: &mut Findings) -> Cells {
+pub async fn verify_chunks(
+    space: &Space,
+    group: &Group,
+    data: &ShardData,
+    compare: bool,
+    findings: &mut Findings,
+) -> Cells {
     let mut out = Cells::default();
     let mut rows = Vec::new();
     let (from, to) = cells::places();
@@ -286,7 +297,9 @@ async fn verify_cell(space: &Space, group: &Group, id: ChunkId) -> Result<(), (S
     let owner = CellOwner::Chunk(id);
     match space.read(owner, place.cell, &sums, 0, units).await {
         Ok(_) => Ok(()),
-        Err(cfs_segment::SpaceError::Damaged { offset, .. }) => Err((Site::Device(offset), "its bytes fail their checksum".into())),
+        Err(cfs_segment::SpaceError::Damaged { offset, .. }) => {
+            Err((Site::Device(offset), "its bytes fail their checksum".into()))
+        }
         Err(error) => Err((Site::Device(place.cell.offset()), error.to_string())),
     }
 }

@@ -2,7 +2,9 @@
 
 use super::finding::{Findings, Severity, Site};
 use crate::manifest::GroupManifest;
-use cfs_device::{AnchorId, Anchors, CopyState, DeviceError, SUPERBLOCK_COPIES_AT, STREAMS_MAX, Superblock, SuperblockCopy};
+use cfs_device::{
+    AnchorId, Anchors, CopyState, DeviceError, STREAMS_MAX, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy,
+};
 use cfs_log::{GroupLog, LogError, StreamEnd};
 use cfs_seam::Disk;
 use cfs_types::GroupId;
@@ -10,7 +12,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Reports copies of the superblock that are not what they should be.
-pub async fn check_superblock(disk: &Rc<dyn Disk>, best: &Superblock, findings: &mut Findings) -> Result<(), DeviceError> {
+pub async fn check_superblock(
+    disk: &Rc<dyn Disk>,
+    best: &Superblock,
+    findings: &mut Findings,
+) -> Result<(), DeviceError> {
     let copies = cfs_device::inspect(&**disk).await?;
     for (copy, offset) in copies.iter().zip(SUPERBLOCK_COPIES_AT) {
         let what = match copy {
@@ -54,7 +60,8 @@ pub async fn read_log(disk: &Rc<dyn Disk>, superblock: &Superblock, findings: &m
     };
     let streams = recovered.streams();
     for stream in streams.iter().filter(|s| s.end == StreamEnd::Torn) {
-        let what = format!("log stream {}.{} ends in a torn batch, which was not acknowledged", stream.boot, stream.core);
+        let what =
+            format!("log stream {}.{} ends in a torn batch, which was not acknowledged", stream.boot, stream.core);
         findings.add(Severity::Note, Site::Device(stream.end_at), what);
     }
     Some(Log {
@@ -95,11 +102,14 @@ pub async fn check_anchors(anchors: &Anchors, is_clean: bool, findings: &mut Fin
             // Copies of different age are a write cut short, which the next start repeats. A first
             // write that was cut short may leave one copy torn and the other blank for good.
             let torn = matches!(copy, CopyState::Damaged(_));
-            let severity = if torn && (is_clean && intact || !(intact || blank)) { Severity::Damage } else { Severity::Note };
+            let severity =
+                if torn && (is_clean && intact || !(intact || blank)) { Severity::Damage } else { Severity::Note };
             let what = match copy {
                 CopyState::Damaged(reason) => format!("one copy of anchor {} is damaged ({reason})", id.get()),
                 CopyState::Blank => format!("one copy of anchor {} is blank", id.get()),
-                CopyState::Valid { generation, .. } => format!("the copies of anchor {} differ: this one is of generation {generation}", id.get()),
+                CopyState::Valid { generation, .. } => {
+                    format!("the copies of anchor {} differ: this one is of generation {generation}", id.get())
+                }
             };
             findings.add(severity, Site::Device(offset), what);
         }
@@ -107,7 +117,11 @@ pub async fn check_anchors(anchors: &Anchors, is_clean: bool, findings: &mut Fin
 }
 
 /// The manifest of a group; `Err` where there is one that cannot be read.
-pub async fn read_manifest(anchors: &Anchors, group: GroupId, findings: &mut Findings) -> Result<Option<GroupManifest>, ()> {
+pub async fn read_manifest(
+    anchors: &Anchors,
+    group: GroupId,
+    findings: &mut Findings,
+) -> Result<Option<GroupManifest>, ()> {
     let id = AnchorId::group(group);
     let record = match anchors.read(id).await {
         Ok(None) => return Ok(None),

@@ -65,7 +65,13 @@ impl Opener {
     }
 
     /// Opens a group; what is wrong with its records is reported and leaves it not whole.
-    pub async fn open(&self, id: GroupId, manifest: Option<GroupManifest>, log: &GroupLog, findings: &mut Findings) -> Group {
+    pub async fn open(
+        &self,
+        id: GroupId,
+        manifest: Option<GroupManifest>,
+        log: &GroupLog,
+        findings: &mut Findings,
+    ) -> Group {
         let machine = match id.shard() {
             Some(shard) => Machine::Shard { shard, name_key: self.name_key },
             None => Machine::Control,
@@ -155,7 +161,13 @@ impl Group {
     }
 
     /// Executes one command in memory, with the bytes of its small write.
-    pub async fn execute(&mut self, opener: &Opener, now: Nanos, command: Command, data: Vec<u8>) -> Result<Executed, KvError> {
+    pub async fn execute(
+        &mut self,
+        opener: &Opener,
+        now: Nanos,
+        command: Command,
+        data: Vec<u8>,
+    ) -> Result<Executed, KvError> {
         let index = LogIndex::new(self.index.get() + 1);
         self.index.set(index.get());
         let batch = Batch { timestamp: opener.tick(), now, commands: vec![GroupCommand::Shard(Box::new(command))] };

@@ -13,7 +13,11 @@ const DEPTH_MAX: usize = 64;
 const PATHS_MAX: usize = 100;
 
 /// Spells out where the inodes of the first findings are.
-pub async fn resolve(groups: &BTreeMap<GroupId, Group>, named_in: impl Fn(InodeId) -> Option<InodeId>, findings: &mut Findings) {
+pub async fn resolve(
+    groups: &BTreeMap<GroupId, Group>,
+    named_in: impl Fn(InodeId) -> Option<InodeId>,
+    findings: &mut Findings,
+) {
     let mut known: BTreeMap<InodeId, Option<String>> = BTreeMap::new();
     for finding in findings.kept.iter_mut().take(PATHS_MAX) {
         let Site::Inode(ino, path) = &mut finding.place else { continue };
@@ -24,7 +28,11 @@ pub async fn resolve(groups: &BTreeMap<GroupId, Group>, named_in: impl Fn(InodeI
     }
 }
 
-async fn path_of(groups: &BTreeMap<GroupId, Group>, named_in: &impl Fn(InodeId) -> Option<InodeId>, ino: InodeId) -> Option<String> {
+async fn path_of(
+    groups: &BTreeMap<GroupId, Group>,
+    named_in: &impl Fn(InodeId) -> Option<InodeId>,
+    ino: InodeId,
+) -> Option<String> {
     let (mut at, mut names) = (ino, Vec::new());
     while at != InodeId::ROOT {
         if names.len() == DEPTH_MAX {

@@ -37,7 +37,12 @@ pub async fn settle(opener: &Opener, groups: &mut BTreeMap<GroupId, Group>, now:
     }
 }
 
-async fn list<T>(group: &Group, (from, to): ([u8; 1], [u8; 1]), pick: impl Fn(Row) -> Option<T>, findings: &mut Findings) -> Vec<T> {
+async fn list<T>(
+    group: &Group,
+    (from, to): ([u8; 1], [u8; 1]),
+    pick: impl Fn(Row) -> Option<T>,
+    findings: &mut Findings,
+) -> Vec<T> {
     let mut found = Vec::new();
     // Rows that do not decode are reported when all rows are looked at.
     let shown = group.rows(&from, &to, |key, value| found.extend(audit::decode(key, value).and_then(&pick))).await;
@@ -48,7 +53,13 @@ async fn list<T>(group: &Group, (from, to): ([u8; 1], [u8; 1]), pick: impl Fn(Ro
 }
 
 /// Delivers one shard's outbox, and takes the messages out of it.
-async fn deliver_all(opener: &Opener, groups: &mut BTreeMap<GroupId, Group>, from: ShardId, now: Nanos, findings: &mut Findings) -> u64 {
+async fn deliver_all(
+    opener: &Opener,
+    groups: &mut BTreeMap<GroupId, Group>,
+    from: ShardId,
+    now: Nanos,
+    findings: &mut Findings,
+) -> u64 {
     let messages = match groups.get(&from.into()).filter(|g| g.is_whole) {
         Some(sender) => {
             let pick = |row| match row {
@@ -109,7 +120,13 @@ async fn deliver(
 }
 
 /// Resolves what is prepared in a shard: all messages are delivered, so it was never committed.
-async fn resolve_all(opener: &Opener, groups: &mut BTreeMap<GroupId, Group>, shard: ShardId, now: Nanos, findings: &mut Findings) {
+async fn resolve_all(
+    opener: &Opener,
+    groups: &mut BTreeMap<GroupId, Group>,
+    shard: ShardId,
+    now: Nanos,
+    findings: &mut Findings,
+) {
     let Some(group) = groups.get_mut(&shard.into()).filter(|g| g.is_whole) else { return };
     let pick = |row| match row {
         Row::Prepared(tx) => Some(tx),

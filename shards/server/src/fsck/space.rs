@@ -16,7 +16,11 @@ fn site(owner: CellOwner) -> GroupId {
 }
 
 /// Reports cells outside of segments and units with two owners; gives the sound cells by segment.
-pub fn check_ownership(layout: RegionLayout, mut claims: Vec<Cell>, findings: &mut Findings) -> BTreeMap<SegmentId, Vec<Cell>> {
+pub fn check_ownership(
+    layout: RegionLayout,
+    mut claims: Vec<Cell>,
+    findings: &mut Findings,
+) -> BTreeMap<SegmentId, Vec<Cell>> {
     claims.sort_unstable_by_key(|(owner, cell)| (cell.unit(), *owner));
     let mut by_segment: BTreeMap<SegmentId, Vec<Cell>> = BTreeMap::new();
     let mut before: Option<Cell> = None;
@@ -70,7 +74,8 @@ pub async fn check_tables(space: &Space, cells: &BTreeMap<SegmentId, Vec<Cell>>,
             match entry {
                 None => unknown += 1,
                 Some(entry) if entry.checksums.len() != cell.units() as usize => {
-                    let what = format!("{owner} has {cell:?}, the table of {segment} says {} units", entry.checksums.len());
+                    let what =
+                        format!("{owner} has {cell:?}, the table of {segment} says {} units", entry.checksums.len());
                     findings.add(Severity::Damage, Site::Device(cell.offset()), what);
                 }
                 Some(_) => {}

@@ -9,12 +9,16 @@ use crate::replica::Mark;
 use cfs_consensus::VoteState;
 use cfs_device::{AnchorId, Anchors, FormatOptions, Superblock, Uuid};
 use cfs_kv::{BlockCache, Store, StoreConfig};
-use cfs_namespace::data::{self, BackRef, ChunkRecord, DataRow, Extent, RangeRecord, Shape, Source, Summary, range_shard};
+use cfs_namespace::data::{
+    self, BackRef, ChunkRecord, DataRow, Extent, RangeRecord, Shape, Source, Summary, range_shard,
+};
 use cfs_namespace::record::{Counters, Dentry, Inode, encode};
 use cfs_namespace::{Key, Value, keys};
 use cfs_seam::{Disk, IoBuf};
 use cfs_segment::{CellOwner, CellRef, Floors, Lifetime, LocalRegions, Space, SpaceConfig, Written};
-use cfs_types::{ChunkId, GroupId, InodeId, MoveEpoch, Name, Nanos, RANGE_BYTES, RangeIndex, ShardId, Timestamp, VolumeId};
+use cfs_types::{
+    ChunkId, GroupId, InodeId, MoveEpoch, Name, Nanos, RANGE_BYTES, RangeIndex, ShardId, Timestamp, VolumeId,
+};
 use cfs_wire::FileKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -69,9 +73,8 @@ fn sound() -> Rows {
     let mut rows = Rows::new();
     let mut put = |shard: ShardId, key: Key, value: Value| drop(rows.insert((shard, key), value));
     let counters = |inodes, directories| encode(&Counters { inodes, directories, last_sequence: 1 });
-    let directory = |parent, size, nlink| {
-        inode(FileKind::Directory, |i| (i.parent, i.size, i.nlink) = (Some(parent), size, nlink))
-    };
+    let directory =
+        |parent, size, nlink| inode(FileKind::Directory, |i| (i.parent, i.size, i.nlink) = (Some(parent), size, nlink));
     let to = |ino, kind| Dentry { ino, kind }.encode();
     put(ROOT.shard(), keys::inode(ROOT), directory(ROOT, 2, 3));
     put(dir().shard(), keys::inode(dir()), directory(ROOT, 1, 2));

@@ -122,7 +122,13 @@ impl Tree {
     }
 
     /// A name lies under its hash, once.
-    fn check_name(&mut self, shard: ShardId, (volume, dir): (VolumeId, InodeId), (cookie, name): (u64, &Name), findings: &mut Findings) {
+    fn check_name(
+        &mut self,
+        shard: ShardId,
+        (volume, dir): (VolumeId, InodeId),
+        (cookie, name): (u64, &Name),
+        findings: &mut Findings,
+    ) {
         if volume.get() != 0 || dir.shard() != shard {
             findings.inode(dir, format!("the name {name:?} lies in shard {shard}, volume {volume}"));
         }
@@ -224,7 +230,8 @@ impl Tree {
             let facts = facts.copied().unwrap_or_default();
             let live = record.shape.trim_from.map_or(facts.high, |from| from.min(facts.high));
             let outside = facts.bytes > 0 && facts.low < live && (facts.low < summary.from || live > summary.through);
-            let live_bytes = facts.bytes.saturating_sub(record.shape.trim_from.map_or(0, |from| facts.high.saturating_sub(from)));
+            let live_bytes =
+                facts.bytes.saturating_sub(record.shape.trim_from.map_or(0, |from| facts.high.saturating_sub(from)));
             if record.sequence != summary.sequence || outside || live_bytes > summary.bytes {
                 findings.inode(*ino, format!("range {range} and what the file's shard knows of it disagree"));
             }

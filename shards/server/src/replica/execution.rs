@@ -17,7 +17,8 @@ impl Replica {
         let (index, term) = (log_entry.index, log_entry.term);
         if !log_entry.data.is_empty() {
             let decoded = entry::decode(&log_entry.data);
-            let (batch, data) = decoded.map_err(|e| self.damaged(format!("entry {index} of group {}: {e}", self.id)))?;
+            let (batch, data) =
+                decoded.map_err(|e| self.damaged(format!("entry {index} of group {}: {e}", self.id)))?;
             self.clock.restore(batch.timestamp);
             let context = self.machine.context(term, index, &batch);
             self.inline.put(self.id, index, Rc::from(data));

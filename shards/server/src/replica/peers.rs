@@ -4,10 +4,10 @@
 //! for a vote for one election timeout; so a leader may answer reads for a little less than that,
 //! counted from when it sent what a majority took. Ticks never come faster than the clock says.
 
+use super::Replica;
 use super::install::Arrived;
 use super::serve::Serving;
 use super::transfer::{GroupMessage, Job};
-use super::Replica;
 use cfs_consensus::{ELECTION_TICKS, Group, MessageError, PeerMessage, Role};
 use cfs_exec::Event;
 use cfs_seam::{Clock, Instant, timeout};

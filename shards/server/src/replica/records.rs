@@ -20,9 +20,8 @@ impl Replica {
 
     /// The entries come first: a durable commit index never speaks of entries that are not durable.
     pub(super) fn add_records(&self, work: &Work, records: &mut Vec<Record>) {
-        let record = |kind, term, index, payload| Record {
-            group: self.id, kind, epoch: self.epoch.get(), term, index, payload,
-        };
+        let record =
+            |kind, term, index, payload| Record { group: self.id, kind, epoch: self.epoch.get(), term, index, payload };
         for entry in &work.entries {
             records.push(record(RecordKind::Entry, entry.term, entry.index, entry.data.clone()));
         }

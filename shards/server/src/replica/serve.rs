@@ -5,9 +5,9 @@
 //! older versions as long as the state is open. Only a leader that has executed its term's first
 //! entry opens one: whatever it executes later carries a later timestamp.
 
+use super::Replica;
 use super::peers::{Peers, SILENCE};
 use super::transfer::{Cursor, GroupMessage, Page, Point, Want, area_key};
-use super::Replica;
 use crate::cells::LOCAL_SPACE;
 use crate::entry;
 use crate::view::StoreView;
@@ -42,7 +42,8 @@ impl Replica {
         let time = self.executed_at.get();
         self.store.set_floor(Some(time));
         let (point, term) = ((point.index.get(), point.term.get()), self.term());
-        *peers.serving.borrow_mut() = Some(Serving { point, time, term, followers: BTreeMap::new(), used: peers.clock.now() });
+        *peers.serving.borrow_mut() =
+            Some(Serving { point, time, term, followers: BTreeMap::new(), used: peers.clock.now() });
     }
 
     pub(super) fn note_offer(&self, peers: &Peers, to: u64) {
@@ -58,7 +59,8 @@ impl Replica {
         let mut serving = peers.serving.borrow_mut();
         let Some(open) = &mut *serving else { return };
         let now = peers.clock.now();
-        let silent: Vec<u64> = open.followers.iter().filter(|(_, at)| now.since(**at) > 2 * SILENCE).map(|(id, _)| *id).collect();
+        let silent: Vec<u64> =
+            open.followers.iter().filter(|(_, at)| now.since(**at) > 2 * SILENCE).map(|(id, _)| *id).collect();
         let mut group = self.group.borrow_mut();
         for id in silent {
             open.followers.remove(&id);

@@ -98,7 +98,12 @@ mod tests {
             areas: vec![(7, vec![1; 20])],
             next: Some(Cursor::Area(8)),
         };
-        for message in [GroupMessage::Raft(vec![1, 2]), GroupMessage::Want(want), GroupMessage::Page(page), GroupMessage::Gone((1, 1))] {
+        for message in [
+            GroupMessage::Raft(vec![1, 2]),
+            GroupMessage::Want(want),
+            GroupMessage::Page(page),
+            GroupMessage::Gone((1, 1)),
+        ] {
             let bytes = message.encode();
             assert_eq!(GroupMessage::decode(&bytes), Ok(message));
             for cut in 0..bytes.len() {

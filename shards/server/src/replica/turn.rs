@@ -105,8 +105,7 @@ impl Replica {
     fn take_batch(&self) -> Taken {
         let takes_commands = self.leading.get().is_none() || self.leads();
         let mut taken = Taken::default();
-        let mut batch =
-            Batch { timestamp: Timestamp::default(), now: self.clock.now(), commands: Vec::new() };
+        let mut batch = Batch { timestamp: Timestamp::default(), now: self.clock.now(), commands: Vec::new() };
         let (mut data, mut promises) = (Vec::new(), Vec::new());
         let mut bytes = OVERHEAD_BYTES;
         while let Some(mut proposal) = self.next_fitting(takes_commands, batch.commands.len(), bytes) {

@@ -104,7 +104,9 @@ impl Stage {
                 let result = match cfs_device::open(&*disk).await {
                     Ok(superblock) => {
                         let told = move || ready.set(true);
-                        serve_core(world, disk, superblock, config, RootOwner::default(), told).await.map_err(|e| e.to_string())
+                        serve_core(world, disk, superblock, config, RootOwner::default(), told)
+                            .await
+                            .map_err(|e| e.to_string())
                     }
                     Err(error) => Err(error.to_string()),
                 };

@@ -121,8 +121,12 @@ impl Client {
     async fn write(&mut self, ino: InodeId, at: WriteAt, data: &[u8]) {
         let checksums = data.chunks(4096).map(cfs_device::crc32c).collect();
         let len = u32::try_from(data.len()).expect("small");
-        let data_command =
-            DataCommand::Write { ino, at, data: WriteData::Inline { data_offset: 0, len, checksums }, kill_privileges: false };
+        let data_command = DataCommand::Write {
+            ino,
+            at,
+            data: WriteData::Inline { data_offset: 0, len, checksums },
+            kill_privileges: false,
+        };
         let written = self.call(CommandBody::Data(data_command), data).await;
         assert!(matches!(written, Ok(Reply::Written { .. })), "{written:?}");
     }

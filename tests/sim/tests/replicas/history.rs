@@ -91,11 +91,8 @@ impl History {
         let sim = Sim::new(seed, SimConfig::default());
         let wire = Rc::new(Wire::default());
         wire.loss.set(plan.loss);
-        let node = |_| Node {
-            id: sim.node(1),
-            disk: FORMATTED.with(|disk| sim.copy_disk(disk)),
-            is_up: Cell::new(false),
-        };
+        let node =
+            |_| Node { id: sim.node(1), disk: FORMATTED.with(|disk| sim.copy_disk(disk)), is_up: Cell::new(false) };
         let nodes = (0..plan.voters).map(node).collect();
         let desk = sim.node(1);
         let carrier = wire.clone();
@@ -163,7 +160,13 @@ impl History {
         let one = |me: u64| match self.wire.member(me) {
             Some(shard) => {
                 let replica = &shard.replica;
-                format!("{me}: leader {:?}, term {}, {:?}, {:?}", replica.leader(), replica.term(), replica.mark(), replica.failure())
+                format!(
+                    "{me}: leader {:?}, term {}, {:?}, {:?}",
+                    replica.leader(),
+                    replica.term(),
+                    replica.mark(),
+                    replica.failure()
+                )
             }
             None => format!("{me}: down"),
         };
@@ -212,7 +215,8 @@ impl History {
 
     /// Who leads; waits for it.
     pub fn leader(&self) -> u64 {
-        let current = || (1..=self.plan.voters).find(|me| self.wire.member(*me).is_some_and(|m| m.replica.is_current()));
+        let current =
+            || (1..=self.plan.voters).find(|me| self.wire.member(*me).is_some_and(|m| m.replica.is_current()));
         assert!(self.sim.run_until(LIMIT, || current().is_some()), "nobody leads: {}", self.describe());
         current().expect("just found")
     }
@@ -252,9 +256,11 @@ impl History {
             });
         }
         self.await_clients();
-        let counts: Vec<u64> = (1..=self.plan.voters).map(|me| self.on_member(me, |shard| async move {
-            member::check_small_writes(&shard.replica).await as u64
-        })).collect();
+        let counts: Vec<u64> = (1..=self.plan.voters)
+            .map(|me| {
+                self.on_member(me, |shard| async move { member::check_small_writes(&shard.replica).await as u64 })
+            })
+            .collect();
         assert!(counts.windows(2).all(|w| w[0] == w[1]), "{counts:?}");
         counts[0]
     }
@@ -263,11 +269,12 @@ impl History {
         let deadline = self.sim.now() + LIMIT;
         loop {
             self.sim.run_for(Duration::from_millis(500));
-            let marks: Vec<_> = (1..=self.plan.voters).map(|me| self.wire.member(me).map(|m| m.replica.mark().applied)).collect();
+            let marks: Vec<_> =
+                (1..=self.plan.voters).map(|me| self.wire.member(me).map(|m| m.replica.mark().applied)).collect();
             if marks.iter().all(|mark| mark.is_some() && *mark == marks[0]) {
-                let digests: Vec<_> = (1..=self.plan.voters).map(|me| {
-                    self.on_member(me, |shard| async move { shard.replica.digest().await.ok() })
-                }).collect();
+                let digests: Vec<_> = (1..=self.plan.voters)
+                    .map(|me| self.on_member(me, |shard| async move { shard.replica.digest().await.ok() }))
+                    .collect();
                 let through = |at: usize| digests[at].map(|d| d.0);
                 if (0..digests.len()).all(|at| through(at).is_some() && through(at) == through(0)) {
                     assert!(digests.iter().all(|d| *d == digests[0]), "replicas differ: {}", self.describe());

@@ -9,8 +9,10 @@ use cfs_log::CoreLog;
 use cfs_namespace::{Stop, data};
 use cfs_seam::{Class, Disk, World, sleep, spawn};
 use cfs_segment::{Floors, LocalRegions, Space, SpaceConfig};
-use cfs_server::group::{HybridClock, InlineCache, Machine, Opener, Parts, PeerParts, Replica, Shard, StoreView, Unpacked};
 use cfs_server::group::region_layout;
+use cfs_server::group::{
+    HybridClock, InlineCache, Machine, Opener, Parts, PeerParts, Replica, Shard, StoreView, Unpacked,
+};
 use cfs_types::{CoreId, GroupId, InodeId};
 use std::rc::Rc;
 use std::time::Duration;
@@ -48,7 +50,8 @@ pub async fn run(world: World, disk: Rc<dyn Disk>, seat: Seat) {
     let config = StoreConfig::new(64 << 10, BlockCache::new(256 << 10), boot);
     let opener = Opener { log: log.clone(), space: space.clone(), config, clock: clock.clone() };
     let manifest = anchors.recover(AnchorId::group(group())).await.expect("a sound anchor");
-    let opened = opener.open(group(), manifest, groups.remove(&group()).unwrap_or_default()).await.expect("a sound group");
+    let opened =
+        opener.open(group(), manifest, groups.remove(&group()).unwrap_or_default()).await.expect("a sound group");
     log.append(vec![opened.adopt_record()]).await.expect("a healthy device");
     for (owner, cell) in opened.tables.claims(group()) {
         space.claim(owner, cell).expect("sound tables");

@@ -3,16 +3,12 @@
 use super::history::{Run, short, size};
 use super::rules;
 use super::world::{RANGE, World, checksums};
-use crate::data::{
-    self, ChunkSlice, DataCommand, Found, Move, NewChunk, Source, WriteAt, WriteData,
-};
 use crate::data::extent::Extent;
 use crate::data::keys;
 use crate::data::record::{BackRef, ChunkRecord, RangeRecord, Summary};
+use crate::data::{self, ChunkSlice, DataCommand, Found, Move, NewChunk, Source, WriteAt, WriteData};
 use crate::{Command, CommandBody};
-use cfs_types::{
-    ChunkId, FsError, InodeId, LogIndex, RangeIndex, RequestNumber, SessionId, ShardId,
-};
+use cfs_types::{ChunkId, FsError, InodeId, LogIndex, RangeIndex, RequestNumber, SessionId, ShardId};
 use cfs_wire::{FallocateMode, Reply};
 
 #[test]

@@ -2,9 +2,7 @@
 
 use super::rules;
 use super::world::{RANGE, World, checksums};
-use crate::data::{
-    self, ChunkSlice, DataCommand, Found, Move, NewChunk, Place, WriteAt, WriteData,
-};
+use crate::data::{self, ChunkSlice, DataCommand, Found, Move, NewChunk, Place, WriteAt, WriteData};
 use cfs_types::{FsError, InodeId, ShardId};
 use cfs_wire::{FallocateMode, Reply, SeekWhence};
 
@@ -130,14 +128,7 @@ impl Run {
         let (mut at, mut left) = (offset, len);
         while left > 0 {
             let len = data::fallocate_slice(World::layout(), at, left);
-            let asked = DataCommand::Fallocate {
-                ino,
-                offset: at,
-                len,
-                mode,
-                keep_size: keep,
-                kill_privileges: false,
-            };
+            let asked = DataCommand::Fallocate { ino, offset: at, len, mode, keep_size: keep, kill_privileges: false };
             self.world.command(ino.shard(), vec![], asked).expect("fallocate");
             (at, left) = (at + len, left - len);
         }
@@ -229,8 +220,7 @@ impl Run {
     pub fn check(&mut self) {
         let files: Vec<InodeId> = self.files.iter().map(|(ino, _)| *ino).collect();
         let waiting: Vec<_> = self.copied.iter().flat_map(|c| c.chunks.iter()).copied().collect();
-        let aside: Vec<_> =
-            waiting.iter().map(|c| (c.id, self.world.chunks.remove(&c.id).expect("kept"))).collect();
+        let aside: Vec<_> = waiting.iter().map(|c| (c.id, self.world.chunks.remove(&c.id).expect("kept"))).collect();
         rules::check(&mut self.world, &files);
         self.world.chunks.extend(aside);
     }

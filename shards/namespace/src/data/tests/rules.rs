@@ -38,10 +38,7 @@ fn check_shard(world: &World, shard: ShardId, memory: &Memory) {
         let range = layout.range_of(extent.start);
         assert_eq!(range, layout.range_of(extent.end() - 1), "{extent:?} spans ranges");
         assert_eq!(range_shard(ino, range), shard, "{extent:?} is elsewhere");
-        assert!(
-            before.is_none_or(|(last, end)| last != ino || end <= extent.start),
-            "{extent:?} overlaps"
-        );
+        assert!(before.is_none_or(|(last, end)| last != ino || end <= extent.start), "{extent:?} overlaps");
         before = Some((ino, extent.end()));
         if let Place::Chunk { id, .. } = extent.place {
             *live.entry(id).or_insert(0) += extent.len;
@@ -99,9 +96,7 @@ pub fn check(world: &mut World, files: &[InodeId]) {
         check_account(world, *ino);
     }
     if world.pairs().is_empty() {
-        let named = world.shards.values().flat_map(|m| {
-            crate::data::chunks(m, None, usize::MAX).expect("in memory")
-        });
+        let named = world.shards.values().flat_map(|m| crate::data::chunks(m, None, usize::MAX).expect("in memory"));
         assert_eq!(named.count(), world.chunks.len(), "a chunk leaked");
     }
 }

@@ -6,9 +6,7 @@ use crate::record::Inode;
 use crate::state::State;
 use crate::view::{Key, NeedMore, Rows, Value, View};
 use crate::{Command, CommandBody, Effect, EntryContext, Message, Step, Stop};
-use cfs_types::{
-    ChunkId, FsError, InodeId, LogIndex, Nanos, RangeIndex, ShardId, Term, Timestamp, VolumeId,
-};
+use cfs_types::{ChunkId, FsError, InodeId, LogIndex, Nanos, RangeIndex, ShardId, Term, Timestamp, VolumeId};
 use cfs_wire::{FileKind, Reply};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -133,12 +131,7 @@ impl World {
         }
     }
 
-    pub fn command(
-        &mut self,
-        shard: ShardId,
-        area: Vec<u8>,
-        body: DataCommand,
-    ) -> Result<Reply, FsError> {
+    pub fn command(&mut self, shard: ShardId, area: Vec<u8>, body: DataCommand) -> Result<Reply, FsError> {
         let command = Command::internal(CommandBody::Data(body.clone()));
         self.run(shard, area, |state| data::execute(state, &command, &body))
     }
@@ -172,10 +165,8 @@ impl World {
         }
         let sequence = sequence.expect("taken above");
         let message = Message::Data(message);
-        self.run(to, area, |state| crate::outbox::deliver(state, from, sequence, &message, &[]))
-            .expect("never fails");
-        self.run(from, vec![], |state| crate::outbox::acknowledge(state, to, sequence))
-            .expect("never fails");
+        self.run(to, area, |state| crate::outbox::deliver(state, from, sequence, &message, &[])).expect("never fails");
+        self.run(from, vec![], |state| crate::outbox::acknowledge(state, to, sequence)).expect("never fails");
     }
 
     pub fn pairs(&self) -> Vec<(ShardId, ShardId)> {

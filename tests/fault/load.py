@@ -1,0 +1,374 @@
+"""A verifying load: works in one directory of a mount, and knows what must be there.
+
+Driven by tests/fault/run over stdin, a command a line:
+  root PATH    the mount's directory to work in
+  work SECONDS work until then, or until the mount has died; answers 'worked OPERATIONS'
+  last SECONDS as work, but the mount may not die
+  verify       compare what is there with what was acknowledged; answers 'verified FILES'
+Any difference ends the process with its description and the last operations.
+
+What was acknowledged before a kill must be there after it; the one operation that was not may have happened or
+not, as a whole. A write that no fsync followed may be there or not, block by block.
+"""
+
+import copy
+import errno
+import os
+import random
+import sys
+import time
+
+BLOCK = 4096
+BLOCKS_MAX = 96
+FILES_MAX = 40
+DIRECTORIES = ["", "a", "b", "a/c"]
+DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
+
+
+class Died(Exception):
+    """The mount went away."""
+
+
+def pattern(file, block, version):
+    """A block's content; version 0 is a hole."""
+    if version == 0:
+        return bytes(BLOCK)
+    return (b"%08d.%06d.%08d|" % (file, block, version) * 171)[:BLOCK]
+
+
+class File:
+    """What is known of one inode: the versions that each block may have, the first of them surely synced."""
+
+    def __init__(self, number):
+        self.number = number
+        self.blocks = []          # per block a list of versions that may be found
+        self.sizes = [0]          # sizes in blocks that may be found
+        self.mode = 0o644
+        self.attribute = None
+        self.links = 1
+
+    def write(self, at, count, version):
+        while len(self.blocks) < at + count:
+            self.blocks.append([0])
+        for block in range(at, at + count):
+            self.blocks[block] = self.blocks[block] + [version]
+        if at + count > self.sizes[0]:
+            self.sizes = self.sizes + [at + count]
+
+    def synced(self):
+        self.blocks = [[versions[-1]] for versions in self.blocks]
+        self.sizes = [max(self.sizes)]
+
+    def truncate(self, size):
+        """Every truncate is followed by fsync here."""
+        self.blocks = [versions[-1:] for versions in self.blocks[:size]] + [[0]] * (size - len(self.blocks))
+        self.sizes = [size]
+
+
+class Tree:
+    """Names to files or directories (None) or link targets (str). Paths are relative to the root."""
+
+    def __init__(self):
+        self.names = {name: None for name in DIRECTORIES if name}
+        self.files = {}
+
+    def apply(self, operation):
+        kind, *arguments = operation
+        getattr(self, kind)(*arguments)
+
+    def create(self, path, number):
+        self.files[number] = File(number)
+        self.names[path] = number
+
+    def write(self, path, at, count, version):
+        self.files[self.names[path]].write(at, count, version)
+
+    def fsync(self, path):
+        self.files[self.names[path]].synced()
+
+    def truncate(self, path, size):
+        self.files[self.names[path]].truncate(size)
+
+    def cut(self, path, size):
+        """A truncate that was not acknowledged, perhaps without the writes before it."""
+        file = self.files[self.names[path]]
+        file.blocks = (file.blocks + [[0]] * size)[:size]
+        file.sizes = [size]
+
+    def chmod(self, path, mode):
+        self.files[self.names[path]].mode = mode
+
+    def setxattr(self, path, value):
+        self.files[self.names[path]].attribute = value
+
+    def link(self, path, new):
+        self.names[new] = self.names[path]
+        self.files[self.names[path]].links += 1
+
+    def unlink(self, path):
+        found = self.names.pop(path)
+        if isinstance(found, int):
+            self.files[found].links -= 1
+            if self.files[found].links == 0:
+                del self.files[found]
+
+    def symlink(self, path, target):
+        self.names[path] = target
+
+    def mkdir(self, path):
+        self.names[path] = None
+
+    def rmdir(self, path):
+        del self.names[path]
+
+    def rename(self, old, new):
+        if old == new or (isinstance(self.names[old], int) and self.names[old] == self.names.get(new)):
+            return
+        if isinstance(self.names.get(new), (int, str)):
+            self.unlink(new)
+        moved = [name for name in self.names if name == old or name.startswith(old + "/")]
+        for name in moved:
+            self.names[new + name[len(old):]] = self.names.pop(name)
+
+
+class Load:
+    def __init__(self, seed):
+        self.rng = random.Random(seed)
+        self.root = None
+        self.tree = Tree()
+        self.counter = 0
+        self.recent = []
+        self.pending = None       # the operation that was under way when the mount failed
+
+    def path(self, name):
+        return os.path.join(self.root, name) if name else self.root
+
+    def begin(self):
+        for name in DIRECTORIES:
+            os.makedirs(self.path(name), exist_ok=True)
+
+    def next(self):
+        self.counter += 1
+        return self.counter
+
+    def new_name(self):
+        directory = self.rng.choice([n for n, v in self.tree.names.items() if v is None] + [""])
+        return os.path.join(directory, "n%d" % self.next())
+
+    def choose(self):
+        """The next operation: what the tree is told, and how it is done."""
+        rng, names = self.rng, self.tree.names
+        files = [name for name, value in names.items() if isinstance(value, int)]
+        kinds = ["write"] * 6 + ["create", "rename", "rename", "replace", "link", "unlink", "truncate", "chmod", "setxattr", "symlink", "mkdir", "rmdir", "move_directory"]
+        kind = "create" if len(files) < 5 else rng.choice(kinds)
+        if kind in ("create", "link") and len(files) >= FILES_MAX:
+            kind = "unlink"
+        file = rng.choice(files) if files else None
+        fresh = self.new_name()
+        if kind == "create":
+            return ("create", fresh, self.next())
+        if kind == "write":
+            at = rng.randrange(BLOCKS_MAX)
+            return ("write", file, at, rng.randrange(1, min(17, BLOCKS_MAX - at + 1)), self.next())
+        if kind == "rename":
+            return ("rename", rng.choice([n for n, v in names.items() if v is not None]), fresh)
+        if kind == "replace":
+            return ("rename", file, rng.choice(files))
+        if kind == "link":
+            return ("link", file, fresh)
+        if kind == "unlink":
+            return ("unlink", rng.choice([n for n, v in names.items() if v is not None]))
+        if kind == "truncate":
+            return ("truncate", file, rng.randrange(BLOCKS_MAX))
+        if kind == "chmod":
+            return ("chmod", file, rng.choice([0o600, 0o640, 0o755, 0o444]) | 0o600)
+        if kind == "setxattr":
+            return ("setxattr", file, b"%d" % self.next())
+        if kind == "symlink":
+            return ("symlink", fresh, "target-%d" % self.next())
+        if kind == "mkdir":
+            return ("mkdir", fresh)
+        empty = [n for n, v in names.items() if v is None and n not in DIRECTORIES]
+        if kind == "rmdir":
+            empty = [n for n in empty if not any(o.startswith(n + "/") for o in names)]
+            return ("rmdir", rng.choice(empty)) if empty else ("mkdir", fresh)
+        if not empty:
+            return ("mkdir", fresh)
+        old = rng.choice(empty)
+        fits = [n for n, v in names.items() if v is None and n != old and not n.startswith(old + "/")]
+        return ("rename", old, os.path.join(rng.choice(fits), "m%d" % self.next()))
+
+    def perform(self, operation):
+        kind, name, *rest = operation
+        path = self.path(name)
+        if kind == "create":
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        elif kind == "write":
+            at, count, version = rest
+            number = self.tree.names[name]
+            data = b"".join(pattern(number, block, version) for block in range(at, at + count))
+            fd = os.open(path, os.O_WRONLY)
+            try:
+                assert os.pwrite(fd, data, at * BLOCK) == len(data)
+            finally:
+                os.close(fd)
+        elif kind in ("fsync", "truncate"):
+            fd = os.open(path, os.O_WRONLY)
+            try:
+                if kind == "truncate":
+                    os.ftruncate(fd, rest[0] * BLOCK)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        elif kind == "setxattr":
+            os.setxattr(path, "user.load", rest[0])
+        elif kind == "chmod":
+            os.chmod(path, rest[0])
+        elif kind in ("link", "rename"):
+            getattr(os, kind)(path, self.path(rest[0]))
+        elif kind == "symlink":
+            os.symlink(rest[0], path)
+        else:
+            getattr(os, kind)(path)
+
+    def run(self, operation):
+        self.recent = self.recent[-40:] + [operation]
+        # A write that was not acknowledged may still reach the file.
+        if operation[0] == "write":
+            self.tree.apply(operation)
+        try:
+            self.perform(operation)
+        except OSError as error:
+            if error.errno in DEAD:
+                self.pending = operation
+                raise Died from error
+            raise
+        if operation[0] != "write":
+            self.tree.apply(operation)
+
+    def work(self, seconds):
+        end, done = time.monotonic() + seconds, 0
+        try:
+            while time.monotonic() < end:
+                operation = self.choose()
+                self.run(operation)
+                done += 1
+                if operation[0] == "write" and self.rng.random() < 0.7:
+                    self.run(("fsync", operation[1]))
+        except Died:
+            pass
+        return done
+
+    def verify(self):
+        found, problem = self.scan(), None
+        before, candidates = self.tree, [self.tree]
+        if self.pending and self.pending[0] not in ("write", "fsync"):
+            after = copy.deepcopy(self.tree)
+            if self.pending[0] == "truncate":
+                after.cut(*self.pending[1:])
+            else:
+                after.apply(self.pending)
+            candidates.append(after)
+        for candidate in candidates:
+            problem = self.compare(candidate, found)
+            if problem is None:
+                self.tree = candidate
+                break
+        else:
+            self.tree = before
+            fail(f"{problem}\nunder way: {self.pending}\nbefore it: {self.recent}")
+        self.pending = None
+        self.settle(found)
+        return len(found)
+
+    def scan(self):
+        """Path to what is there."""
+        found = {}
+        for directory, directories, files in os.walk(self.root):
+            for name in directories + files:
+                path = os.path.join(directory, name)
+                status = os.lstat(path)
+                kind = status.st_mode & 0o170000
+                if kind == 0o120000:
+                    value = os.readlink(path)
+                elif kind == 0o040000:
+                    value = None
+                else:
+                    with open(path, "rb") as file:
+                        content = file.read()
+                    attributes = {n: os.getxattr(path, n) for n in os.listxattr(path)}
+                    value = (status.st_ino, status.st_mode & 0o7777, status.st_nlink, attributes.get("user.load"), content)
+                found[os.path.relpath(path, self.root)] = value
+        return found
+
+    def compare(self, tree, found):
+        if set(tree.names) != set(found):
+            return f"missing: {sorted(set(tree.names) - set(found))}, too many: {sorted(set(found) - set(tree.names))}"
+        inodes = {}
+        for name, expected in tree.names.items():
+            value = found[name]
+            if not isinstance(expected, int):
+                if value != expected:
+                    return f"{name}: {str(value)[:80]} instead of {expected}"
+                continue
+            if not isinstance(value, tuple):
+                return f"{name}: {value} instead of a file"
+            if inodes.setdefault(expected, value[0]) != value[0]:
+                return f"{name}: another inode than its other name"
+            problem = self.compare_file(tree.files[expected], value)
+            if problem:
+                return f"{name}: {problem}"
+        if len(set(inodes.values())) != len(inodes):
+            return "two files in one inode"
+        return None
+
+    def compare_file(self, file, value):
+        _, mode, links, attribute, content = value
+        if (mode, links, attribute) != (file.mode, file.links, file.attribute):
+            return f"mode, links, attribute {(oct(mode), links, attribute)}, not {(oct(file.mode), file.links, file.attribute)}"
+        if len(content) not in [size * BLOCK for size in file.sizes]:
+            return f"{len(content)} bytes, not one of {file.sizes} blocks"
+        for block in range(len(content) // BLOCK):
+            here = content[block * BLOCK:(block + 1) * BLOCK]
+            if not any(here == pattern(file.number, block, version) for version in file.blocks[block]):
+                return f"block {block} is {here[:25]!r}.., not one of the versions {file.blocks[block]}"
+        return None
+
+    def settle(self, found):
+        """What was found is what is known from here on: the server had it."""
+        for name, number in self.tree.names.items():
+            if not isinstance(number, int):
+                continue
+            file, content = self.tree.files[number], found[name][4]
+            blocks = []
+            for block in range(len(content) // BLOCK):
+                here = content[block * BLOCK:(block + 1) * BLOCK]
+                blocks.append([next(v for v in file.blocks[block] if here == pattern(file.number, block, v))])
+            file.blocks, file.sizes = blocks, [len(blocks)]
+
+
+def fail(text):
+    print("FAILED " + text.replace("\n", "\n       "), flush=True)
+    sys.exit(1)
+
+
+def main():
+    load = Load(int(sys.argv[1]))
+    for line in sys.stdin:
+        command, *arguments = line.split()
+        if command == "root":
+            load.root = arguments[0]
+            load.begin()
+            print("ready", flush=True)
+        elif command == "work":
+            print("worked", load.work(float(arguments[0])), flush=True)
+        elif command == "last":
+            done = load.work(float(arguments[0]))
+            if load.pending:
+                fail(f"the mount died in {load.pending}")
+            print("worked", done, flush=True)
+        elif command == "verify":
+            print("verified", load.verify(), flush=True)
+
+
+main()

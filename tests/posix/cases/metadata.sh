@@ -1,0 +1,31 @@
+# Modes, owners, umask, setgid directories, sticky directories, times, links, special files.
+umask 027
+touch file && mkdir dir
+[ "$(stat -c %a file dir | tr '\n' ' ')" = "640 750 " ]
+umask 022
+chmod 4711 file && chown 12:34 file
+[ "$(stat -c '%a %u %g' file)" = "711 12 34" ]
+touch -d '1970-01-01 00:00:00.123456789 UTC' file
+[ "$(stat -c %.9Y file)" = 0.123456789 ]
+touch -d '2100-06-01 UTC' file
+[ "$(stat -c %Y file)" = 4115491200 ]
+mkdir shared && chgrp 7 shared && chmod 2775 shared && touch shared/f && mkdir shared/d
+[ "$(stat -c '%g %a' shared/f shared/d | tr '\n' ' ')" = "7 644 7 2755 " ]
+ln file hard && [ "$(stat -c %h file)" = 2 ] && [ file -ef hard ]
+ln -s "$(printf 't%.0s' {1..4000})" long && [ "$(readlink long | wc -c)" = 4001 ]
+mkfifo fifo
+(echo through >fifo) &
+[ "$(cat fifo)" = through ]
+mknod device c 1 3 && [ "$(stat -c '%t:%T %F' device)" = "1:3 character special file" ]
+python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")'
+[ -S socket ]
+setfattr -n user.key -v value file && [ "$(getfattr --only-values -n user.key hard)" = value ]
+setfattr -x user.key file && ! getfattr -n user.key file 2>/dev/null
+mkdir sticky && chmod 1777 sticky && touch sticky/mine && chmod 700 dir
+if [ "$(id -u)" = 0 ] && id nobody >/dev/null; then
+    as() { setpriv --reuid nobody --regid nogroup --clear-groups -- "$@"; }
+    ! as rm -f sticky/mine 2>/dev/null
+    ! as touch refused 2>/dev/null
+    ! as ls dir 2>/dev/null
+    as touch sticky/theirs && [ "$(stat -c %U sticky/theirs)" = nobody ]
+fi
