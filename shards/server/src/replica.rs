@@ -307,6 +307,9 @@ impl Replica {
 
     /// Makes local records durable and visible.
     pub async fn write_locals(&self, locals: Vec<LocalWrite>) -> Result<(), FsError> {
+        if locals.is_empty() {
+            return Ok(());
+        }
         self.enqueue(None, Vec::new(), locals).await.map(|_| ())
     }
 
