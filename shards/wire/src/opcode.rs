@@ -66,6 +66,7 @@ impl Opcode {
             0x0311 => "return_leases",
             0x0312 => "close_session",
             0x0313 => "echo",
+            0x0314 => "reopen",
             _ => return None,
         })
     }
