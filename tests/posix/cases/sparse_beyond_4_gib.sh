@@ -3,7 +3,7 @@ python3 - <<'PYTHON'
 import os
 GIB = 1 << 30
 fd = os.open("sparse", os.O_RDWR | os.O_CREAT)
-places = [0, GIB - 3, 4 * GIB - 2, 4 * GIB + 5, 5 * GIB + 123457, 9 * GIB]
+places = [0, GIB - 3, 4 * GIB - 2, 4 * GIB + 105, 5 * GIB + 123457, 9 * GIB]
 for at in places:
     os.pwrite(fd, b"data at %d" % at, at)
 os.fsync(fd)
