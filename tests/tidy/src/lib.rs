@@ -4,9 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+mod formats;
 mod layers;
 mod text;
 
+pub use formats::{FormatPage, stale_formats};
 pub use layers::{Crate, layer_violations, read_crate};
 pub use text::{
     SourceFile, forbidden_names, forbidden_words, long_files, long_functions, misplaced_unsafe, missing_docs,

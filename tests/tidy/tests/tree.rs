@@ -1,9 +1,10 @@
 //! Runs every rule over the checkout.
 
 use cfs_tidy::{
-    Crate, SourceFile, files, forbidden_names, forbidden_words, layer_violations, long_files, long_functions,
-    misplaced_unsafe, missing_docs, read_crate,
+    Crate, FormatPage, SourceFile, files, forbidden_names, forbidden_words, layer_violations, long_files,
+    long_functions, misplaced_unsafe, missing_docs, read_crate, stale_formats,
 };
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -69,14 +70,31 @@ fn imports_point_one_way() {
 }
 
 #[test]
-fn every_crate_has_a_page() {
+fn every_format_is_described_as_it_is() {
     let root = root();
-    let missing: Vec<String> = files(&root, "toml")
+    let pages: Vec<FormatPage> = files(&root.join("docs/formats"), "md")
         .into_iter()
-        .filter(|p| p.ends_with("Cargo.toml"))
-        .filter_map(|p| p.parent().map(Path::to_path_buf))
+        .map(|p| FormatPage {
+            path: p.strip_prefix(&root).expect("below root").to_string_lossy().into_owned(),
+            text: std::fs::read_to_string(&p).expect("readable page"),
+        })
+        .collect();
+    assert!(pages.len() > 5, "the pages were found");
+    none("formats", stale_formats(&pages, |path| std::fs::read_to_string(root.join(path)).ok()));
+}
+
+#[test]
+fn every_folder_of_the_house_has_a_page() {
+    let root = root();
+    let crates = files(&root, "toml").into_iter().filter(|p| p.ends_with("Cargo.toml"));
+    let crates = crates.filter_map(|p| p.parent().map(Path::to_path_buf)).collect::<Vec<_>>();
+    let houses = crates.iter().filter_map(|folder| folder.parent().map(Path::to_path_buf));
+    let inside = |folder: &PathBuf| folder.starts_with(&root);
+    let missing: BTreeSet<String> = houses
+        .filter(inside)
+        .chain(crates.iter().cloned())
         .filter(|folder| !folder.join("README.md").exists())
         .map(|folder| folder.to_string_lossy().into_owned())
         .collect();
-    none("README.md", missing);
+    none("README.md", missing.into_iter().collect());
 }
