@@ -3,6 +3,8 @@
 //! Invariants: every figure stands beside a baseline of the same run on the same disk; what was
 //! started or mounted is ended and removed, also on failure.
 
+#![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
+
 mod all;
 mod fio;
 mod latency;

@@ -6,6 +6,8 @@
 //! Invariants: nothing waits without a limit (a core one second, a connection ten); connections
 //! and request sizes are bounded; however many ask, cores are asked at most ten times a second.
 
+#![allow(clippy::disallowed_methods, reason = "the management plane runs beside the cores")]
+
 mod error;
 mod gather;
 mod health;

@@ -1,5 +1,7 @@
 //! `cfs`: the one binary. Joins runtime, server, client and management.
 
+#![allow(clippy::disallowed_methods, reason = "the binary and its management plane run beside the cores")]
+
 mod args;
 mod dev;
 mod format;

@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
+mod dependencies;
 mod formats;
 mod layers;
 mod text;
 
+pub use dependencies::{foreign_sources, own_declarations, unexplained_dependencies};
 pub use formats::{FormatPage, stale_formats};
 pub use layers::{Crate, layer_violations, read_crate};
 pub use text::{

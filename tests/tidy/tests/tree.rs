@@ -1,8 +1,9 @@
 //! Runs every rule over the checkout.
 
 use cfs_tidy::{
-    Crate, FormatPage, SourceFile, files, forbidden_names, forbidden_words, layer_violations, long_files,
-    long_functions, misplaced_unsafe, missing_docs, read_crate, stale_formats,
+    Crate, FormatPage, SourceFile, files, forbidden_names, forbidden_words, foreign_sources, layer_violations,
+    long_files, long_functions, misplaced_unsafe, missing_docs, own_declarations, read_crate, stale_formats,
+    unexplained_dependencies,
 };
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,17 @@ fn imports_point_one_way() {
         .collect();
     assert!(crates.len() > 15, "the crates were found");
     none("imports", layer_violations(&crates));
+}
+
+#[test]
+fn dependencies_are_declared_once_with_a_reason() {
+    let root = root();
+    let read = |path: &Path| std::fs::read_to_string(path).expect("readable manifest");
+    none("reasons", unexplained_dependencies(&read(&root.join("Cargo.toml"))));
+    none("sources", foreign_sources(&read(&root.join("Cargo.lock"))));
+    let manifests = files(&root, "toml").into_iter().filter(|p| p.ends_with("Cargo.toml"));
+    let members = manifests.filter(|p| p.parent() != Some(&root) && !p.starts_with(root.join("bench/baselines")));
+    none("members", members.flat_map(|p| own_declarations(&p.to_string_lossy(), &read(&p))).collect());
 }
 
 #[test]
