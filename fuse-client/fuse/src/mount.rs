@@ -8,11 +8,13 @@
 //! call it on the executor that does.
 
 mod fusermount;
+mod guard;
 mod syscall;
 mod table;
 
 use crate::capability::TRANSFER_BYTES_MAX;
 use crate::device::Device;
+use guard::Guard;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -90,9 +92,12 @@ pub struct Mount {
     path: PathBuf,
     device_number: String,
     mounted: bool,
+    /// None where the system has no shell to start.
+    _guard: Option<Guard>,
 }
 
-/// Mounts at `path`. The device must be served at once: programs that look at `path` wait for it.
+/// Mounts at `path`; the calling thread must live as long as the session: its end is taken for that of the
+/// process, and ends the mount. The device must be served at once: programs that look at `path` wait for it.
 pub fn mount(path: &Path, options: &MountOptions) -> Result<(Device, Mount), MountError> {
     mend_dead_mount(path)?;
     let path = path.canonicalize().map_err(|error| place_error(path, error))?;
@@ -106,7 +111,8 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Device, Mount), Mou
     match mount_at(&path) {
         Ok(Some(MountPoint { device_number, fs_type })) if fs_type == FS_TYPE => {
             raise_readahead(&device_number);
-            Ok((device, Mount { path, device_number, mounted: true }))
+            let guard = Guard::start(&device_number).ok();
+            Ok((device, Mount { path, device_number, mounted: true, _guard: guard }))
         }
         Ok(_) => Err(MountError::NotMounted(path)),
         Err(error) => Err(place_error(&path, error)),

@@ -263,6 +263,50 @@ fn a_dead_mount_is_mended_by_the_next() {
     assert!(!mend_dead_mount(&place.0).expect("nothing to mend"));
 }
 
+/// Names the place to the process that is to be killed.
+const DOOMED: &str = "CFS_FUSE_TEST_DOOMED";
+
+/// Serves until it is killed.
+fn serve_at(path: &Path) {
+    let (device, mounted) = mount(path, &MountOptions::default()).expect("mounted");
+    serve(device, Duration::from_secs(3600)).join().expect("served");
+    drop(mounted);
+}
+
+/// Whether a thread of the process waits in that function of the kernel.
+fn waits_in(pid: u32, function: &str) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.map(|task| fs::read_to_string(task.path().join("wchan"))).any(|at| at.is_ok_and(|at| at.contains(function)))
+}
+
+fn await_true(what: &str, condition: impl FnMut() -> bool) {
+    let mut condition = condition;
+    let patience = std::time::Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(std::time::Instant::now() < patience, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_process_killed_while_it_notifies_ends_and_so_do_those_that_wait_for_it() {
+    if let Some(path) = std::env::var_os(DOOMED) {
+        return serve_at(Path::new(&path));
+    }
+    let place = Place::new("doomed");
+    let own = std::env::current_exe().expect("the test's binary");
+    let name = "a_process_killed_while_it_notifies_ends_and_so_do_those_that_wait_for_it";
+    let mut server = Command::new(own).args(["--exact", name]).env(DOOMED, &place.0).spawn().expect("started");
+    await_true("it mounts", || is_mounted(&place.0));
+    fs::write(place.0.join("stuck"), b"x").expect("written");
+    let mut remover = Command::new("rm").arg("-f").arg(place.0.join("stuck")).spawn().expect("rm");
+    await_true("the notifier waits for the directory's lock", || waits_in(server.id(), "fuse_reverse_inval"));
+    server.kill().expect("killed");
+    await_true("the server ends", || server.try_wait().expect("a child").is_some());
+    await_true("who waited for it ends", || remover.try_wait().expect("a child").is_some());
+    assert!(mend_dead_mount(&place.0).expect("mended"));
+}
+
 #[test]
 fn a_read_only_mount_takes_no_changes() {
     let place = Place::new("read-only");

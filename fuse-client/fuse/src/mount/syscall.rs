@@ -1,8 +1,10 @@
 //! The system calls of mounting, each behind a safe function.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -43,4 +45,33 @@ pub fn unmount(target: &Path, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: a NUL-terminated string that lives through the call.
     let answer = unsafe { libc::umount2(target.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// fsopen(2), fsconfig(2), fsmount(2): a file system without options that is mounted nowhere.
+pub fn detached_mount(fs_type: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: a NUL-terminated string that lives through the call.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, fs_type.as_ptr(), libc::FSOPEN_CLOEXEC) })?;
+    let (create, none) = (libc::FSCONFIG_CMD_CREATE, std::ptr::null::<libc::c_char>());
+    // SAFETY: the command takes neither key nor value.
+    if unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), create, none, none, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes no pointers.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, 0) })
+}
+
+/// openat(2) for writing.
+pub fn open_within(dir: &OwnedFd, path: &str) -> io::Result<File> {
+    let path = c_string(path.as_bytes())?;
+    // SAFETY: a NUL-terminated string that lives through the call.
+    let fd = unsafe { libc::openat(dir.as_raw_fd(), path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    owned(fd.into()).map(File::from)
+}
+
+fn owned(answer: libc::c_long) -> io::Result<OwnedFd> {
+    match libc::c_int::try_from(answer) {
+        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -1,7 +1,8 @@
 //! A small file system in memory. Names that begin with `fail-` answer the failure they name;
 //! reading a file called `stuck` waits until the attribute `user.release` is removed. Setting the attribute
 //! `user.behind` of any file to a name changes what that name of the root holds, and renames `old`
-//! to `new`, behind the kernel's back, as another mount would, and then notifies the kernel.
+//! to `new`, behind the kernel's back, as another mount would, and then notifies the kernel. Unlinking
+//! `stuck` never ends, and has the kernel forget the name meanwhile.
 
 use cfs_exec::Event;
 use cfs_fuse::{Caching, FileSystem, Notifier, Opened};
@@ -217,6 +218,10 @@ impl FileSystem for Memory {
         self.make(who, dir, name, FileKind::Directory, mode)
     }
     async fn unlink(&self, _: &Identity, dir: InodeId, name: &Name) -> Result<(), FsError> {
+        if name.as_bytes() == b"stuck" {
+            self.notifier.borrow().as_ref().ok_or(FsError::Busy)?.forget_entry(dir, name);
+            std::future::pending::<()>().await;
+        }
         self.remove(dir, name)
     }
     async fn rmdir(&self, _: &Identity, dir: InodeId, name: &Name) -> Result<(), FsError> {
