@@ -8,10 +8,14 @@ Driven by tests/fault/run over stdin, a command a line:
 Any difference ends the process with its description and the last operations.
 
 What was acknowledged before a kill must be there after it; the one operation that was not may have happened or
-not, as a whole. A write that no fsync followed may be there or not, block by block.
+not, as a whole: of a rename, also between directories (of different shards) or of two names exchanged, both names
+tell. A write that no fsync followed may be there or not, block by block. An append needs no fsync: its offset is
+the server's, whose answers are durable. Some files have a hole first, so that their blocks lie on both sides of
+a range's end, in two shards.
 """
 
 import copy
+import ctypes
 import errno
 import os
 import random
@@ -21,8 +25,19 @@ import time
 BLOCK = 4096
 BLOCKS_MAX = 96
 FILES_MAX = 40
+# Where the blocks of a large file begin: half of them lie in the first range of 64 MiB.
+LARGE = (64 << 20) // BLOCK - BLOCKS_MAX // 2
+RENAME_EXCHANGE = 2
 DIRECTORIES = ["", "a", "b", "a/c"]
 DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def exchange(old, new):
+    if LIBC.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), RENAME_EXCHANGE) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), old)
 
 
 class Died(Exception):
@@ -37,10 +52,12 @@ def pattern(file, block, version):
 
 
 class File:
-    """What is known of one inode: the versions that each block may have, the first of them surely synced."""
+    """What is known of one inode: the versions that each block may have, the first of them surely synced.
+    Blocks are counted from the file's base; before it is a hole, and a file without blocks is empty."""
 
-    def __init__(self, number):
+    def __init__(self, number, base):
         self.number = number
+        self.base = base
         self.blocks = []          # per block a list of versions that may be found
         self.sizes = [0]          # sizes in blocks that may be found
         self.mode = 0o644
@@ -54,6 +71,15 @@ class File:
             self.blocks[block] = self.blocks[block] + [version]
         if at + count > self.sizes[0]:
             self.sizes = self.sizes + [at + count]
+
+    def bytes_of(self, size):
+        return (self.base + size) * BLOCK if size else 0
+
+    def append(self, count, version):
+        at = max(self.sizes)
+        self.write(at, count, version)
+        self.blocks[at:] = [[version]] * count
+        self.sizes = [at + count]
 
     def synced(self):
         self.blocks = [[versions[-1]] for versions in self.blocks]
@@ -76,12 +102,15 @@ class Tree:
         kind, *arguments = operation
         getattr(self, kind)(*arguments)
 
-    def create(self, path, number):
-        self.files[number] = File(number)
+    def create(self, path, number, base):
+        self.files[number] = File(number, base)
         self.names[path] = number
 
     def write(self, path, at, count, version):
         self.files[self.names[path]].write(at, count, version)
+
+    def append(self, path, count, version):
+        self.files[self.names[path]].append(count, version)
 
     def fsync(self, path):
         self.files[self.names[path]].synced()
@@ -126,9 +155,17 @@ class Tree:
             return
         if isinstance(self.names.get(new), (int, str)):
             self.unlink(new)
+        self.names.update(self.taken(old, new))
+
+    def exchange(self, old, new):
+        there = self.taken(old, new)
+        self.names.update(self.taken(new, old))
+        self.names.update(there)
+
+    def taken(self, old, new):
+        """A name and what is below it, taken away, as they are called elsewhere."""
         moved = [name for name in self.names if name == old or name.startswith(old + "/")]
-        for name in moved:
-            self.names[new + name[len(old):]] = self.names.pop(name)
+        return {new + name[len(old):]: self.names.pop(name) for name in moved}
 
 
 class Load:
@@ -159,17 +196,22 @@ class Load:
         """The next operation: what the tree is told, and how it is done."""
         rng, names = self.rng, self.tree.names
         files = [name for name, value in names.items() if isinstance(value, int)]
-        kinds = ["write"] * 6 + ["create", "rename", "rename", "replace", "link", "unlink", "truncate", "chmod", "setxattr", "symlink", "mkdir", "rmdir", "move_directory"]
+        kinds = ["write"] * 5 + ["append", "append", "create", "rename", "rename", "replace", "exchange", "link", "unlink", "truncate", "chmod", "setxattr", "symlink", "mkdir", "rmdir", "move_directory"]
         kind = "create" if len(files) < 5 else rng.choice(kinds)
         if kind in ("create", "link") and len(files) >= FILES_MAX:
             kind = "unlink"
         file = rng.choice(files) if files else None
         fresh = self.new_name()
         if kind == "create":
-            return ("create", fresh, self.next())
+            return ("create", fresh, self.next(), rng.choice([0, 0, LARGE]))
         if kind == "write":
             at = rng.randrange(BLOCKS_MAX)
             return ("write", file, at, rng.randrange(1, min(17, BLOCKS_MAX - at + 1)), self.next())
+        if kind == "append":
+            size = max(self.tree.files[names[file]].sizes)
+            return ("append", file, rng.randrange(1, 17), self.next()) if 0 < size < BLOCKS_MAX else ("fsync", file)
+        if kind == "exchange":
+            return self.choose_exchange() or ("fsync", file)
         if kind == "rename":
             return ("rename", rng.choice([n for n, v in names.items() if v is not None]), fresh)
         if kind == "replace":
@@ -198,34 +240,44 @@ class Load:
         fits = [n for n, v in names.items() if v is None and n != old and not n.startswith(old + "/")]
         return ("rename", old, os.path.join(rng.choice(fits), "m%d" % self.next()))
 
+    def choose_exchange(self):
+        """Two names, neither of them above the other."""
+        names = [n for n in self.tree.names if n not in DIRECTORIES]
+        one, other = self.rng.choice(names), self.rng.choice(names)
+        apart = not (one + "/").startswith(other + "/") and not (other + "/").startswith(one + "/")
+        return ("exchange", one, other) if apart else None
+
+    def perform_on_data(self, path, file, kind, *rest):
+        fd = os.open(path, os.O_WRONLY | (os.O_APPEND if kind == "append" else 0))
+        try:
+            if kind in ("write", "append"):
+                *at, count, version = rest
+                at = at[0] if at else max(file.sizes)
+                data = b"".join(pattern(file.number, block, version) for block in range(at, at + count))
+                done = os.write(fd, data) if kind == "append" else os.pwrite(fd, data, (file.base + at) * BLOCK)
+                assert done == len(data), f"{done} of {len(data)} bytes written"
+            else:
+                if kind == "truncate":
+                    os.ftruncate(fd, file.bytes_of(rest[0]))
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
     def perform(self, operation):
         kind, name, *rest = operation
         path = self.path(name)
         if kind == "create":
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        elif kind == "write":
-            at, count, version = rest
-            number = self.tree.names[name]
-            data = b"".join(pattern(number, block, version) for block in range(at, at + count))
-            fd = os.open(path, os.O_WRONLY)
-            try:
-                assert os.pwrite(fd, data, at * BLOCK) == len(data)
-            finally:
-                os.close(fd)
-        elif kind in ("fsync", "truncate"):
-            fd = os.open(path, os.O_WRONLY)
-            try:
-                if kind == "truncate":
-                    os.ftruncate(fd, rest[0] * BLOCK)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        elif kind in ("write", "append", "fsync", "truncate"):
+            self.perform_on_data(path, self.tree.files[self.tree.names[name]], kind, *rest)
         elif kind == "setxattr":
             os.setxattr(path, "user.load", rest[0])
         elif kind == "chmod":
             os.chmod(path, rest[0])
         elif kind in ("link", "rename"):
             getattr(os, kind)(path, self.path(rest[0]))
+        elif kind == "exchange":
+            exchange(path, self.path(rest[0]))
         elif kind == "symlink":
             os.symlink(rest[0], path)
         else:
@@ -294,9 +346,8 @@ class Load:
                 elif kind == 0o040000:
                     value = None
                 else:
-                    with open(path, "rb") as file:
-                        content = file.read()
                     attributes = {n: os.getxattr(path, n) for n in os.listxattr(path)}
+                    content = read_blocks(path, status.st_size)
                     value = (status.st_ino, status.st_mode & 0o7777, status.st_nlink, attributes.get("user.load"), content)
                 found[os.path.relpath(path, self.root)] = value
         return found
@@ -323,11 +374,13 @@ class Load:
         return None
 
     def compare_file(self, file, value):
-        _, mode, links, attribute, content = value
+        _, mode, links, attribute, (base, size, content) = value
         if (mode, links, attribute) != (file.mode, file.links, file.attribute):
             return f"mode, links, attribute {(oct(mode), links, attribute)}, not {(oct(file.mode), file.links, file.attribute)}"
-        if len(content) not in [size * BLOCK for size in file.sizes]:
-            return f"{len(content)} bytes, not one of {file.sizes} blocks"
+        if size not in [file.bytes_of(blocks) for blocks in file.sizes]:
+            return f"{size} bytes, not one of {file.sizes} blocks from {file.base}"
+        if size and base != file.base:
+            return f"data at block {base}, before the first at {file.base}"
         for block in range(len(content) // BLOCK):
             here = content[block * BLOCK:(block + 1) * BLOCK]
             if not any(here == pattern(file.number, block, version) for version in file.blocks[block]):
@@ -339,12 +392,29 @@ class Load:
         for name, number in self.tree.names.items():
             if not isinstance(number, int):
                 continue
-            file, content = self.tree.files[number], found[name][4]
+            file, content = self.tree.files[number], found[name][4][2]
             blocks = []
             for block in range(len(content) // BLOCK):
                 here = content[block * BLOCK:(block + 1) * BLOCK]
                 blocks.append([next(v for v in file.blocks[block] if here == pattern(file.number, block, v))])
             file.blocks, file.sizes = blocks, [len(blocks)]
+
+
+def read_blocks(path, size):
+    """The block from which a file was read, its size, and what it holds from there. Of a large file what
+    is before the blocks of such a one is read only where there is data."""
+    with open(path, "rb") as file:
+        base = 0
+        if size > LARGE * BLOCK:
+            try:
+                first = os.lseek(file.fileno(), 0, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                first = size
+            base = LARGE if first >= LARGE * BLOCK else first // BLOCK
+        file.seek(base * BLOCK)
+        return base, size, file.read()
 
 
 def fail(text):
