@@ -28,7 +28,7 @@ pub const RANGE_BYTES: u64 = 64 << 20;
 pub const CHUNK_BYTES_MAX: u32 = 2 << 20;
 /// Writes up to this many bytes ride in the log entry; longer ones become chunks first.
 pub const INLINE_WRITE_BYTES_MAX: u32 = 64 << 10;
-/// Largest file: 2^63 - 1 would overflow `loff_t` arithmetic in callers, so one range less.
-pub const FILE_BYTES_MAX: u64 = (1 << 62) - RANGE_BYTES;
+/// Largest file, 2^58 bytes: its last range still has a 32-bit index.
+pub const FILE_BYTES_MAX: u64 = RANGE_BYTES << 32;
 /// Unit of allocation and of checksums on a device, bytes.
 pub const UNIT_BYTES: u32 = 4096;

@@ -8,7 +8,7 @@ use crate::names::all;
 use crate::volume::Volume;
 use crate::wait::Backoff;
 use cfs_seam::{Class, IoBuf};
-use cfs_types::{CHUNK_BYTES_MAX, FsError, InodeId, RANGE_BYTES, RangeIndex};
+use cfs_types::{CHUNK_BYTES_MAX, FILE_BYTES_MAX, FsError, InodeId, RANGE_BYTES, RangeIndex};
 use cfs_wire::{Identity, Op, Reply, SeekWhence};
 use std::rc::Rc;
 
@@ -209,8 +209,8 @@ impl Volume {
     pub async fn read(&self, handle: Handle, offset: u64, len: u32) -> Result<IoBuf, FsError> {
         let core = &self.core;
         let file = core.files.get(handle)?;
-        let bytes = u64::from(len).min(READ_BYTES_MAX);
-        if offset.checked_add(bytes).is_none_or(|end| end > cfs_types::FILE_BYTES_MAX) {
+        let bytes = u64::from(len).min(READ_BYTES_MAX).min(FILE_BYTES_MAX.saturating_sub(offset));
+        if bytes == 0 {
             return Ok(IoBuf::zeroed(0));
         }
         let run = if file.read_next == offset { file.read_run + 1 } else { 0 };

@@ -168,6 +168,12 @@ fn units_promised(core: &Core) -> u64 {
     (core.unpacked_bytes.get() + core.admitted_bytes.get()).div_ceil(u64::from(UNIT_BYTES))
 }
 
+/// The end of a span, unless no file is so long.
+pub fn within_file(layout: Layout, offset: u64, len: u64) -> Result<u64, FsError> {
+    let end = offset.checked_add(len).filter(|end| *end <= layout.file_bytes_max());
+    end.ok_or(FsError::FileTooLarge)
+}
+
 type Stored = (Option<IoBuf>, Vec<ChunkSlice>, Vec<LocalWrite>);
 
 /// Stores a long write as chunks, cut where ranges and chunks end. With `keep` the bytes come
@@ -181,7 +187,7 @@ async fn store_slices(
     keep: bool,
 ) -> Result<Stored, FsError> {
     let layout = Layout::default();
-    let end = start.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
+    let end = within_file(layout, start, data.len() as u64)?;
     let cuts: Vec<_> = layout.cut(start, end).collect();
     let (mut slices, mut locals) = (Vec::new(), Vec::new());
     let whole = cuts.len() == 1 && data.len() <= CHUNK_BYTES_MAX as usize && !keep;

@@ -318,7 +318,7 @@ async fn write(
 
 async fn fallocate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: &Op) -> Result<Reply, FsError> {
     let Op::Fallocate { ino, offset, len, mode, keep_size } = *op else { return Err(FsError::Invalid) };
-    let end = offset.checked_add(len).ok_or(FsError::FileTooLarge)?;
+    let end = file_data::within_file(Layout::default(), offset, len)?;
     let _held = core.hold(vec![ino], context.session, Intent::Change).await;
     let mut at = offset;
     loop {

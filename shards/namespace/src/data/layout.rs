@@ -1,6 +1,6 @@
 //! How a file is cut into ranges, and which shard holds each.
 
-use cfs_types::{FILE_BYTES_MAX, InodeId, RANGE_BYTES, RangeIndex, ShardId};
+use cfs_types::{InodeId, RANGE_BYTES, RangeIndex, ShardId};
 
 /// Size of ranges. All of a cluster agree on it; tests use tiny ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,9 +20,10 @@ impl Layout {
         (1..=RANGE_BYTES).contains(&range_bytes).then_some(Layout { range_bytes })
     }
 
-    /// Longest file: its last range still has a 32-bit index.
+    /// Longest file: its last range still has a 32-bit index. `FILE_BYTES_MAX` where ranges are
+    /// as long as in production.
     pub fn file_bytes_max(self) -> u64 {
-        (self.range_bytes << 32).min(FILE_BYTES_MAX)
+        self.range_bytes << 32
     }
 
     /// The range of byte `offset`. The caller keeps it below [`Layout::file_bytes_max`]; offsets
@@ -41,9 +42,9 @@ impl Layout {
         self.start_of(range) + self.range_bytes
     }
 
-    /// Cuts `from..to` at range borders.
+    /// Cuts `from..to` at range borders; what lies beyond the longest file is left out.
     pub fn cut(self, from: u64, to: u64) -> impl Iterator<Item = (RangeIndex, u64, u64)> {
-        let mut at = from;
+        let (mut at, to) = (from, to.min(self.file_bytes_max()));
         std::iter::from_fn(move || {
             (at < to).then(|| {
                 let range = self.range_of(at);
@@ -95,6 +96,18 @@ mod tests {
     fn the_longest_file_ends_in_the_last_range() {
         let layout = Layout::default();
         assert_eq!(layout.file_bytes_max(), 1 << 58);
+        assert_eq!(layout.file_bytes_max(), cfs_types::FILE_BYTES_MAX);
         assert_eq!(layout.range_of(layout.file_bytes_max() - 1).get(), u32::MAX);
+    }
+
+    #[test]
+    fn nothing_is_cut_beyond_the_longest_file() {
+        let layout = Layout::default();
+        let max = layout.file_bytes_max();
+        let cut: Vec<_> = layout.cut(max - 1, max + 2).take(3).map(|(r, a, b)| (r.get(), a, b)).collect();
+        assert_eq!(cut, [(u32::MAX, max - 1, max)]);
+        for from in [max, max + 1, 1 << 60, u64::MAX - 1] {
+            assert_eq!(layout.cut(from, u64::MAX).take(3).count(), 0, "{from}");
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 mod basics;
 mod history;
+mod limits;
 mod pressure;
 mod private;
+mod raw;
 mod reference;
 mod seeds;
 mod stage;

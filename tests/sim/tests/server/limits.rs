@@ -1,0 +1,86 @@
+//! Requests beyond what a file can be.
+
+use crate::raw::Peer;
+use crate::stage::{Setup, Stage, formatted};
+use cfs_seam::{IoBuf, World};
+use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, Name};
+use cfs_volume::{Creation, OpenFlags, Volume, VolumeOptions, WriteFlags};
+use cfs_wire::{AttrChange, FallocateMode, Identity, Op, Reply, SeekWhence};
+use std::rc::Rc;
+
+const MAX: u64 = FILE_BYTES_MAX;
+
+async fn create(volume: &Volume) -> (InodeId, cfs_volume::Handle) {
+    let flags = OpenFlags { write: true, ..OpenFlags::default() };
+    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
+    let name = Name::new(b"f").expect("a name");
+    let (entry, handle) = volume.create(&Identity::default(), InodeId::ROOT, &name, &how).await.expect("created");
+    (entry.attr.ino, handle)
+}
+
+async fn ask_beyond(world: World, volume: Rc<Volume>, options: VolumeOptions) {
+    let (ino, handle) = create(&volume).await;
+    let peer = Peer::connect(&world, &options).await;
+    for len in [3_u32, 128 << 10] {
+        for offset in [MAX - 1, MAX, MAX + 1, 1 << 60, u64::MAX - 1] {
+            let op = Op::Write { ino, offset, len, append: false, kill_privileges: false };
+            let refused = peer.call(ino.shard(), op, Some(IoBuf::zeroed(len as usize))).await;
+            assert_eq!(refused, Err(FsError::FileTooLarge), "{len} bytes at {offset}");
+            let data = vec![1; len as usize];
+            let refused = volume.write(handle, offset, &data, WriteFlags::default()).await;
+            assert_eq!(refused, Err(FsError::FileTooLarge), "{len} bytes at {offset}");
+        }
+    }
+    for mode in [FallocateMode::Allocate, FallocateMode::ZeroRange, FallocateMode::PunchHole] {
+        for (offset, len) in [(MAX - 1, 2), (MAX, 1), (1 << 60, 1 << 20), (0, u64::MAX)] {
+            let op = Op::Fallocate { ino, offset, len, mode, keep_size: mode == FallocateMode::PunchHole };
+            assert_eq!(peer.call(ino.shard(), op, None).await, Err(FsError::FileTooLarge), "{mode:?} at {offset}");
+        }
+    }
+    for size in [MAX + 1, 1 << 60, u64::MAX] {
+        let change = AttrChange { size: Some(size), ..AttrChange::default() };
+        let refused = peer.call(ino.shard(), Op::Setattr { ino, change }, None).await;
+        assert_eq!(refused, Err(FsError::FileTooLarge), "size {size}");
+    }
+    for offset in [MAX, 1 << 60, u64::MAX] {
+        let op = Op::Seek { ino, offset, whence: SeekWhence::Data };
+        assert_eq!(peer.call(ino.shard(), op, None).await, Err(FsError::NoExtent));
+        assert_eq!(volume.read(handle, offset, 100).await.as_deref(), Ok(&[][..]));
+    }
+    let Reply::Attr(attr) = peer.call(ino.shard(), Op::Getattr { ino }, None).await.expect("there") else { panic!() };
+    assert_eq!((attr.size, attr.blocks), (0, 0), "nothing was changed");
+}
+
+#[test]
+fn spans_beyond_the_longest_file_are_refused_at_once() {
+    let setup = Setup::default();
+    let stage = Stage::new(11, setup, &formatted(&setup));
+    stage.start(1);
+    let options = stage.options();
+    stage.client(|world, volume| ask_beyond(world, volume, options));
+    stage.stop();
+}
+
+/// The last bytes that a file can have.
+async fn write_last(_world: World, volume: Rc<Volume>) {
+    let (ino, handle) = create(&volume).await;
+    let change = AttrChange { size: Some(MAX), ..AttrChange::default() };
+    let (attr, _) = volume.setattr(&Identity::default(), ino, change).await.expect("as long as can be");
+    assert_eq!(attr.size, MAX);
+    assert_eq!(volume.write(handle, MAX - 3, b"end", WriteFlags::default()).await, Ok(3));
+    volume.fsync(handle).await.expect("durable");
+    assert_eq!(volume.read(handle, MAX - 5, 100).await.as_deref(), Ok(&b"\0\0end"[..]));
+    let change = AttrChange { size: Some(MAX - 1), ..AttrChange::default() };
+    volume.setattr(&Identity::default(), ino, change).await.expect("cut");
+    assert_eq!(volume.read(handle, MAX - 5, 100).await.as_deref(), Ok(&b"\0\0en"[..]));
+    volume.shutdown().await.expect("a clean end");
+}
+
+#[test]
+fn the_longest_file_is_read_and_written_to_its_last_byte() {
+    let setup = Setup::default();
+    let stage = Stage::new(12, setup, &formatted(&setup));
+    stage.start(1);
+    stage.client(write_last);
+    stage.stop();
+}

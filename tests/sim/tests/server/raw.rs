@@ -1,0 +1,75 @@
+//! A peer that sends what it likes: nothing of the client library's care stands before the server.
+
+use cfs_rpc::{Connection, connect_handshake};
+use cfs_seam::{IoBuf, World};
+use cfs_types::{FsError, RequestNumber, SessionId, ShardId};
+use cfs_volume::VolumeOptions;
+use cfs_wire::Welcome;
+use cfs_wire::frame::PROTOCOL_VERSION;
+use cfs_wire::{Callback, CallbackReply, Flags, Hello, Identity, Op, Opcode, Reply, Request, RequestContext, Response};
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// One session on one connection, one request at a time.
+pub struct Peer {
+    connection: Rc<Connection>,
+    welcome: Welcome,
+    number: Cell<RequestNumber>,
+}
+
+impl Peer {
+    /// Connects to the first address that answers.
+    pub async fn connect(world: &World, options: &VolumeOptions) -> Peer {
+        for address in &options.addresses {
+            let Ok(stream) = world.net.connect(address).await else { continue };
+            let connection = Connection::new(world, stream);
+            let session = SessionId::new(0);
+            let hello = Hello { version: PROTOCOL_VERSION, nonce: [0; 32], session, instance: 7, bulk: false };
+            let shaken =
+                connect_handshake(&connection, &world.clock, &*world.rng, options.secret.as_ref(), hello).await;
+            let welcome = shaken.expect("the secret is right");
+            return Peer { connection, welcome, number: Cell::new(RequestNumber::new(1)) };
+        }
+        panic!("no server");
+    }
+
+    /// Sends an operation to a shard and takes the answer.
+    pub async fn call(&self, shard: ShardId, op: Op, payload: Option<IoBuf>) -> Result<Reply, FsError> {
+        self.call_as(shard, Identity::default(), op, payload).await
+    }
+
+    /// As somebody.
+    pub async fn call_as(
+        &self,
+        shard: ShardId,
+        identity: Identity,
+        op: Op,
+        payload: Option<IoBuf>,
+    ) -> Result<Reply, FsError> {
+        let number = self.number.get();
+        self.number.set(number.next());
+        let context = RequestContext {
+            shard,
+            map_epoch: self.welcome.map_epoch,
+            session: self.welcome.session,
+            number,
+            oldest: number,
+            identity,
+            ..RequestContext::default()
+        };
+        let (opcode, frame) = (op.opcode(), self.connection.next_request());
+        let request = Request { context, op };
+        self.connection.send(opcode, Flags::NONE, frame, &request, payload).await.expect("connected");
+        loop {
+            let answer = self.connection.recv().await.expect("connected");
+            if answer.header.opcode == Opcode::CALLBACK {
+                if let Ok(Callback::Revoke { ino, sequence }) = answer.message() {
+                    let reply = CallbackReply { ino, sequence, pinned: true };
+                    self.connection.respond(&answer.header, &reply, None).await.expect("connected");
+                }
+            } else if answer.header.request == frame {
+                return answer.message::<Response>().expect("a response").result;
+            }
+        }
+    }
+}
