@@ -6,13 +6,13 @@ mod tasks;
 
 use crate::old::Freed;
 use crate::record::{Position, Record, RecordKind};
-use crate::recover::{CorePart, Found, GroupLog};
+use crate::recover::{CorePart, EntryAt, Found, GroupLog};
 use crate::signal::Signal;
 use crate::slots::{Released, Slots, Urgency};
 use crate::stream::{StreamHead, StreamId};
 use crate::{LogError, batch, payload};
 use cfs_device::{AnchorId, Anchors, Superblock};
-use cfs_seam::{Class, Clock, Disk, Geometry, Io, TaskHandle, World, io, spawn};
+use cfs_seam::{Class, Clock, Disk, Geometry, Io, TaskHandle, World, gather, io, spawn};
 use cfs_types::{GroupId, Latencies, LogIndex};
 use queue::{Item, Queued};
 use state::{Phase, State};
@@ -20,6 +20,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+
+/// Payloads read at once at a start, each at most a quarter of a slot.
+const READS_AT_ONCE: usize = 64;
 
 /// Sizes that follow from the slot.
 #[derive(Clone, Copy)]
@@ -185,10 +188,21 @@ impl CoreLog {
     /// them. Refused at once: `QueueFull`, `RecordTooLong`, `Closed`, `Failed`. Panics where a
     /// group does not exist. Dropping the future does not take the records back.
     pub fn append(&self, records: Vec<Record>) -> Io<Result<(), LogError>> {
+        self.append_as(records, None)
+    }
+
+    /// As [`CoreLog::append`], for the few records that a group writes before it can execute anything
+    /// after a start: they may use what is kept for that. Otherwise a log that was full at a crash would
+    /// stay full, since a group that is not up cannot release anything.
+    pub fn append_at_start(&self, records: Vec<Record>) -> Io<Result<(), LogError>> {
+        self.append_as(records, Some(Urgency::Boot))
+    }
+
+    fn append_as(&self, records: Vec<Record>, urgency: Option<Urgency>) -> Io<Result<(), LogError>> {
         if records.is_empty() {
             return Io::ready(Ok(()));
         }
-        match self.enqueue(records) {
+        match self.enqueue(records, urgency) {
             Ok(done) => {
                 self.shared.work.notify();
                 done
@@ -197,7 +211,7 @@ impl CoreLog {
         }
     }
 
-    fn enqueue(&self, records: Vec<Record>) -> Result<Io<Result<(), LogError>>, LogError> {
+    fn enqueue(&self, records: Vec<Record>, urgency: Option<Urgency>) -> Result<Io<Result<(), LogError>>, LogError> {
         let limits = self.shared.limits;
         for record in &records {
             assert!(record.group.is_valid(), "no group {}", record.group);
@@ -217,7 +231,8 @@ impl CoreLog {
         let mut items = divide(queued, limits.item_bytes);
         let (promise, done) = io();
         items.last_mut().expect("at least one record").done = Some(promise);
-        for item in items {
+        for mut item in items {
+            item.urgency = urgency.unwrap_or(item.urgency);
             state.queue.push(item);
         }
         Ok(done)
@@ -263,6 +278,13 @@ impl CoreLog {
             }
             result => result,
         }
+    }
+
+    /// The payloads of entries that recovery found, in their order, many reads at a time. For the start:
+    /// the entries must neither be released nor copied meanwhile.
+    pub async fn read_payloads(&self, group: GroupId, entries: &[EntryAt]) -> Result<Vec<Vec<u8>>, LogError> {
+        let reads = entries.iter().map(|entry| self.read_payload(group, entry.index));
+        gather(reads, READS_AT_ONCE).await.into_iter().collect()
     }
 
     /// Part of a payload. The whole is read and verified. `NotFound` where the range ends beyond it.

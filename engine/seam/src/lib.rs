@@ -10,6 +10,7 @@
 mod buffer;
 mod clock;
 mod disk;
+mod gather;
 mod mesh;
 mod net;
 mod oneshot;
@@ -18,6 +19,7 @@ mod spawn;
 pub use buffer::{BLOCK_BYTES, BufferPool, InstalledPool, IoBuf};
 pub use clock::{Clock, Instant, Sleep, TimerId, sleep, sleep_until, timeout};
 pub use disk::{Disk, DiskError, Durability, Geometry, IoDone};
+pub use gather::gather;
 pub use mesh::{Mesh, MeshFull, MeshMessage};
 pub use net::{Accepted, Address, Chunk, Listener, Net, NetError, Peer, SendDone, Stream};
 pub use oneshot::{Io, Promise, io};

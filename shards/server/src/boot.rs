@@ -14,7 +14,8 @@ use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::peers::Peers;
 use crate::seat::Seat;
-use cfs_log::recover;
+use cfs_log::{CorePart, recover};
+use cfs_seam::{Class, io, spawn};
 use cfs_segment::{CellOwner, CellRef, REGION_BYTES, RegionLayout};
 use cfs_types::{CoreId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,14 +62,7 @@ pub async fn lead(seat: &Rc<Seat>) -> Result<Rc<Core>, StartError> {
     let (mut old, parts) = recovered
         .split(&seat.disk, &seat.superblock, cores, |group| config.owner(group))
         .map_err(|e| StartError::new("dividing the log", e))?;
-    let mut claims = Vec::new();
-    for (core, part) in (0..).map(CoreId::new).zip(parts) {
-        match seat.peers.call(core, CoreRequest::Load(Box::new(part))).await {
-            CoreReply::Claims(Ok(claim)) => claims.push(claim),
-            CoreReply::Claims(Err(error)) => return Err(StartError(error)),
-            _ => return Err(StartError(format!("core {core} did not load"))),
-        }
-    }
+    let claims = load_all(seat, parts).await?;
     let freed = old.settle().await.map_err(|e| StartError::new("freeing old log streams", e))?;
     *seat.old_streams.borrow_mut() = Some(old);
     let divided = divide(seat.regions(), cores, claims)?;
@@ -80,6 +74,27 @@ pub async fn lead(seat: &Rc<Seat>) -> Result<Rc<Core>, StartError> {
     }
     announce_freed(&seat.peers, freed).await;
     seat.core().ok_or_else(|| StartError("core 0 did not start".into()))
+}
+
+/// Has all cores load their parts, at the same time.
+async fn load_all(seat: &Rc<Seat>, parts: Vec<CorePart>) -> Result<Vec<Claims>, StartError> {
+    let mut loading = Vec::new();
+    for part in parts {
+        let (core, peers) = (part.core(), seat.peers.clone());
+        let (promise, loaded) = io();
+        let load = async move { promise.complete(peers.call(core, CoreRequest::Load(Box::new(part))).await) };
+        spawn(&seat.world.tasks, Class::Foreground, load).detach();
+        loading.push((core, loaded));
+    }
+    let mut replies = Vec::new();
+    for (core, loaded) in loading {
+        replies.push((core, loaded.await));
+    }
+    let claims = replies.into_iter().map(|(core, reply)| match reply {
+        CoreReply::Claims(claims) => claims.map_err(StartError),
+        _ => Err(StartError(format!("core {core} did not load"))),
+    });
+    claims.collect()
 }
 
 async fn start_core(peers: &Rc<Peers>, core: CoreId, regions: Regions) -> Result<(), StartError> {

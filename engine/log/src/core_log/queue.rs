@@ -39,6 +39,10 @@ impl Item {
         Item { bytes: records.iter().map(Queued::bytes).sum(), urgency, records, done: None }
     }
 
+    fn is_copy(&self) -> bool {
+        self.records.iter().all(|queued| queued.origin.is_some())
+    }
+
     fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.records.iter().map(|queued| queued.record.group)
     }
@@ -95,8 +99,8 @@ impl Queue {
 
     fn next_from(&self, from: usize, urgency: Urgency, blocked: &mut BTreeSet<GroupId>) -> Option<usize> {
         for (at, item) in self.items.iter().enumerate().skip(from) {
-            if item.urgency >= Urgency::Reclaim {
-                // A copy: it stands in no order to the others.
+            // A copy stands in no order to the others.
+            if item.urgency >= urgency && item.is_copy() {
                 return Some(at);
             }
             if item.urgency >= urgency && !item.groups().any(|group| blocked.contains(&group)) {

@@ -10,7 +10,10 @@ use crate::batch::{self, Header};
 use crate::record::{Origin, Position};
 use crate::stream::StreamHead;
 use cfs_device::{Layout, read_at};
-use cfs_seam::{BLOCK_BYTES, Disk, IoBuf};
+use cfs_seam::{BLOCK_BYTES, Disk, IoBuf, gather};
+
+/// First blocks of slots read at once.
+const READS_AT_ONCE: usize = 32;
 
 /// How a stream ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -195,11 +198,12 @@ impl Walk<'_> {
     /// The slot that was named in advance may hold later batches anywhere, other slots have them at
     /// their beginning.
     async fn look_elsewhere(&self, ended_in: u32, at: usize) -> Result<(), LogError> {
-        let count = self.last_slot();
-        for slot in (0..=count).filter(|slot| *slot != ended_in) {
+        let slots: Vec<u32> = (0..=self.last_slot()).filter(|slot| *slot != ended_in).collect();
+        let reads = slots.iter().map(|slot| read_at(self.disk, self.layout.slot_at(*slot), BLOCK_BYTES));
+        let blocks = gather(reads, READS_AT_ONCE).await;
+        for (slot, bytes) in slots.into_iter().zip(blocks) {
             let whole = self.next_slot == Some(slot);
-            let bytes = read_at(self.disk, self.layout.slot_at(slot), BLOCK_BYTES).await?;
-            let first = self.evidence(&bytes);
+            let first = self.evidence(&bytes?);
             let all = if whole { self.evidence(&self.read_slot(slot).await?) } else { first };
             if all.proven > self.walked.through {
                 // The missing batch was the first of the next slot, or the last of this one.

@@ -11,7 +11,7 @@ use crate::hybrid_clock::HybridClock;
 use crate::manifest::GroupManifest;
 use cfs_consensus::{LogEntry, Restored, VoteState};
 use cfs_kv::{Manifest, Store, StoreConfig};
-use cfs_log::{CoreLog, GroupLog, Record};
+use cfs_log::{CoreLog, EntryAt, GroupLog, Record};
 use cfs_segment::Space;
 use cfs_types::{GroupId, LogIndex, MoveEpoch, Timestamp};
 use std::rc::Rc;
@@ -79,16 +79,16 @@ impl Opener {
             None => None,
         };
         let vote = newest_vote(manifest.vote, logged);
-        let mut entries = Vec::new();
-        for at in log.entries.iter().filter(|e| e.index.get() > mark.applied.0) {
-            let expected = mark.applied.0 + 1 + entries.len() as u64;
+        let newer: Vec<EntryAt> = log.entries.iter().filter(|e| e.index.get() > mark.applied.0).copied().collect();
+        for (expected, at) in (mark.applied.0 + 1..).zip(&newer) {
             if at.index.get() != expected {
                 return Err(damaged(&format!("entry {expected} is missing before entry {} in the log", at.index)));
             }
-            let data = self.log.read_payload(id, at.index).await;
-            let data = data.map_err(|e| StartError::new("reading the log", e))?;
-            entries.push(LogEntry { term: at.term, index: at.index, data });
         }
+        let payloads = self.log.read_payloads(id, &newer).await;
+        let payloads = payloads.map_err(|e| StartError::new("reading the log", e))?;
+        let entries = newer.iter().zip(payloads);
+        let entries = entries.map(|(at, data)| LogEntry { term: at.term, index: at.index, data }).collect();
         let restored = Restored { vote, applied: mark.applied, entries };
         let flushed = (manifest.mark, manifest.timestamp);
         let epoch = MoveEpoch::new(manifest.epoch.max(log.epoch).get() + 1);
