@@ -49,6 +49,9 @@ pub struct Serving {
     /// Cores to serve with; default: all this process may use. More than that run unpinned.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,
+    /// Memory of the server, divided among its cores, at least 32 MiB each; default: 256 MiB a core.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
     /// Address of core 0; core i listens on the port plus i.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     pub listen: SocketAddr,

@@ -8,7 +8,7 @@ use cfs_api::{About, Api};
 use cfs_rpc::Admission;
 use cfs_runtime::{CoreConfig, CoreThread, DiskFile, ParkPolicy, Remote, mesh, start_core};
 use cfs_seam::Address;
-use cfs_server::{CoreReply, CoreRequest, Envelope, RootOwner, ServerConfig, StartError, serve_core};
+use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, RootOwner, ServerConfig, StartError, serve_core};
 use cfs_types::{CoreId, MapEpoch};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -214,9 +214,22 @@ fn server_config(place: &Place, options: &Serving, cores: u16, cluster: [u8; 16]
         session_life: Duration::from_secs(600),
         deadline: Duration::from_secs(30),
         discard: true,
-        memory: Default::default(),
+        memory: memory(options, cores)?,
         map_epoch: MapEpoch::new(1),
     })
+}
+
+/// Each core's share of the memory that the options give.
+fn memory(options: &Serving, cores: u16) -> Result<MemoryLimits, Failure> {
+    let each = options.memory.map_or(MemoryLimits::CORE_BYTES, |bytes| bytes / u64::from(cores));
+    if each < MemoryLimits::CORE_BYTES_MIN {
+        let least = MemoryLimits::CORE_BYTES_MIN >> 20;
+        return Err(Failure::usage(format!(
+            "--memory leaves {} MiB for each of {cores} cores: at least {least} MiB are needed",
+            each >> 20
+        )));
+    }
+    Ok(MemoryLimits::of_core(each))
 }
 
 /// Differs from start to start: the wall clock, nanoseconds.

@@ -1,11 +1,13 @@
 //! Settings of a server.
 
+use crate::leases::OBJECT_BYTES;
 use cfs_rpc::Admission;
 use cfs_seam::Address;
-use cfs_types::{CoreId, GroupId, MapEpoch, ShardId};
+use cfs_types::{CoreId, GroupId, MapEpoch, ShardId, UNIT_BYTES};
 use std::time::Duration;
 
-/// Memory of one core, bytes.
+/// Memory of one core, bytes. What is not counted here does not grow with the number of files; see
+/// docs/OPERATIONS.md.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryLimits {
     /// Written but unflushed metadata of all the core's shards.
@@ -14,11 +16,50 @@ pub struct MemoryLimits {
     pub block_cache: usize,
     /// Bytes of recent small writes.
     pub inline_cache: usize,
+    /// Who may cache what.
+    pub leases: usize,
+    /// Changes under way: their payload, and a unit for each.
+    pub changes: usize,
+}
+
+impl MemoryLimits {
+    /// Memory of a core unless it is told otherwise.
+    pub const CORE_BYTES: u64 = 256 << 20;
+    /// Least memory of a core: every pool has room for the largest request.
+    pub const CORE_BYTES_MIN: u64 = 32 << 20;
+
+    /// The usual division of a core's memory: a sixteenth is left to the log's queue and to what
+    /// is held for a moment.
+    pub fn of_core(bytes: u64) -> Self {
+        let part = usize::try_from(bytes / 16).unwrap_or(usize::MAX / 16);
+        MemoryLimits {
+            memtables: part * 3,
+            block_cache: part * 5,
+            inline_cache: part * 2,
+            leases: part,
+            changes: part * 4,
+        }
+    }
+
+    /// Objects that leases may be held on.
+    pub fn lease_objects(&self) -> usize {
+        self.leases / OBJECT_BYTES
+    }
+
+    /// Units of 4 KiB that changes under way may take.
+    pub fn change_units(&self) -> u64 {
+        (self.changes as u64 / u64::from(UNIT_BYTES)).max(1)
+    }
+
+    /// Bytes of small writes in the log from which they are packed: while they are still in memory.
+    pub fn unpacked(&self) -> u64 {
+        self.inline_cache as u64 / 4 * 3
+    }
 }
 
 impl Default for MemoryLimits {
     fn default() -> Self {
-        MemoryLimits { memtables: 48 << 20, block_cache: 64 << 20, inline_cache: 32 << 20 }
+        MemoryLimits::of_core(Self::CORE_BYTES)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::core::Core;
 use crate::leases::Intent;
+use crate::log_room::Asker;
 use crate::machine::GroupAnswer;
 use crate::messages::{CoreReply, CoreRequest, Remote};
 use crate::shard::Shard;
@@ -100,6 +101,7 @@ async fn try_execute(core: &Rc<Core>, shard: ShardId, mut command: Command, data
     let inodes = touched(&shard, &command).await?;
     let _held = core.hold(inodes, command.session, Intent::Change).await;
     let pinned = fill_pins(core, &shard, &mut command).await?;
+    let _place = core.log_place(Asker::FollowUp, data.len()).await;
     let executed = shard.execute(command, data, Vec::new()).await?;
     release_unpinned(core, &shard, pinned).await?;
     let result = executed.result.and_then(|answer| match answer {

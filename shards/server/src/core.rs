@@ -10,7 +10,7 @@ use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::leases::{Clearance, Intent, Leases};
 use crate::links::Links;
-use crate::log_room::{LogPlace, LogRoom};
+use crate::log_room::{Asker, LogPlace, LogRoom};
 use crate::messages::{CoreReply, CoreRequest};
 use crate::metrics::Metrics;
 use crate::operation::Served;
@@ -32,8 +32,6 @@ use std::time::Duration;
 
 /// How long a count of the space in use is good enough for clients.
 const FULL_COUNTED_FOR: Duration = Duration::from_millis(5);
-/// Changes under way on a core: units of 4 KiB of their payload (256 MiB), and one for each.
-pub const CHANGING_UNITS: u64 = 1 << 16;
 /// Requests of clients that this core has other cores serve at once.
 pub const FORWARDS_MAX: u64 = 1024;
 
@@ -86,6 +84,10 @@ pub struct Core {
     pub log_room: Rc<LogRoom>,
     /// Places for requests that cross the mesh.
     pub forwards: Semaphore,
+    /// Every message that the start found in outboxes of this core has been delivered.
+    pub is_delivered: Cell<bool>,
+    /// That came true.
+    pub delivered: Event,
     /// Something for the upkeep tasks to look at.
     pub upkeep: Event,
     /// Set when the core stops: upkeep must not start anything new.
@@ -193,7 +195,7 @@ impl Core {
     ) -> Option<Served> {
         let data = payload.as_ref().map_or(0, |p| p.len());
         let units = 1 + data as u64 / u64::from(UNIT_BYTES);
-        let begin = async { (self.changing.acquire(units).await, self.log_place(data).await) };
+        let begin = async { (self.changing.acquire(units).await, self.log_place(Asker::Change, data).await) };
         let place = timeout(&self.world.clock, end, begin).await?;
         let (promise, done) = io();
         let work = crate::operation::serve(self.clone(), request, payload, direct);
@@ -206,8 +208,8 @@ impl Core {
     }
 
     /// Waits until a change with so many bytes of data fits into the log beside what makes room there.
-    pub async fn log_place(&self, data: usize) -> LogPlace {
-        self.log_room.enter(&self.log, &self.world.clock, data, || self.upkeep.notify_all()).await
+    pub async fn log_place(&self, asker: Asker, data: usize) -> LogPlace {
+        self.log_room.enter(&self.log, &self.world.clock, asker, data, || self.upkeep.notify_all()).await
     }
 
     /// Registers a client's connection for callbacks.
@@ -325,7 +327,13 @@ impl Core {
         let grants = wanted
             .iter()
             .filter_map(|(ino, kind)| leases.grant(*ino, session, *kind, now).map(|kind| Lease { ino: *ino, kind }));
-        grants.collect()
+        let granted: Vec<Lease> = grants.collect();
+        let asked = if leases.is_full() { leases.relieve() } else { Vec::new() };
+        drop(leases);
+        for r in asked {
+            self.links.call_back(r.session, Callback::Revoke { ino: r.ino, sequence: r.sequence });
+        }
+        granted
     }
 }
 

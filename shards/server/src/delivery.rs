@@ -73,14 +73,15 @@ impl Core {
         }
     }
 
-    /// Starts couriers for what a start finds in the outbox.
-    pub async fn deliver_left_over(self: &Rc<Self>, shard: &Rc<Shard>) -> Result<(), FsError> {
-        let mut after = None;
+    /// Starts couriers for what a start finds in the outbox. Returns the last message to each shard.
+    pub async fn deliver_left_over(self: &Rc<Self>, shard: &Rc<Shard>) -> Result<BTreeMap<ShardId, u64>, FsError> {
+        let (mut after, mut found) = (None, BTreeMap::new());
         loop {
             let page = shard.read(|view, _| pending::outbox(view, after, PAGE)).await??;
-            let Some((to, sequence, _)) = page.last() else { return Ok(()) };
+            let Some((to, sequence, _)) = page.last() else { return Ok(found) };
             after = Some((*to, *sequence));
-            for (to, ..) in &page {
+            for (to, sequence, _) in &page {
+                found.insert(*to, *sequence);
                 self.deliver_to(shard, *to);
             }
         }

@@ -3,12 +3,14 @@
 //! Effects are hints. Each is either done here or found again in the state after a start.
 
 use crate::core::Core;
-use crate::file_data::free_chunk;
+use crate::file_data::{free_chunk, settle};
+use crate::log_room::Asker;
 use crate::shard::Shard;
-use cfs_namespace::data::{DataCommand, DataEffect};
+use cfs_namespace::data::{DataCommand, DataEffect, pending_trims};
 use cfs_namespace::{Command, CommandBody, Effect, pending};
 use cfs_seam::{Class, spawn};
-use cfs_types::FsError;
+use cfs_types::{FsError, ShardId};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Rows looked at in one step of a sweep.
@@ -42,15 +44,16 @@ fn carry_out(core: &Rc<Core>, shard: &Rc<Shard>, effect: Effect) {
     let (core, shard) = (core.clone(), shard.clone());
     let tasks = core.world.tasks.clone();
     let task = async move {
-        let _place = core.log_place(0).await;
+        let _place = core.log_place(Asker::FollowUp, 0).await;
         let _failed = shard.command(Command::internal(command)).await;
     };
     spawn(&tasks, Class::Background, task).detach();
 }
 
-/// Takes up what a start finds unfinished in a shard.
-pub async fn resume(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
-    core.deliver_left_over(shard).await?;
+/// Takes up what a start finds unfinished in a shard. Returns the last message to each shard that
+/// was found in the outbox.
+pub async fn resume(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<BTreeMap<ShardId, u64>, FsError> {
+    let sent = core.deliver_left_over(shard).await?;
     let mut after = None;
     loop {
         let inodes = shard.read(|view, _| pending::reaps(view, after, PAGE)).await??;
@@ -60,5 +63,15 @@ pub async fn resume(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
             carry_out(core, shard, Effect::ReapPending(ino));
         }
     }
-    Ok(())
+    loop {
+        let trims = shard.read(|view, _| settle(pending_trims(view, PAGE))).await??;
+        if trims.is_empty() {
+            return Ok(sent);
+        }
+        for (ino, range) in trims {
+            let _place = core.log_place(Asker::FollowUp, 0).await;
+            let trim = CommandBody::Data(DataCommand::Trim { ino, range });
+            shard.command(Command::internal(trim)).await?;
+        }
+    }
 }

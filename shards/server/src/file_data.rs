@@ -282,6 +282,8 @@ async fn next_chunk(shard: &Rc<Shard>) -> Result<ChunkId, FsError> {
         let grant = Command::internal(CommandBody::Data(DataCommand::GrantChunks { count: CHUNK_GRANT }));
         let (answer, _) = shard.command(grant).await?;
         if let Answer::Wire(Reply::Offset(first)) = answer {
+            let earliest = shard.granted_from.get().map_or(first, |known| known.min(first));
+            shard.granted_from.set(Some(earliest));
             shard.chunk_ids.set((first, first + u64::from(CHUNK_GRANT)));
         }
     }

@@ -4,17 +4,26 @@
 //! state (ARCHITECTURE, Leases and sessions). A lease ends by itself when its session has been
 //! silent for the term; until then a conflicting request waits for the holder's answer.
 //!
+//! Memory is bounded: where the table is full, holders of other objects are asked to give way, and
+//! until they have nothing more is granted.
+//!
 //! Invariants: while a change is in progress on an object nobody is granted a lease on it; a
 //! session never waits for itself, so that a holder asked to give way can still write back.
+
+mod few;
 
 use cfs_seam::Instant;
 use cfs_types::{InodeId, SessionId};
 use cfs_wire::LeaseKind;
+use few::Few;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Objects with leases or pins in one shard; beyond it nothing more is granted.
-pub const OBJECTS_MAX: usize = 1 << 18;
+/// Memory of an object with one holder and one pin: 64 bytes in a node that is two thirds full, and
+/// two small allocations.
+pub const OBJECT_BYTES: usize = 208;
+/// Objects looked at when one is to give way to another.
+const RELIEF_LOOK: usize = 16;
 
 /// A holder that is alive but has not answered a revocation for this many terms is fenced: it may be
 /// writing back, so it gets longer than a silent one.
@@ -60,8 +69,8 @@ struct Holding {
 
 #[derive(Default)]
 struct Object {
-    holders: BTreeMap<SessionId, Holding>,
-    pins: BTreeMap<SessionId, u32>,
+    holders: Few<Holding>,
+    pins: Few<()>,
     changes: u32,
     reads: u32,
 }
@@ -82,13 +91,20 @@ pub struct Leases {
     /// Sessions that are alive but did not give way, to be cut off.
     fenced: BTreeSet<SessionId>,
     next_sequence: u64,
+    /// Objects beyond which nothing more is granted.
+    objects_max: usize,
+    /// Where the next object that is to give way is looked for.
+    hand: Option<InodeId>,
 }
 
 impl Leases {
-    /// `term`: how long a silent session's leases stand in others' way.
-    pub fn new(term: Duration) -> Self {
+    /// `term`: how long a silent session's leases stand in others' way. With `objects_max` objects
+    /// the table is full; only what is open or being changed takes it beyond that.
+    pub fn new(term: Duration, objects_max: usize) -> Self {
         Leases {
             term,
+            objects_max,
+            hand: None,
             objects: BTreeMap::new(),
             renewed: BTreeMap::new(),
             lapsed: BTreeSet::new(),
@@ -105,10 +121,10 @@ impl Leases {
             Intent::Change => object.changes += 1,
         }
         let mut asked = Vec::new();
-        for (session, holding) in &mut object.holders {
-            if *session != by && conflicts(holding.kind, intent) && holding.asked == 0 {
+        for (session, holding) in object.holders.iter_mut() {
+            if session != by && conflicts(holding.kind, intent) && holding.asked == 0 {
                 holding.asked = self.next_sequence;
-                asked.push(Revocation { session: *session, ino, sequence: self.next_sequence });
+                asked.push(Revocation { session, ino, sequence: self.next_sequence });
                 self.next_sequence += 1;
             }
         }
@@ -122,19 +138,19 @@ impl Leases {
         let Some(object) = self.objects.get_mut(&ino) else { return Clearance::Clear };
         let mut latest = None;
         object.holders.retain(|session, holding| {
-            if *session == by || !conflicts(holding.kind, intent) {
+            if session == by || !conflicts(holding.kind, intent) {
                 return true;
             }
-            let seen = renewed.get(session).copied().unwrap_or_default().max(holding.granted);
+            let seen = renewed.get(&session).copied().unwrap_or_default().max(holding.granted);
             let patience = holding.waited_from.get_or_insert(now).after(term * GIVE_WAY_TERMS);
             if patience <= now {
-                fenced.insert(*session);
+                fenced.insert(session);
             }
             let ends = seen.after(term).min(patience);
             if ends > now {
                 latest = latest.max(Some(ends));
             } else {
-                lapsed.insert(*session);
+                lapsed.insert(session);
             }
             ends > now
         });
@@ -161,9 +177,9 @@ impl Leases {
     /// A holder gave way.
     pub fn answered(&mut self, session: SessionId, ino: InodeId, sequence: u64) {
         if let Some(object) = self.objects.get_mut(&ino) {
-            let matches = object.holders.get(&session).is_some_and(|h| h.asked == sequence);
+            let matches = object.holders.get(session).is_some_and(|h| h.asked == sequence);
             if matches {
-                object.holders.remove(&session);
+                object.holders.remove(session);
             }
         }
         self.tidy(ino);
@@ -174,32 +190,34 @@ impl Leases {
         let dirty = |ino: &&InodeId| {
             self.objects
                 .get(ino)
-                .is_some_and(|o| o.holders.iter().any(|(s, h)| *s != by && h.kind == LeaseKind::Exclusive))
+                .is_some_and(|o| o.holders.iter().any(|(s, h)| s != by && h.kind == LeaseKind::Exclusive))
         };
         inodes.iter().filter(dirty).copied().collect()
     }
 
     /// Grants what is possible now, at most `wanted`. Exclusive needs to be alone.
     pub fn grant(&mut self, ino: InodeId, session: SessionId, wanted: LeaseKind, now: Instant) -> Option<LeaseKind> {
-        if self.objects.len() >= OBJECTS_MAX && !self.objects.contains_key(&ino) {
+        // An object that is there only because it is open or being changed counts as new.
+        let held = self.objects.get(&ino).is_some_and(|object| !object.holders.is_empty());
+        if self.is_full() && !held {
             return None;
         }
         let object = self.objects.entry(ino).or_default();
-        let others = object.holders.iter().filter(|(s, _)| **s != session);
+        let others = object.holders.iter().filter(|(s, _)| *s != session);
         let (mut any, mut exclusive) = (false, false);
         for (_, holding) in others {
             any = true;
             exclusive |= holding.kind == LeaseKind::Exclusive;
         }
         let contended = object.changes > 0 || (object.reads > 0 && wanted == LeaseKind::Exclusive);
-        let asked = object.holders.get(&session).is_some_and(|h| h.asked != 0);
-        let kind = if any || object.pins.keys().any(|s| *s != session) { LeaseKind::Shared } else { wanted };
+        let asked = object.holders.get(session).is_some_and(|h| h.asked != 0);
+        let kind = if any || object.pins.sessions().any(|s| s != session) { LeaseKind::Shared } else { wanted };
         if contended || exclusive || asked {
             self.tidy(ino);
             return None;
         }
-        let holding =
-            object.holders.entry(session).or_insert(Holding { kind, granted: now, asked: 0, waited_from: None });
+        let fresh = Holding { kind, granted: now, asked: 0, waited_from: None };
+        let holding = object.holders.get_or_insert(session, fresh);
         holding.kind = holding.kind.max(kind);
         holding.granted = now;
         Some(holding.kind)
@@ -215,8 +233,8 @@ impl Leases {
         }
         let term = self.term;
         self.objects.retain(|_, object| {
-            if object.holders.get(&session).is_some_and(|h| h.granted.after(term) <= now) {
-                object.holders.remove(&session);
+            if object.holders.get(session).is_some_and(|h| h.granted.after(term) <= now) {
+                object.holders.remove(session);
                 lapsed = true;
             }
             !object.is_idle()
@@ -227,7 +245,7 @@ impl Leases {
     /// The session gave leases back by itself.
     pub fn give_back(&mut self, session: SessionId, ino: InodeId) {
         if let Some(object) = self.objects.get_mut(&ino) {
-            object.holders.remove(&session);
+            object.holders.remove(session);
         }
         self.tidy(ino);
     }
@@ -235,7 +253,7 @@ impl Leases {
     /// Revocations that the session has not answered: sent again on its new connection.
     pub fn unanswered(&self, session: SessionId) -> Vec<Revocation> {
         let asked = self.objects.iter().filter_map(|(ino, object)| {
-            let sequence = object.holders.get(&session)?.asked;
+            let sequence = object.holders.get(session)?.asked;
             (sequence != 0).then_some(Revocation { session, ino: *ino, sequence })
         });
         asked.collect()
@@ -246,28 +264,53 @@ impl Leases {
         self.renewed.remove(&session);
         self.lapsed.remove(&session);
         self.objects.retain(|_, object| {
-            object.holders.remove(&session);
-            object.pins.remove(&session);
+            object.holders.remove(session);
+            object.pins.remove(session);
             !object.is_idle()
         });
     }
 
     /// The session holds the inode open.
     pub fn pin(&mut self, ino: InodeId, session: SessionId) {
-        *self.objects.entry(ino).or_default().pins.entry(session).or_default() = 1;
+        self.objects.entry(ino).or_default().pins.get_or_insert(session, ());
     }
 
     /// The session's last descriptor is closed.
     pub fn unpin(&mut self, ino: InodeId, session: SessionId) {
         if let Some(object) = self.objects.get_mut(&ino) {
-            object.pins.remove(&session);
+            object.pins.remove(session);
         }
         self.tidy(ino);
     }
 
     /// Sessions that hold the inode open.
     pub fn pinned_by(&self, ino: InodeId) -> Vec<SessionId> {
-        self.objects.get(&ino).map(|o| o.pins.keys().copied().collect()).unwrap_or_default()
+        self.objects.get(&ino).map(|o| o.pins.sessions().collect()).unwrap_or_default()
+    }
+
+    /// Whether nothing more is granted.
+    pub fn is_full(&self) -> bool {
+        self.objects.len() >= self.objects_max
+    }
+
+    /// Chooses an object that nobody uses just now, and returns its holders, to be asked to give way to
+    /// others. Nobody waits for their answers. Goes round the table, a few objects at a time.
+    pub fn relieve(&mut self) -> Vec<Revocation> {
+        let from = self.hand.take().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let mut asked = Vec::new();
+        for (ino, object) in self.objects.range_mut((from, std::ops::Bound::Unbounded)).take(RELIEF_LOOK) {
+            self.hand = Some(*ino);
+            let used = !object.pins.is_empty() || object.changes > 0 || object.reads > 0;
+            for (session, holding) in object.holders.iter_mut().filter(|(_, h)| !used && h.asked == 0) {
+                holding.asked = self.next_sequence;
+                asked.push(Revocation { session, ino: *ino, sequence: self.next_sequence });
+                self.next_sequence += 1;
+            }
+            if !asked.is_empty() {
+                break;
+            }
+        }
+        asked
     }
 
     /// Objects with a lease, a pin or a request in progress.
@@ -300,7 +343,7 @@ mod tests {
         Instant::new(ms * 1_000_000)
     }
     fn table() -> Leases {
-        Leases::new(Duration::from_secs(2))
+        Leases::new(Duration::from_secs(2), 8)
     }
 
     #[test]
@@ -373,6 +416,30 @@ mod tests {
         t.give_back(A, ino());
         assert_eq!(t.grant(ino(), B, LeaseKind::Exclusive, at(0)), Some(LeaseKind::Exclusive));
         assert_eq!(t.grant(ino(), A, LeaseKind::Shared, at(0)), None);
+    }
+
+    #[test]
+    fn a_full_table_asks_holders_to_give_way_and_stays_full_until_they_have() {
+        let mut t = table();
+        let nth = |n| InodeId::from_raw(n).expect("valid");
+        for n in 1..=8 {
+            assert!(t.grant(nth(n), A, LeaseKind::Shared, at(0)).is_some());
+        }
+        t.pin(nth(1), A);
+        t.begin(nth(2), A, Intent::Read);
+        assert_eq!(t.grant(nth(9), A, LeaseKind::Shared, at(0)), None);
+        t.pin(nth(9), A);
+        assert_eq!(t.grant(nth(9), A, LeaseKind::Shared, at(0)), None, "open, and yet no lease");
+        t.unpin(nth(9), A);
+        let mut asked = Vec::new();
+        for _ in 0..20 {
+            asked.extend(t.relieve());
+        }
+        assert_eq!(asked.iter().map(|r| r.ino).collect::<Vec<_>>(), (3..=8).map(nth).collect::<Vec<_>>());
+        assert!(t.is_full());
+        t.answered(A, nth(3), asked[0].sequence);
+        assert_eq!(t.grant(nth(9), A, LeaseKind::Shared, at(0)), Some(LeaseKind::Shared));
+        assert!(t.is_full() && t.objects() == 8);
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod replica;
 mod seat;
 mod shard;
 mod status;
+mod sweep;
 mod touched;
 mod unpacked;
 mod upkeep;

@@ -37,6 +37,8 @@ pub enum CoreRequest {
     DropChunk(ChunkId),
     /// The last message the inode's shard has sent to a range. Answer: `Sequence`.
     RangeSequence(InodeId, RangeIndex),
+    /// Wait until the messages that the start found have been delivered. Answer: `Done`.
+    AwaitDelivered,
     /// Give half of the ungranted regions. Answer: `Granted`.
     TakeRegions,
     /// A cell in a region of this core is garbage. Answer: `Done`.

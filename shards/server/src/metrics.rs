@@ -56,6 +56,10 @@ pub struct Metrics {
     pub packed_bytes: Counter,
     /// Cells moved by the cleaner, bytes.
     pub cleaned_bytes: Counter,
+    /// Chunks that nothing named, given back after the start.
+    pub swept: Counter,
+    /// Small writes that went from a full log into tables, bytes.
+    pub evacuated_bytes: Counter,
     /// Checkpoints and other upkeep that failed.
     pub upkeep_failures: Counter,
     /// Reads that failed their checksum.

@@ -29,6 +29,7 @@ mod turn;
 pub use peers::{PeerLink, PeerParts};
 pub use records::{adopt_record, decode_local, decode_vote};
 pub use restore::{Opened, Opener};
+pub use transfer::area_key;
 
 use crate::entry::{self, DATA_BYTES_MAX};
 use crate::hybrid_clock::HybridClock;
@@ -136,6 +137,10 @@ pub struct Replica {
     flushed: Cell<(Mark, Timestamp)>,
     /// The same for a memtable that is frozen and not flushed yet.
     frozen: Cell<Option<(Mark, Timestamp)>>,
+    /// Data areas of small writes in entries through this index are in durable tables, as far as known.
+    areas_through: Cell<u64>,
+    /// The store may hold data areas.
+    has_areas: Cell<bool>,
     peers: Option<Peers>,
 }
 
@@ -199,6 +204,8 @@ impl Replica {
             maintenance: Semaphore::new(1),
             flushed: Cell::new(parts.flushed),
             frozen: Cell::new(None),
+            areas_through: Cell::new(0),
+            has_areas: Cell::new(true),
             peers: parts.peers.map(Peers::new),
         })
     }

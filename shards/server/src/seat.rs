@@ -166,6 +166,12 @@ impl Seat {
                 Ok(shard) => sequence_of(&shard.clone(), ino, range).await,
                 Err(error) => Err(error),
             }),
+            CoreRequest::AwaitDelivered => {
+                while !core.is_delivered.get() {
+                    core.delivered.wait().await;
+                }
+                CoreReply::Done
+            }
             CoreRequest::TakeRegions => CoreReply::Granted(core.regions.give_half()),
             CoreRequest::Retire(owner, cell) => {
                 if core.space.retire(owner, cell).is_err() {

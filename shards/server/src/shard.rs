@@ -22,6 +22,10 @@ pub struct Shard {
     name_key: [u8; 32],
     /// Chunk ids granted to this term and not used yet: next and end.
     pub chunk_ids: Cell<(u64, u64)>,
+    /// The first chunk id that was granted to this term, once there is one.
+    pub granted_from: Cell<Option<u64>>,
+    /// Its small writes are being packed.
+    pub packing: Cell<bool>,
     /// Chunks that are being freed or moved now.
     chunk_turns: RefCell<BTreeSet<ChunkId>>,
     /// One of them is done.
@@ -39,6 +43,8 @@ impl Shard {
             replica,
             name_key,
             chunk_ids: Cell::new((0, 0)),
+            granted_from: Cell::new(None),
+            packing: Cell::new(false),
             chunk_turns: RefCell::default(),
             chunk_turns_moved: Event::new(),
             prepared: RefCell::default(),

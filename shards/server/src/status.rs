@@ -1,9 +1,10 @@
 //! One core as the management plane sees it.
 
 use crate::connection::CONNECTIONS_MAX;
-use crate::core::{CHANGING_UNITS, Core, FORWARDS_MAX};
-use crate::upkeep::UNPACKED_MAX;
+use crate::core::{Core, FORWARDS_MAX};
+use crate::leases::OBJECT_BYTES;
 use cfs_observe::{Bounded, CoreStatus, Number, Unit};
+use cfs_types::UNIT_BYTES;
 use std::rc::Rc;
 
 /// A picture of the core now.
@@ -27,7 +28,6 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         memory: memory(core, &log),
         queues: vec![
             Bounded { name: "mesh", used: FORWARDS_MAX - core.forwards.free(), limit: FORWARDS_MAX },
-            Bounded { name: "changes", used: CHANGING_UNITS - core.changing.free(), limit: CHANGING_UNITS },
             Bounded { name: "connections", used: core.metrics.connections.get(), limit: CONNECTIONS_MAX },
         ],
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
@@ -64,6 +64,8 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::counter("store", of("compactions"), "Steps of compaction", m.compactions.get()),
         Number::counter("packed", bytes, "Small writes packed into chunks", m.packed_bytes.get()),
         Number::counter("cleaned", bytes, "Live data moved by the cleaner", m.cleaned_bytes.get()),
+        Number::counter("swept", of("chunks"), "Chunks that nothing named, given back after the start", m.swept.get()),
+        Number::counter("evacuated", bytes, "Small writes moved from a full log into tables", m.evacuated_bytes.get()),
         Number::counter(
             "upkeep_failures",
             of("tasks"),
@@ -86,12 +88,15 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
 fn memory(core: &Core, log: &cfs_log::Usage) -> Vec<Bounded> {
     let limits = core.config.memory;
     let memtables: usize = core.groups.values().map(|s| s.replica.store().memory_bytes()).sum();
+    let changing = limits.change_units() - core.changing.free();
     let bounded = |name, used: usize, limit: usize| Bounded { name, used: used as u64, limit: limit as u64 };
     vec![
         bounded("memtables", memtables, limits.memtables),
         bounded("block_cache", core.block_cache.memory_bytes(), limits.block_cache),
         bounded("inline_cache", core.inline.bytes(), limits.inline_cache),
         bounded("log_queue", log.queued_bytes, log.queued_bytes_limit),
-        Bounded { name: "unpacked_writes", used: core.unpacked_bytes.get(), limit: UNPACKED_MAX },
+        Bounded { name: "unpacked_writes", used: core.unpacked_bytes.get(), limit: limits.unpacked() },
+        bounded("leases", core.leases.borrow().objects() * OBJECT_BYTES, limits.leases),
+        Bounded { name: "changes", used: changing * u64::from(UNIT_BYTES), limit: limits.changes as u64 },
     ]
 }

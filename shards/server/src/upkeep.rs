@@ -1,5 +1,7 @@
 //! What keeps a core going: checkpoints, compaction, cleaning, sessions, transactions left behind.
 //!
+//! Each kind of work has a task of its own: none waits for another to be through with all groups.
+//!
 //! Invariant: memory and log stay within their limits whatever clients do; nothing here is needed
 //! for an answer to be right.
 
@@ -8,10 +10,9 @@ use crate::clean::clean_one;
 use crate::control;
 use crate::coordinate::resolve_left_over;
 use crate::core::Core;
-use crate::effects;
 use crate::messages::CoreRequest;
 use crate::shard::Shard;
-use cfs_seam::{Instant, timeout};
+use cfs_seam::{gather, timeout};
 use cfs_types::{CoreId, FsError, GroupId};
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,27 +21,53 @@ use std::time::Duration;
 const PERIOD: Duration = Duration::from_millis(50);
 /// Between two rounds of the slow work.
 const SLOW_PERIOD: Duration = Duration::from_secs(1);
+/// Checkpoints made at the same time. Each takes some MiB while it lasts.
+const CHECKPOINTS_AT_ONCE: usize = 4;
 /// Checkpoints made in one look.
-const CHECKPOINTS_AT_ONCE: usize = 8;
-/// Bytes of small writes in the log from which they are packed.
-pub const UNPACKED_MAX: u64 = 24 << 20;
+const CHECKPOINTS_A_LOOK: usize = 8;
 
-/// Runs until the core stops.
-pub async fn run(core: Rc<Core>) {
-    for shard in core.groups.values() {
-        if shard.replica.ready().await.is_ok() && shard.group().shard().is_some() {
-            let _failed = effects::resume(&core, shard).await;
-        }
+/// Keeps room in the log and in the memtables until the core stops.
+pub async fn keep_room(core: Rc<Core>) {
+    while !core.stopping.get() {
+        let mut busy = reclaim_log(&core).await;
+        busy |= bound_memory(&core).await;
+        pause(&core, busy).await;
     }
+}
+
+/// Compacts stores until the core stops.
+pub async fn keep_sorted(core: Rc<Core>) {
+    while !core.stopping.get() {
+        let mut busy = false;
+        for shard in core.groups.values() {
+            if shard.replica.store().should_compact() && !core.stopping.get() {
+                busy |= noted(&core, compact(&core, shard).await);
+            }
+        }
+        pause(&core, busy).await;
+    }
+}
+
+/// Cleans segments, and settles what clients and coordinators left behind, until the core stops.
+pub async fn keep_clean(core: Rc<Core>) {
     let mut slow = core.world.clock.now();
     while !core.stopping.get() {
-        let busy = turn(&core, &mut slow).await;
-        if !busy {
-            let until = core.world.clock.now().after(PERIOD);
-            timeout(&core.world.clock, until, core.upkeep.wait()).await;
-        } else {
-            core.world.tasks.yield_now().await;
+        let busy = noted(&core, clean_one(&core).await);
+        let now = core.world.clock.now();
+        if now >= slow {
+            slow = now.after(SLOW_PERIOD);
+            slow_round(&core).await;
         }
+        pause(&core, busy).await;
+    }
+}
+
+async fn pause(core: &Core, busy: bool) {
+    if busy {
+        core.world.tasks.yield_now().await;
+    } else {
+        let until = core.world.clock.now().after(PERIOD);
+        timeout(&core.world.clock, until, core.upkeep.wait()).await;
     }
 }
 
@@ -50,24 +77,6 @@ fn noted<T: Default>(core: &Core, done: Result<T, FsError>) -> T {
         core.metrics.upkeep_failures.bump();
         T::default()
     })
-}
-
-/// One look. True where there is more to do at once.
-async fn turn(core: &Rc<Core>, slow: &mut Instant) -> bool {
-    let mut busy = reclaim_log(core).await;
-    busy |= bound_memory(core).await;
-    for shard in core.groups.values() {
-        if shard.replica.store().should_compact() {
-            busy |= noted(core, compact(core, shard).await);
-        }
-    }
-    busy |= noted(core, clean_one(core).await);
-    let now = core.world.clock.now();
-    if now >= *slow {
-        *slow = now.after(SLOW_PERIOD);
-        slow_round(core).await;
-    }
-    busy
 }
 
 /// Checkpoints the groups that hold the oldest part of the log, while it is short of room, or
@@ -84,12 +93,15 @@ async fn reclaim_log(core: &Rc<Core>) -> bool {
 
 /// Checkpoints some of the groups. True where there are more that it might succeed with.
 async fn checkpoint_some(core: &Rc<Core>, groups: &[GroupId]) -> bool {
-    let mut left = CHECKPOINTS_AT_ONCE;
-    for shard in groups.iter().filter_map(|group| core.groups.get(group)) {
+    let shards: Vec<&Rc<Shard>> = groups.iter().filter_map(|group| core.groups.get(group)).collect();
+    let mut left = CHECKPOINTS_A_LOOK;
+    for some in shards.chunks(CHECKPOINTS_AT_ONCE) {
         if left == 0 {
             return true;
         }
-        left -= usize::from(noted(core, checkpoint(core, shard).await.map(|()| true)));
+        let work = some.iter().map(|shard| async { noted(core, checkpoint(core, shard).await.map(|()| true)) });
+        let made = gather(work, CHECKPOINTS_AT_ONCE).await.into_iter().filter(|made| *made).count();
+        left = left.saturating_sub(made);
     }
     false
 }
@@ -100,11 +112,13 @@ async fn bound_memory(core: &Rc<Core>) -> bool {
     let total: usize = core.groups.values().map(size).sum();
     let full = core.groups.values().filter(|s| s.replica.store().should_flush());
     let mut chosen: Vec<GroupId> = full.map(|s| s.group()).collect();
-    if total > core.config.memory.memtables || core.unpacked_bytes.get() > UNPACKED_MAX {
+    let limits = core.config.memory;
+    if total > limits.memtables / 4 * 3 || core.unpacked_bytes.get() > limits.unpacked() {
         let mut by_size: Vec<&Rc<Shard>> = core.groups.values().collect();
         by_size.sort_by_key(|s| std::cmp::Reverse(size(s)));
-        chosen.extend(by_size.iter().take(CHECKPOINTS_AT_ONCE).map(|s| s.group()));
+        chosen.extend(by_size.iter().take(CHECKPOINTS_A_LOOK).map(|s| s.group()));
     }
+    chosen.sort_unstable();
     chosen.dedup();
     checkpoint_some(core, &chosen).await
 }

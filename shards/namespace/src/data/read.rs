@@ -240,12 +240,8 @@ pub fn pending_trims(view: &dyn View, limit: usize) -> Step<Vec<(InodeId, RangeI
     rows.iter().map(|(key, _)| record_of(keys::trimming_range(key))).collect()
 }
 
-/// The oldest log entry whose data area is still needed: by an extent, or by a message on its way.
-pub fn oldest_log_ref(view: &dyn View) -> Step<Option<LogIndex>> {
-    log_ref_from(view, LogIndex::new(0))
-}
-
-/// The first such entry at or above `index`.
+/// The first log entry at or above `index` whose data area is still needed: by an extent, or by a
+/// message on its way.
 pub fn log_ref_from(view: &dyn View, index: LogIndex) -> Step<Option<LogIndex>> {
     let first = Source::Log { index, offset: 0 };
     let rows = view.scan(&keys::back_ref(first), &keys::log_refs_end(), 1)?;

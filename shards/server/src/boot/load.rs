@@ -2,7 +2,7 @@
 
 use super::{Claims, Regions, StartError};
 use crate::cells;
-use crate::core::{CHANGING_UNITS, Core, FORWARDS_MAX};
+use crate::core::{Core, FORWARDS_MAX};
 use crate::effects;
 use crate::former::Former;
 use crate::hybrid_clock::HybridClock;
@@ -15,7 +15,7 @@ use crate::replica::{Opened, Opener, Parts, Replica};
 use crate::seat::Seat;
 use crate::shard::Shard;
 use crate::unpacked::Unpacked;
-use crate::{connection, upkeep};
+use crate::{connection, sweep, upkeep};
 use cfs_consensus::{Group, GroupConfig};
 use cfs_device::{AnchorId, Anchors};
 use cfs_exec::{Event, Semaphore};
@@ -77,7 +77,7 @@ pub async fn load(seat: &Rc<Seat>, part: CorePart) -> Result<(Loaded, Claims), S
         groups.push(opened);
     }
     let records = groups.iter().map(Opened::adopt_record).collect();
-    opener.log.append(records).await.map_err(|e| StartError::new("adopting the groups", e))?;
+    opener.log.append_at_start(records).await.map_err(|e| StartError::new("adopting the groups", e))?;
     let floor_units = u64::from(space_config.floors.data_segments) * u64::from(SEGMENT_UNITS);
     Ok((Loaded { opener, regions, anchors, cache, floor_units, groups }, claims))
 }
@@ -134,15 +134,17 @@ impl Loaded {
             inline,
             regions: self.regions,
             groups,
-            leases: RefCell::new(Leases::new(seat.config.lease_term)),
+            leases: RefCell::new(Leases::new(seat.config.lease_term, seat.config.memory.lease_objects())),
             leases_moved: Event::new(),
             former: Former::new(now.after(seat.config.lease_term)),
             unpacked_bytes,
             admitted_bytes: Cell::new(0),
             full: Cell::new(None),
-            changing: Semaphore::new(CHANGING_UNITS),
+            changing: Semaphore::new(seat.config.memory.change_units()),
             log_room: LogRoom::new(),
             forwards: Semaphore::new(FORWARDS_MAX),
+            is_delivered: Cell::new(false),
+            delivered: Event::new(),
             upkeep: Event::new(),
             stopping: Cell::new(false),
             heard: RefCell::default(),
@@ -198,7 +200,10 @@ fn run(core: &Rc<Core>, seat: &Rc<Seat>) -> Result<(), StartError> {
             handles.push(spawn(tasks, Class::Background, effects::run(core.clone(), shard.clone())));
         }
     }
-    handles.push(spawn(tasks, Class::Background, upkeep::run(core.clone())));
+    handles.push(spawn(tasks, Class::Background, sweep::run(core.clone())));
+    handles.push(spawn(tasks, Class::Background, upkeep::keep_room(core.clone())));
+    handles.push(spawn(tasks, Class::Background, upkeep::keep_sorted(core.clone())));
+    handles.push(spawn(tasks, Class::Background, upkeep::keep_clean(core.clone())));
     let me = usize::from(core.me().get());
     for address in core.config.listen.get(me).into_iter().flatten() {
         let listener = seat.world.net.listen(address);

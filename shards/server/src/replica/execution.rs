@@ -77,7 +77,7 @@ impl Replica {
         if let Some(area) = self.inline.get(self.id, index) {
             return area.get(from..from + len).map(<[u8]>::to_vec).ok_or(FsError::Corrupt);
         }
-        if let Some(area) = self.sent_area(index).await? {
+        if let Some(area) = self.kept_area(index).await? {
             return area.get(from..from + len).map(<[u8]>::to_vec).ok_or(FsError::Corrupt);
         }
         let range = DATA_OFFSET + from..DATA_OFFSET + from + len;

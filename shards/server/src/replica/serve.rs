@@ -151,7 +151,7 @@ impl Replica {
     }
 
     /// The first entry from `from` on whose data area the rows as of `time` name.
-    async fn log_ref_from(&self, from: u64, time: Timestamp) -> Result<Option<LogIndex>, FsError> {
+    pub(super) async fn log_ref_from(&self, from: u64, time: Timestamp) -> Result<Option<LogIndex>, FsError> {
         let mut pins = Pins::default();
         loop {
             let view = StoreView::as_of(&self.store, time);
@@ -165,11 +165,11 @@ impl Replica {
     }
 
     /// The whole data area of an entry.
-    async fn data_area(&self, index: LogIndex) -> Result<Vec<u8>, FsError> {
+    pub(super) async fn data_area(&self, index: LogIndex) -> Result<Vec<u8>, FsError> {
         if let Some(area) = self.inline.get(self.id, index) {
             return Ok(area.to_vec());
         }
-        if let Some(area) = self.sent_area(index).await? {
+        if let Some(area) = self.kept_area(index).await? {
             return Ok(area.to_vec());
         }
         let payload = self.log.read_payload(self.id, index).await.map_err(|_| FsError::Corrupt)?;
@@ -177,9 +177,9 @@ impl Replica {
         Ok(area.to_vec())
     }
 
-    /// The data area of an entry that came with a state. A sole voter was never sent one.
-    pub(super) async fn sent_area(&self, index: LogIndex) -> Result<Option<Rc<[u8]>>, FsError> {
-        if self.peers.is_none() {
+    /// The data area of an entry that the store keeps: it came with a state, or had to leave the log.
+    pub(super) async fn kept_area(&self, index: LogIndex) -> Result<Option<Rc<[u8]>>, FsError> {
+        if !self.has_areas.get() {
             return Ok(None);
         }
         let mut pins = Pins::default();

@@ -1,21 +1,21 @@
 //! The replica's tables and their manifest: flush, compaction, and what the log may then forget.
 //!
-//! Invariant: the log is released only after both copies of the anchor are durable; one change of
-//! a store's tables at a time.
+//! Invariants: the log is released only after both copies of the anchor are durable; one change of
+//! a store's tables at a time; releasing needs no room in the log.
 
 use super::transfer::{AREA_SPACE, area_key};
 use super::{Mark, Replica};
 use crate::manifest::GroupManifest;
-use crate::view::StoreView;
 use cfs_device::AnchorId;
 use cfs_exec::Permit;
 use cfs_kv::{Change, KvError, Manifest, Pins, Scan};
-use cfs_namespace::{Stop, data};
 use cfs_segment::{CellRef, SpaceError};
 use cfs_types::{FsError, LogIndex, Timestamp};
 
 /// Data areas forgotten at once.
-const AREAS_AT_ONCE: usize = 256;
+const AREAS_AT_ONCE: usize = 16;
+/// Bytes of data areas that are copied into the memtable before it is flushed.
+const COPIED_AT_ONCE: u64 = 4 << 20;
 
 type Covered = (Mark, Timestamp);
 
@@ -29,6 +29,57 @@ impl Replica {
     /// no small write needs. True at most once: the group needs nothing of old streams any more.
     pub async fn checkpoint(&self) -> Result<bool, FsError> {
         let _turn = self.maintenance.acquire(1).await;
+        self.flush_tables().await?;
+        self.release().await
+    }
+
+    /// As [`Replica::checkpoint`], but first copies the small writes that only the log holds into the
+    /// tables, so that the log may forget everything. It writes nothing to the log. Returns the bytes
+    /// copied too.
+    pub async fn evacuate(&self) -> Result<(bool, u64), FsError> {
+        let _turn = self.maintenance.acquire(1).await;
+        if self.frozen.get().is_some() {
+            // It was frozen without the copies that follow.
+            self.flush_tables().await?;
+        }
+        let (mut gone, mut bytes) = (false, 0);
+        loop {
+            let copied = self.copy_areas().await?;
+            self.flush_tables().await?;
+            self.areas_through.set(self.areas_through.get().max(copied.through));
+            gone |= self.release().await?;
+            bytes += copied.bytes;
+            if !copied.more {
+                return Ok((gone, bytes));
+            }
+        }
+    }
+
+    /// Copies data areas that rows name into the store, a bounded number of bytes.
+    async fn copy_areas(&self) -> Result<Copied, FsError> {
+        let last = self.mark.get().applied.0;
+        let mut copied = Copied { through: self.areas_through.get(), bytes: 0, more: false };
+        loop {
+            let next = self.log_ref_from(copied.through + 1, Timestamp::MAX).await?;
+            let Some(index) = next.filter(|index| index.get() <= last) else {
+                copied.through = copied.through.max(last);
+                return Ok(copied);
+            };
+            if copied.bytes >= COPIED_AT_ONCE {
+                copied.more = true;
+                return Ok(copied);
+            }
+            self.has_areas.set(true);
+            if self.kept_area(index).await?.is_none() {
+                let area = self.data_area(index).await?;
+                copied.bytes += area.len() as u64;
+                self.store.apply(vec![(area_key(index.get()), Some(area.into()))], self.clock.tick());
+            }
+            copied.through = index.get();
+        }
+    }
+
+    async fn flush_tables(&self) -> Result<(), FsError> {
         let now = (self.mark.get(), self.clock.last());
         if self.frozen.get().is_none() && self.store.freeze() {
             self.frozen.set(Some(now));
@@ -39,7 +90,7 @@ impl Replica {
             None => self.write_anchor(self.store.manifest(), covered).await?,
         }
         self.frozen.set(None);
-        self.release(covered.0).await
+        Ok(())
     }
 
     /// One step of compaction. False where there is nothing to do.
@@ -78,49 +129,58 @@ impl Replica {
         Ok(())
     }
 
-    /// Tells the log what it may forget. Followers that need an older entry are sent the state.
-    async fn release(&self, mark: Mark) -> Result<bool, FsError> {
+    /// Tells the log what it may forget of what the tables cover. Followers that need an older entry
+    /// are sent the state.
+    async fn release(&self) -> Result<bool, FsError> {
         if self.is_serving() {
             return Ok(false);
         }
-        let needed_from = self.oldest_log_ref().await?.map_or(u64::MAX, LogIndex::get);
-        let through = mark.applied.0.min(needed_from.saturating_sub(1));
-        if self.peers.is_some() {
-            self.forget_areas(through).await?;
+        let (mark, _) = self.flushed.get();
+        let named = self.log_ref_from(0, Timestamp::MAX).await?.map_or(u64::MAX, LogIndex::get);
+        if self.has_areas.get() {
+            self.forget_areas(mark.applied.0.min(named.saturating_sub(1))).await?;
         }
+        let only_in_log = self.log_ref_from(self.areas_through.get() + 1, Timestamp::MAX).await?;
+        let needed_from = only_in_log.map_or(u64::MAX, LogIndex::get);
+        let through = mark.applied.0.min(needed_from.saturating_sub(1));
         Ok(self.log.release(self.id, LogIndex::new(through), mark.locals))
     }
 
-    async fn oldest_log_ref(&self) -> Result<Option<LogIndex>, FsError> {
-        let mut pins = Pins::default();
-        loop {
-            let view = StoreView::new(&self.store);
-            match data::oldest_log_ref(&view) {
-                Ok(found) => return Ok(found),
-                Err(Stop::Need(need)) => pins.merge(view.load(need).await.map_err(|_| FsError::Corrupt)?),
-                Err(Stop::Fail(error)) => return Err(error),
-                Err(Stop::Blocked(_)) => return Err(FsError::Blocked),
-            }
-        }
-    }
-
-    /// Deletes data areas through `through` that came with a state. Where a crash undoes it, the
-    /// next checkpoint does it again.
+    /// Deletes data areas through `through` from the store, and notes when none is left. Where a crash
+    /// undoes it, the next checkpoint does it again.
     async fn forget_areas(&self, through: u64) -> Result<(), FsError> {
         let mut pins = Pins::default();
+        let through = area_key(through.saturating_add(1));
         loop {
-            match self.store.scan(&[AREA_SPACE], &area_key(through.saturating_add(1)), Timestamp::MAX, AREAS_AT_ONCE) {
+            match self.store.scan(&[AREA_SPACE], &[AREA_SPACE + 1], Timestamp::MAX, AREAS_AT_ONCE) {
                 Scan::Miss(fetch) => pins.merge(self.fetch(&fetch).await?),
                 Scan::Rows { rows, more } => {
-                    let gone = rows.into_iter().map(|(key, _)| (key, None)).collect();
+                    let found = rows.len();
+                    let gone: Vec<_> = rows
+                        .into_iter()
+                        .map(|(key, _)| key)
+                        .filter(|key| *key < through)
+                        .map(|key| (key, None))
+                        .collect();
+                    let all = gone.len() == found;
                     self.store.apply(gone, self.clock.tick());
-                    if !more {
+                    if !more || !all {
+                        self.has_areas.set(!all || self.peers.is_some());
                         return Ok(());
                     }
                 }
             }
         }
     }
+}
+
+/// How far small writes were copied from the log into the store.
+struct Copied {
+    /// Those of entries through this index.
+    through: u64,
+    bytes: u64,
+    /// There are more.
+    more: bool,
 }
 
 /// The answer to a failure of the store.

@@ -10,7 +10,7 @@ use cfs_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// First byte of the keys under which a replica keeps data areas of entries that it never had in
-/// its own log, by index. They are of this node alone, as [`crate::cells::LOCAL_SPACE`] is.
+/// its own log, or that had to leave it, by index. They are of this node alone, as [`crate::cells::LOCAL_SPACE`] is.
 pub(super) const AREA_SPACE: u8 = 0xf1;
 
 /// Index and term of the last entry that a state covers.
@@ -79,7 +79,7 @@ impl GroupMessage {
 }
 
 /// The key of an entry's data area.
-pub(super) fn area_key(index: u64) -> Box<[u8]> {
+pub fn area_key(index: u64) -> Box<[u8]> {
     [&[AREA_SPACE][..], &index.to_be_bytes()].concat().into()
 }
 

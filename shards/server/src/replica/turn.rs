@@ -3,7 +3,8 @@
 use super::{Answered, LocalWrite, OVERHEAD_BYTES, Proposal, Replica};
 use crate::entry::{self, Batch, COMMANDS_MAX, ENTRY_BYTES_MAX};
 use cfs_consensus::{Committed, Role, Work};
-use cfs_log::Record;
+use cfs_log::{LogError, Record};
+use cfs_seam::Io;
 use cfs_types::{FsError, Timestamp};
 use std::rc::Rc;
 
@@ -82,7 +83,7 @@ impl Replica {
     async fn append_and_execute(&self, records: Vec<Record>, committed: Vec<Committed>) -> Result<(), FsError> {
         let (mut later, mut appended) = (Some(records).filter(|r| !r.is_empty()), None);
         if self.log.has_room() {
-            appended = later.take().map(|records| self.log.append(records));
+            appended = later.take().map(|records| self.append(records));
         }
         for entry in committed {
             self.execute(entry).await?;
@@ -91,12 +92,20 @@ impl Replica {
             while !self.log.has_room() {
                 self.log.wait_room().await;
             }
-            appended = Some(self.log.append(records));
+            appended = Some(self.append(records));
         }
         match appended {
             Some(appended) => appended.await.map_err(|_| FsError::Device),
             None => Ok(()),
         }
+    }
+
+    /// A sole voter that does not lead yet is coming up: until then it cannot make room.
+    fn append(&self, records: Vec<Record>) -> Io<Result<(), LogError>> {
+        if self.peers.is_none() && !self.leads() {
+            return self.log.append_at_start(records);
+        }
+        self.log.append(records)
     }
 
     /// Takes waiting proposals, proposes them as one entry, and returns the local records. A leader

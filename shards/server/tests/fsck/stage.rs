@@ -89,7 +89,12 @@ impl Stage {
             session_life: Duration::from_secs(600),
             deadline: Duration::from_secs(30),
             discard: false,
-            memory: MemoryLimits { memtables: 16 << 10, block_cache: 64 << 10, inline_cache: 16 << 10 },
+            memory: MemoryLimits {
+                memtables: 16 << 10,
+                block_cache: 64 << 10,
+                inline_cache: 16 << 10,
+                ..MemoryLimits::default()
+            },
             map_epoch: MapEpoch::new(1),
         }
     }

@@ -2,6 +2,7 @@
 
 mod basics;
 mod history;
+mod leaks;
 mod limits;
 mod pressure;
 mod private;

@@ -6,7 +6,7 @@
 use cfs_device::{FormatOptions, Uuid};
 use cfs_rpc::Admission;
 use cfs_seam::{Address, Disk, World};
-use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, RootOwner, ServerConfig, serve_core};
+use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, Report, RootOwner, ServerConfig, fsck, serve_core};
 use cfs_sim::{Crash, DiskFaults, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId};
 use cfs_types::{CoreId, MapEpoch};
 use cfs_volume::{Volume, VolumeOptions};
@@ -14,6 +14,7 @@ use cfs_wire::Secret;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Most cores a server is started with.
@@ -53,7 +54,12 @@ impl Setup {
     /// Limits so small that checkpoints, packing and reclaim of the log go on all the time.
     pub fn tight() -> Self {
         Setup {
-            memory: MemoryLimits { memtables: 64 << 10, block_cache: 64 << 10, inline_cache: 16 << 10 },
+            memory: MemoryLimits {
+                memtables: 64 << 10,
+                block_cache: 64 << 10,
+                inline_cache: 16 << 10,
+                ..MemoryLimits::default()
+            },
             ..Setup::default()
         }
     }
@@ -187,6 +193,37 @@ impl Stage {
         let cores = self.running.take().expect("it runs");
         self.sim.crash(self.machine(cores), how);
         self.ended.take();
+    }
+
+    /// Checks the whole store, as `cfs fsck` does, while no server runs.
+    pub fn check(&self) -> Report {
+        assert!(self.running.get().is_none(), "nobody may write meanwhile");
+        let (node, found) = (self.sim.node(1), Rc::new(RefCell::new(None)));
+        let (disk, result) = (self.sim.open_disk(node, self.disk), found.clone());
+        self.sim.start_core(node, 0, |world| async move {
+            let report = fsck(&world, disk, |_| ()).await.expect("a store");
+            *result.borrow_mut() = Some(report);
+        });
+        assert!(self.sim.run_until(LIMIT, || found.borrow().is_some()), "the check does not end");
+        found.take().expect("it has ended")
+    }
+
+    /// A figure of a core, by its name among the numbers of its status.
+    pub fn number(&self, core: u16, name: &str) -> u64 {
+        let cores = self.running.get().expect("it runs");
+        let world = self.sim.world(self.machine(cores), 0).expect("it runs");
+        let found = Arc::new(Mutex::new(None));
+        let result = found.clone();
+        let answer = Box::new(move |reply: CoreReply| {
+            if let CoreReply::Status(status) = reply {
+                *result.lock().expect("not poisoned") = Some(status.numbers);
+            }
+        });
+        let ask = Envelope::Outside(CoreRequest::Status, answer);
+        assert!(world.mesh.send(CoreId::new(core), Box::new(ask)).is_ok());
+        assert!(self.sim.run_until(LIMIT, || found.lock().expect("not poisoned").is_some()), "no answer");
+        let numbers = found.lock().expect("not poisoned").take().expect("just seen");
+        numbers.iter().find(|n| n.name == name).unwrap_or_else(|| panic!("no {name}")).value
     }
 
     /// Options of a client.

@@ -109,7 +109,7 @@ fn small_writes_move_from_log_to_chunk_to_chunk_and_the_log_is_free() {
     let before = run.world.inode(ino);
     let found = data::log_extents(run.world.view(home), None, 100).expect("in memory").0;
     let first = pack_all(&mut run, home, &found);
-    assert_eq!(data::oldest_log_ref(run.world.view(home)), Ok(None));
+    assert_eq!(data::log_ref_from(run.world.view(home), LogIndex::new(0)), Ok(None));
     assert_eq!(rules::extents(run.world.view(home)).len(), 1, "the moved extents are joined");
     assert_eq!(run.world.inode(ino), before, "packing changes no file");
     let found = data::chunk_extents(run.world.view(home), first, None, 100).expect("in memory").0;

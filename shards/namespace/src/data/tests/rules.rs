@@ -53,7 +53,7 @@ fn check_shard(world: &World, shard: ShardId, memory: &Memory) {
         Source::Log { index, .. } => Some(*index),
         Source::Chunk { .. } => None,
     });
-    assert_eq!(crate::data::oldest_log_ref(memory), Ok(oldest));
+    assert_eq!(crate::data::log_ref_from(memory, LogIndex::new(0)), Ok(oldest));
     stored.retain(|_, back| matches!(back, BackRef::Extent { .. }));
     assert_eq!(stored, named);
     let counted = crate::data::chunks(memory, None, usize::MAX).expect("in memory");
@@ -77,7 +77,7 @@ fn check_held(world: &World, from: ShardId, to: ShardId, sequence: u64) {
     let message = crate::record::decode(&stored.expect("in the outbox"));
     let Ok(crate::Message::Data(message)) = message else { panic!("data") };
     if let Some(slice) = message.carries() {
-        let oldest = crate::data::oldest_log_ref(memory).expect("in memory");
+        let oldest = crate::data::log_ref_from(memory, LogIndex::new(0)).expect("in memory");
         assert!(oldest.is_some_and(|oldest: LogIndex| oldest <= slice.index));
     }
 }
