@@ -23,11 +23,11 @@ pub use finding::{Finding, Severity, Site};
 use crate::boot::region_layout;
 use crate::cells;
 use cfs_device::{Anchors, DeviceError, Superblock};
-use cfs_kv::{BlockCache, StoreConfig, verify_table};
+use cfs_kv::{BlockCache, StoreConfig, TableCheck, verify_table};
 use cfs_log::GroupLog;
 use cfs_namespace::audit::{self, Row};
-use cfs_seam::{Disk, World};
-use cfs_segment::{CellOwner, CellRef, Floors, LocalRegions, Space, SpaceConfig, UNIT_BYTES};
+use cfs_seam::{Disk, World, gather};
+use cfs_segment::{CellOwner, CellRef, Floors, LocalRegions, Space, SpaceConfig, SpaceError, UNIT_BYTES};
 use cfs_types::{ChunkId, GroupId};
 use data::{ShardData, verify_chunks};
 use finding::Findings;
@@ -38,6 +38,10 @@ use std::fmt;
 use std::rc::Rc;
 use tree::Tree;
 
+/// Cells of up to 2 MiB read at once.
+const CELLS_AT_ONCE: usize = 16;
+/// Short reads made at once.
+const READS_AT_ONCE: usize = 64;
 /// Memory for blocks of tables, bytes.
 const CACHE_BYTES: usize = 64 << 20;
 
@@ -253,9 +257,12 @@ impl<P: FnMut(Progress)> Check<P> {
                 continue;
             };
             let mut intact = true;
-            for table in manifest.iter().flat_map(|m| &m.tables.tables) {
+            let tables = manifest.as_ref().map(|m| m.tables.tables.as_slice()).unwrap_or_default();
+            let space = self.opener.space.clone();
+            let checks = gather(tables.iter().map(|table| verify_table(&space, id, table)), CELLS_AT_ONCE).await;
+            for (table, check) in tables.iter().zip(checks) {
                 self.claims.push((CellOwner::Table { group: id, table: table.id }, table.cell));
-                intact &= self.verify_table(id, table).await;
+                intact &= self.note_table(id, table, check);
             }
             let none = GroupLog::default();
             let log = logs.get(&id).unwrap_or(&none);
@@ -267,10 +274,10 @@ impl<P: FnMut(Progress)> Check<P> {
         groups
     }
 
-    async fn verify_table(&mut self, group: GroupId, table: &cfs_kv::TableRef) -> bool {
+    fn note_table(&mut self, group: GroupId, table: &cfs_kv::TableRef, check: Result<TableCheck, SpaceError>) -> bool {
         self.report.checked.tables += 1;
         self.report.checked.bytes += u64::from(table.cell.units()) * UNIT_BYTES as u64;
-        match verify_table(&self.opener.space, group, table).await {
+        match check {
             Ok(check) => {
                 for (offset, what) in &check.damage {
                     let what = format!("{what} of table {} of group {group} is damaged", table.id);

@@ -3,12 +3,14 @@
 
 use super::finding::{Findings, Severity, Site};
 use super::group::Group;
+use super::{CELLS_AT_ONCE, READS_AT_ONCE};
 use crate::cells::{self, Found};
 use crate::file_data::block_checksums;
 use cfs_kv::Pins;
 use cfs_namespace::data::{
     BackRef, ChunkRecord, DataRow, Extent, Layout, LogRef, Place, RangeRecord, Source, range_shard,
 };
+use cfs_seam::gather;
 use cfs_segment::{CellOwner, CellRef, Space};
 use cfs_types::{ChunkId, InodeId, LogIndex, RangeIndex, ShardId, UNIT_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
@@ -176,17 +178,21 @@ impl ShardData {
 
     /// Reads and verifies every small write that still rides in the log.
     pub async fn verify_log_refs(&mut self, group: &Group, findings: &mut Findings) -> u64 {
+        let refs = std::mem::take(&mut self.log_refs).into_iter();
+        let refs = refs.flat_map(|(index, slices)| slices.into_iter().map(move |(ino, slice)| (index, ino, slice)));
+        let checks = refs.map(|(index, ino, slice)| async move {
+            let read = group.read_data(index, slice.data_offset, slice.data_len).await;
+            let wrong = match read {
+                Ok(data) if block_checksums(&data) == slice.checksums => None,
+                Ok(_) => Some((ino, format!("bytes in entry {index} of the log fail their checksum"))),
+                Err(what) => Some((ino, what)),
+            };
+            (u64::from(slice.data_len), wrong)
+        });
         let mut bytes = 0;
-        for (index, slices) in std::mem::take(&mut self.log_refs) {
-            for (ino, slice) in slices {
-                bytes += u64::from(slice.data_len);
-                let read = group.read_data(index, slice.data_offset, slice.data_len).await;
-                match read {
-                    Ok(data) if block_checksums(&data) == slice.checksums => {}
-                    Ok(_) => findings.inode(ino, format!("bytes in entry {index} of the log fail their checksum")),
-                    Err(what) => findings.inode(ino, what),
-                }
-            }
+        for (len, wrong) in gather(checks, READS_AT_ONCE).await {
+            bytes += len;
+            wrong.into_iter().for_each(|(ino, what)| findings.inode(ino, what));
         }
         bytes
     }
@@ -240,10 +246,11 @@ pub async fn verify_chunks(
         if place.len.div_ceil(UNIT_BYTES) != place.cell.units() {
             findings.group(group.id, format!("{id:?} has {} bytes in {:?}", place.len, place.cell));
         }
-        if let Err((place, what)) = verify_cell(space, group, id).await {
-            findings.add(Severity::Damage, place, format!("{id:?}: {what}"));
-        } else {
-            out.bytes += u64::from(place.cell.units()) * u64::from(UNIT_BYTES);
+    }
+    for (id, verified) in gather(placed.iter().map(|id| verify_cell(space, group, *id)), CELLS_AT_ONCE).await {
+        match verified {
+            Ok(bytes) => out.bytes += bytes,
+            Err((place, what)) => findings.add(Severity::Damage, place, format!("{id:?}: {what}")),
         }
     }
     for (id, record) in data.chunks.iter().filter(|(id, _)| compare && !placed.contains(id)) {
@@ -282,7 +289,12 @@ async fn check_checksum_rows(group: &Group, placed: &BTreeSet<ChunkId>, findings
     }
 }
 
-async fn verify_cell(space: &Space, group: &Group, id: ChunkId) -> Result<(), (Site, String)> {
+/// Reads a chunk's cell and verifies it; returns its bytes, or what is wrong and where.
+async fn verify_cell(space: &Space, group: &Group, id: ChunkId) -> (ChunkId, Result<u64, (Site, String)>) {
+    (id, try_verify_cell(space, group, id).await)
+}
+
+async fn try_verify_cell(space: &Space, group: &Group, id: ChunkId) -> Result<u64, (Site, String)> {
     let mut pins = Pins::default();
     let here = || Site::Group(group.id);
     let (place, sums) = loop {
@@ -296,7 +308,7 @@ async fn verify_cell(space: &Space, group: &Group, id: ChunkId) -> Result<(), (S
     let sums = cells::checksums(&sums, 0, units);
     let owner = CellOwner::Chunk(id);
     match space.read(owner, place.cell, &sums, 0, units).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(u64::from(units) * u64::from(UNIT_BYTES)),
         Err(cfs_segment::SpaceError::Damaged { offset, .. }) => {
             Err((Site::Device(offset), "its bytes fail their checksum".into()))
         }

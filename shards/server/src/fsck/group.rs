@@ -1,16 +1,17 @@
 //! One group opened in memory as a start would open it: tables, local records, and the log's tail
 //! executed. Nothing is written to the device.
 
+use super::READS_AT_ONCE;
 use super::finding::{Findings, Severity, Site};
 use crate::entry::{self, Batch, DATA_OFFSET};
 use crate::machine::{GroupCommand, Machine};
 use crate::manifest::GroupManifest;
-use crate::replica::{Executed, Mark, decode_local, decode_vote};
-use cfs_kv::{KvError, Pins, Scan, Store, StoreConfig};
+use crate::replica::{Executed, Mark, area_key, decode_local, decode_vote};
+use cfs_kv::{KvError, Lookup, Pins, Scan, Store, StoreConfig};
 use cfs_log::{EntryAt, GroupLog};
 use cfs_namespace::data::DataEffect;
 use cfs_namespace::{Command, Effect};
-use cfs_seam::Disk;
+use cfs_seam::{Disk, gather};
 use cfs_segment::Space;
 use cfs_types::{ChunkId, FsError, GroupId, LogIndex, Nanos, Term, Timestamp};
 use std::cell::{Cell, RefCell};
@@ -124,24 +125,34 @@ impl Opener {
 
     /// A sole voter's log counts as committed as a whole.
     async fn replay_entries(&self, group: &mut Group, log: &GroupLog) -> Result<(), String> {
-        let applied = group.index.get();
-        for at in log.entries.iter().filter(|e| e.index.get() > applied) {
-            if at.index.get() != group.index.get() + 1 {
-                return Err(format!("entry {} is missing in the log", group.index.get() + 1));
+        let (applied, id) = (group.index.get(), group.id);
+        let newer: Vec<&EntryAt> = log.entries.iter().filter(|e| e.index.get() > applied).collect();
+        for some in newer.chunks(READS_AT_ONCE) {
+            let reads = some.iter().map(|at| cfs_log::read_entry(&*self.disk, id, at));
+            for (at, bytes) in some.iter().zip(gather(reads, READS_AT_ONCE).await) {
+                if at.index.get() != group.index.get() + 1 {
+                    return Err(format!("entry {} is missing in the log", group.index.get() + 1));
+                }
+                self.replay_entry(group, at, &bytes.map_err(|e| e.to_string())?).await?;
             }
-            group.index.set(at.index.get());
-            group.term = group.term.max(at.term.get());
-            let bytes = cfs_log::read_entry(&*self.disk, group.id, at).await.map_err(|e| e.to_string())?;
-            if bytes.is_empty() {
-                continue;
-            }
-            let (batch, _) = entry::decode(&bytes).map_err(|e| format!("entry {}: {e}", at.index))?;
-            self.observe(batch.timestamp);
-            let executed = group.run(at.term, at.index, &batch).await;
-            group.note_freed(&executed.map_err(|e| format!("executing entry {}: {e}", at.index))?);
         }
         // What the check itself executes stands in the term of the next start.
         group.term += 1;
+        Ok(())
+    }
+}
+
+impl Opener {
+    async fn replay_entry(&self, group: &mut Group, at: &EntryAt, bytes: &[u8]) -> Result<(), String> {
+        group.index.set(at.index.get());
+        group.term = group.term.max(at.term.get());
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let (batch, _) = entry::decode(bytes).map_err(|e| format!("entry {}: {e}", at.index))?;
+        self.observe(batch.timestamp);
+        let executed = group.run(at.term, at.index, &batch).await;
+        group.note_freed(&executed.map_err(|e| format!("executing entry {}: {e}", at.index))?);
         Ok(())
     }
 }
@@ -189,9 +200,25 @@ impl Group {
         if let Some(area) = self.imagined.borrow().get(&index) {
             return cut(area, 0).ok_or_else(short);
         }
-        let at = self.entries.get(&index).ok_or_else(|| format!("entry {index} is not in the log"))?;
+        let Some(at) = self.entries.get(&index) else {
+            let kept = self.kept_area(index).await.map_err(|e| e.to_string())?;
+            let area = kept.ok_or_else(|| format!("entry {index} is not in the log"))?;
+            return cut(&area, 0).ok_or_else(short);
+        };
         let payload = cfs_log::read_entry(&*self.disk, self.id, at).await.map_err(|e| e.to_string())?;
         cut(&payload, DATA_OFFSET).ok_or_else(short)
+    }
+
+    /// The data area of an entry that left the log for the tables.
+    async fn kept_area(&self, index: LogIndex) -> Result<Option<Rc<[u8]>>, KvError> {
+        let mut pins = Pins::default();
+        loop {
+            match self.store.get(&area_key(index.get()), Timestamp::MAX) {
+                Lookup::Found(area) => return Ok(Some(area)),
+                Lookup::Absent => return Ok(None),
+                Lookup::Miss(fetch) => pins.merge(self.store.fetch(&fetch).await?),
+            }
+        }
     }
 
     /// Shows every row of `from..to` in order.

@@ -1,8 +1,10 @@
 //! Space: every unit belongs to one cell at most, every cell lies in a segment, and what the
 //! segments' own tables say.
 
+use super::READS_AT_ONCE;
 use super::finding::{Findings, Severity, Site};
-use cfs_segment::{CellOwner, CellRef, RegionLayout, SegmentId, Space, TableError};
+use cfs_seam::gather;
+use cfs_segment::{CellOwner, CellRef, RegionLayout, SegmentId, SegmentTable, Space, TableError};
 use cfs_types::GroupId;
 use std::collections::BTreeMap;
 
@@ -49,44 +51,50 @@ pub fn check_ownership(
 pub async fn check_tables(space: &Space, cells: &BTreeMap<SegmentId, Vec<Cell>>, findings: &mut Findings) -> u64 {
     let mut sealed = 0;
     let mut region = None;
-    for (segment, cells) in cells {
-        if region.replace(segment.region()) != Some(segment.region()) {
-            check_header(space, segment.region(), findings).await;
-        }
-        let offset = space.layout().table_offset(*segment);
-        let table = match space.read_table(*segment).await {
-            Ok(Ok(table)) => table,
-            Ok(Err(TableError::Absent)) => continue,
-            Ok(Err(TableError::Damaged)) => {
-                findings.add(Severity::Note, Site::Device(offset), format!("the table of {segment} is damaged"));
-                continue;
+    let segments: Vec<(&SegmentId, &Vec<Cell>)> = cells.iter().collect();
+    for some in segments.chunks(READS_AT_ONCE) {
+        let tables = gather(some.iter().map(|(segment, _)| space.read_table(**segment)), READS_AT_ONCE).await;
+        for ((segment, cells), table) in some.iter().zip(tables) {
+            if region.replace(segment.region()) != Some(segment.region()) {
+                check_header(space, segment.region(), findings).await;
             }
-            Err(error) => {
-                findings.add(Severity::Damage, Site::Device(offset), error.to_string());
-                continue;
-            }
-        };
-        sealed += 1;
-        let mut unknown = 0u64;
-        for (owner, cell) in cells {
-            let at = space.layout().locate(*cell).map(|(_, at)| at);
-            let entry = table.entries.iter().find(|e| Some(e.at) == at && e.owner == *owner);
-            match entry {
-                None => unknown += 1,
-                Some(entry) if entry.checksums.len() != cell.units() as usize => {
-                    let what =
-                        format!("{owner} has {cell:?}, the table of {segment} says {} units", entry.checksums.len());
-                    findings.add(Severity::Damage, Site::Device(cell.offset()), what);
+            let place = Site::Device(space.layout().table_offset(**segment));
+            match table {
+                Ok(Ok(table)) => {
+                    sealed += 1;
+                    compare_table(space.layout(), &table, cells, findings);
                 }
-                Some(_) => {}
+                Ok(Err(TableError::Absent)) => {}
+                Ok(Err(TableError::Damaged)) => {
+                    findings.add(Severity::Note, place, format!("the table of {segment} is damaged"));
+                }
+                Err(error) => findings.add(Severity::Damage, place, error.to_string()),
             }
-        }
-        if unknown > 0 {
-            let what = format!("the table of {segment} is of an earlier use: it does not know {unknown} of its cells");
-            findings.add(Severity::Note, Site::Device(offset), what);
         }
     }
     sealed
+}
+
+/// What a segment's table says of the cells that lie there.
+fn compare_table(layout: RegionLayout, table: &SegmentTable, cells: &[Cell], findings: &mut Findings) {
+    let segment = table.segment;
+    let known: BTreeMap<_, _> = table.entries.iter().map(|e| ((e.at, e.owner), e.checksums.len())).collect();
+    let mut unknown = 0u64;
+    for (owner, cell) in cells {
+        let at = layout.locate(*cell).map(|(_, at)| at);
+        match at.and_then(|at| known.get(&(at, *owner))) {
+            None => unknown += 1,
+            Some(units) if *units != cell.units() as usize => {
+                let what = format!("{owner} has {cell:?}, the table of {segment} says {units} units");
+                findings.add(Severity::Damage, Site::Device(cell.offset()), what);
+            }
+            Some(_) => {}
+        }
+    }
+    if unknown > 0 {
+        let what = format!("the table of {segment} is of an earlier use: it does not know {unknown} of its cells");
+        findings.add(Severity::Note, Site::Device(layout.table_offset(segment)), what);
+    }
 }
 
 async fn check_header(space: &Space, region: u32, findings: &mut Findings) {
