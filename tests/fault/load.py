@@ -291,7 +291,8 @@ class Load:
         try:
             self.perform(operation)
         except OSError as error:
-            if error.errno in DEAD:
+            # Once it is unmounted its place is an empty directory.
+            if error.errno in DEAD or error.errno == errno.ENOENT and not os.path.ismount(os.path.dirname(self.root)):
                 self.pending = operation
                 raise Died from error
             raise

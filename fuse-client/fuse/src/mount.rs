@@ -3,7 +3,7 @@
 //! Root mounts by mount(2); an ordinary user through fusermount3. The kernel always checks
 //! permissions itself (`default_permissions`), because it alone knows supplementary groups.
 //!
-//! Invariants: a [`Mount`] that is dropped is unmounted; only mounts of CoreFS (type [`FS_TYPE`]) are
+//! Invariants: a [`Mount`] that is dropped is unmounted, and nobody waits for it any more; only mounts of CoreFS (type [`FS_TYPE`]) are
 //! ever unmounted. Everything here may block, also on the session that serves the mount: never
 //! call it on the executor that does.
 
@@ -86,14 +86,14 @@ pub enum Unmounted {
     Gone,
 }
 
-/// A mounted file system; unmounted (lazily) when dropped.
+/// A mounted file system; unmounted (lazily) and its connection ended when dropped.
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
     device_number: String,
     mounted: bool,
     /// None where the system has no shell to start.
-    _guard: Option<Guard>,
+    guard: Option<Guard>,
 }
 
 /// Mounts at `path`; the calling thread must live as long as the session: its end is taken for that of the
@@ -112,7 +112,7 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Device, Mount), Mou
         Ok(Some(MountPoint { device_number, fs_type })) if fs_type == FS_TYPE => {
             raise_readahead(&device_number);
             let guard = Guard::start(&device_number).ok();
-            Ok((device, Mount { path, device_number, mounted: true, _guard: guard }))
+            Ok((device, Mount { path, device_number, mounted: true, guard }))
         }
         Ok(_) => Err(MountError::NotMounted(path)),
         Err(error) => Err(place_error(&path, error)),
@@ -171,6 +171,9 @@ impl Drop for Mount {
         if self.mounted && self.is_there() {
             // Nobody is left to tell; the mount is then found dead and mended by the next one.
             let _ = detach_lazily(&self.path);
+        }
+        if let Some(guard) = self.guard.as_mut().filter(|_| self.mounted) {
+            guard.abort();
         }
     }
 }

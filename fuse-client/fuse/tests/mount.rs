@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -263,14 +263,16 @@ fn a_dead_mount_is_mended_by_the_next() {
     assert!(!mend_dead_mount(&place.0).expect("nothing to mend"));
 }
 
-/// Names the place to the process that is to be killed.
+/// Names the place to the process that is to end.
 const DOOMED: &str = "CFS_FUSE_TEST_DOOMED";
 
-/// Serves until it is killed.
+/// Serves until the input ends.
 fn serve_at(path: &Path) {
     let (device, mounted) = mount(path, &MountOptions::default()).expect("mounted");
-    serve(device, Duration::from_secs(3600)).join().expect("served");
+    let server = serve(device, Duration::from_secs(3600));
+    assert_eq!(io::stdin().read(&mut [0]).expect("an input"), 0);
     drop(mounted);
+    server.join().expect("served to the end");
 }
 
 /// Whether a thread of the process waits in that function of the kernel.
@@ -288,23 +290,43 @@ fn await_true(what: &str, condition: impl FnMut() -> bool) {
     }
 }
 
-#[test]
-fn a_process_killed_while_it_notifies_ends_and_so_do_those_that_wait_for_it() {
-    if let Some(path) = std::env::var_os(DOOMED) {
-        return serve_at(Path::new(&path));
-    }
-    let place = Place::new("doomed");
+/// Starts the test of that name in a process of its own, which serves, and calls `end` while its notifier waits in
+/// the kernel for a lock whose holder waits for an answer: it ends, and so does the holder. How it ended.
+fn end_while_it_notifies(test: &str, end: impl FnOnce(&mut Child)) -> ExitStatus {
+    let place = Place::new(test);
     let own = std::env::current_exe().expect("the test's binary");
-    let name = "a_process_killed_while_it_notifies_ends_and_so_do_those_that_wait_for_it";
-    let mut server = Command::new(own).args(["--exact", name]).env(DOOMED, &place.0).spawn().expect("started");
+    let mut command = Command::new(own);
+    command.args(["--exact", test]).env(DOOMED, &place.0).stdin(Stdio::piped());
+    let mut server = command.spawn().expect("started");
     await_true("it mounts", || is_mounted(&place.0));
     fs::write(place.0.join("stuck"), b"x").expect("written");
     let mut remover = Command::new("rm").arg("-f").arg(place.0.join("stuck")).spawn().expect("rm");
     await_true("the notifier waits for the directory's lock", || waits_in(server.id(), "fuse_reverse_inval"));
-    server.kill().expect("killed");
+    end(&mut server);
     await_true("the server ends", || server.try_wait().expect("a child").is_some());
     await_true("who waited for it ends", || remover.try_wait().expect("a child").is_some());
-    assert!(mend_dead_mount(&place.0).expect("mended"));
+    mend_dead_mount(&place.0).expect("mended");
+    server.wait().expect("it has ended")
+}
+
+#[test]
+fn a_process_killed_while_it_notifies_ends() {
+    if let Some(path) = std::env::var_os(DOOMED) {
+        return serve_at(Path::new(&path));
+    }
+    let ended = end_while_it_notifies("a_process_killed_while_it_notifies_ends", |server| {
+        server.kill().expect("killed");
+    });
+    assert_eq!(ended.signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn a_mount_dropped_while_it_notifies_ends() {
+    if let Some(path) = std::env::var_os(DOOMED) {
+        return serve_at(Path::new(&path));
+    }
+    let ended = end_while_it_notifies("a_mount_dropped_while_it_notifies_ends", |server| drop(server.stdin.take()));
+    assert!(ended.success(), "{ended}");
 }
 
 #[test]

@@ -12,7 +12,7 @@
 
 use super::syscall;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
@@ -23,15 +23,19 @@ const SCRIPT: &str = "trap 'echo 1; exit 0' USR1; trap '' INT TERM HUP; \
 
 /// The shell; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Guard(Child);
+pub struct Guard {
+    shell: Child,
+    connection: File,
+}
 
 impl Guard {
     /// Watches over the connection of `device_number` until the calling thread ends.
     pub fn start(device_number: &str) -> io::Result<Guard> {
+        let connection = abort_file(device_number)?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SCRIPT, "cfs-guard"]).arg(std::process::id().to_string());
         command.current_dir("/").process_group(0);
-        command.stdin(Stdio::piped()).stdout(abort_file(device_number)?).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(connection.try_clone()?).stderr(Stdio::null());
         // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and takes no pointers.
         unsafe {
             command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGUSR1) {
@@ -39,14 +43,20 @@ impl Guard {
                 _ => Err(io::Error::last_os_error()),
             });
         }
-        command.spawn().map(Guard)
+        Ok(Guard { shell: command.spawn()?, connection })
+    }
+
+    /// Ends the connection: whoever waits for an answer gets an error, also our notifier in the kernel.
+    pub fn abort(&mut self) {
+        // An error says that it is over.
+        let _over = self.connection.write_all(b"1");
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _reaped = self.0.wait();
+        drop(self.shell.stdin.take());
+        let _reaped = self.shell.wait();
     }
 }
 
