@@ -127,7 +127,11 @@ impl FileSystem for VolumeFront {
         self.volume.link(who, ino, dir, name).await
     }
     async fn create(&self, who: &Identity, dir: InodeId, name: &Name, how: &Creation) -> Done<(Entry, Opened)> {
-        let (entry, handle) = self.volume.create(who, dir, name, how).await?;
+        // A file that somebody else made meanwhile is not opened here: the kernel, which checks
+        // permissions, has not seen it. At ESTALE it looks the name up and opens what it finds.
+        let made = self.volume.create(who, dir, name, &Creation { exclusive: true, ..*how }).await;
+        let taken = |error| if error == FsError::Exists && !how.exclusive { FsError::Stale } else { error };
+        let (entry, handle) = made.map_err(taken)?;
         let caching = self.caching(&entry.attr, how.flags);
         Ok((entry, Opened { handle, caching }))
     }
