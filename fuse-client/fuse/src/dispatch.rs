@@ -31,7 +31,7 @@ pub async fn dispatch<F: FileSystem>(fs: &F, who: &Identity, operation: FileOper
         | FileOperation::Release { .. }
         | FileOperation::Fsync { .. }
         | FileOperation::Fallocate { .. }
-        | FileOperation::Lseek { .. } => data(fs, operation).await.map(Answer::from),
+        | FileOperation::Lseek { .. } => data(fs, who, operation).await.map(Answer::from),
         FileOperation::Lookup { .. }
         | FileOperation::Getattr { .. }
         | FileOperation::Statx { .. }
@@ -139,7 +139,7 @@ async fn read_dir<F: FileSystem>(
     Ok(packer.finish())
 }
 
-async fn data<F: FileSystem>(fs: &F, operation: FileOperation) -> Outcome<F> {
+async fn data<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -> Outcome<F> {
     match operation {
         FileOperation::Read { handle, offset, len } => {
             let len = len.min(TRANSFER_BYTES_MAX);
@@ -159,7 +159,7 @@ async fn data<F: FileSystem>(fs: &F, operation: FileOperation) -> Outcome<F> {
         FileOperation::Release { handle } => fs.release(handle),
         FileOperation::Fsync { handle } => fs.fsync(handle).await?,
         FileOperation::Fallocate { handle, offset, len, mode, keep_size } => {
-            fs.fallocate(handle, offset, len, mode, keep_size).await?;
+            fs.fallocate(who, handle, offset, len, mode, keep_size).await?;
         }
         _ => return Err(FsError::UnknownOperation),
     }

@@ -83,6 +83,7 @@ pub trait FileSystem: 'static {
     fn fsync(&self, handle: Handle) -> impl Future<Output = Done<()>>;
     fn fallocate(
         &self,
+        who: &Identity,
         handle: Handle,
         offset: u64,
         len: u64,

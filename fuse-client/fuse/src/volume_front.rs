@@ -160,8 +160,16 @@ impl FileSystem for VolumeFront {
     async fn fsync(&self, handle: Handle) -> Done<()> {
         self.volume.fsync(handle).await
     }
-    async fn fallocate(&self, handle: Handle, offset: u64, len: u64, mode: FallocateMode, keep_size: bool) -> Done<()> {
-        self.volume.fallocate(handle, offset, len, mode, keep_size).await
+    async fn fallocate(
+        &self,
+        who: &Identity,
+        handle: Handle,
+        offset: u64,
+        len: u64,
+        mode: FallocateMode,
+        keep_size: bool,
+    ) -> Done<()> {
+        self.volume.fallocate(who, handle, offset, len, mode, keep_size).await
     }
     async fn seek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Done<u64> {
         self.volume.seek(handle, offset, whence).await

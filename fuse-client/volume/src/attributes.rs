@@ -102,6 +102,8 @@ impl Volume {
     }
 
     async fn change_xattr(&self, who: &Identity, ino: InodeId, op: &Op) -> Result<(), FsError> {
+        // Writing ends a capability (`security.capability`): what was written before must not do so later.
+        self.core.write_back(ino).await;
         let result = self.core.call(ino.shard(), who, op, None).await;
         self.core.inodes.changed_attr(ino);
         result?;

@@ -197,6 +197,11 @@ impl Core {
         }
     }
 
+    /// The kernel is to ask for an inode's attributes again.
+    pub fn distrust(&self, ino: InodeId) {
+        self.forget_in_kernel(|kernel| kernel.distrust(ino));
+    }
+
     fn forget_in_kernel(&self, forget: impl FnOnce(&dyn KernelCache)) {
         let kernel = self.kernel.borrow().clone();
         if let Some(kernel) = kernel {

@@ -136,7 +136,20 @@ impl Core {
             drained.await;
         }
         self.write_back(file.ino).await;
-        self.write_through(file, offset, data, flags).await
+        let privileged = flags.kill_privileges && self.is_privileged(file.ino);
+        let written = self.write_through(file, offset, data, flags).await;
+        if privileged {
+            self.distrust(file.ino);
+        }
+        written
+    }
+
+    /// Whether the kernel may believe that the file is setuid or setgid: a change of content then ends
+    /// that without its knowing.
+    fn is_privileged(&self, ino: InodeId) -> bool {
+        let now = self.now();
+        let cached = self.inodes.find(ino, |inode| inode.cached_attr(now)).flatten();
+        cached.is_some_and(|(attr, _)| attr.mode & PRIVILEGE_BITS != 0)
     }
 
     /// Whether this write may be held back now.
@@ -303,9 +316,10 @@ impl Volume {
         }
     }
 
-    /// Allocates, punches or zeroes.
+    /// Allocates, punches or zeroes. Setuid and setgid go unless root asks.
     pub async fn fallocate(
         &self,
+        who: &Identity,
         handle: Handle,
         offset: u64,
         len: u64,
@@ -315,8 +329,12 @@ impl Volume {
         let core = &self.core;
         let ino = core.files.get(handle)?.ino;
         core.write_back(ino).await;
+        let privileged = core.is_privileged(ino);
         let op = Op::Fallocate { ino, offset, len, mode, keep_size };
-        let answer = core.call(ino.shard(), &Identity::default(), &op, None).await;
+        let answer = core.call(ino.shard(), who, &op, None).await;
+        if privileged {
+            core.distrust(ino);
+        }
         core.inodes.changed_data(ino);
         core.data.forget_range(ino, offset, len);
         if answer.is_err() {

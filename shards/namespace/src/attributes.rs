@@ -5,6 +5,7 @@ use crate::lock;
 use crate::outcome::{Step, Stop};
 use crate::record::Inode;
 use crate::state::State;
+use crate::xattr;
 use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, Nanos};
 use cfs_wire::{AttrChange, FileKind, Reply, TimeChange};
 
@@ -22,6 +23,9 @@ pub fn set(state: &mut State<'_>, ino: InodeId, change: &AttrChange) -> Step<Rep
     let chown = change.uid.is_some() || change.gid.is_some();
     if change.kill_privileges || chown {
         inode.kill_privileges();
+    }
+    if change.kill_privileges || chown || change.size.is_some() {
+        xattr::drop_capability(state, ino, &mut inode)?;
     }
     inode.uid = change.uid.unwrap_or(inode.uid);
     inode.gid = change.gid.unwrap_or(inode.gid);

@@ -2,6 +2,7 @@
 
 use crate::keys;
 use crate::outcome::{Step, Stop};
+use crate::record::Inode;
 use crate::state::State;
 use crate::view::View;
 use cfs_types::{FsError, InodeId};
@@ -14,12 +15,33 @@ pub const VALUE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of all names of one inode, each with its NUL (XATTR_LIST_MAX of Linux).
 pub const LIST_BYTES_MAX: usize = 64 << 10;
 
+/// Namespaces of names. Others have a meaning that nobody here would give them, POSIX ACLs
+/// (`system.posix_acl_access`) above all: to store such a thing and not enforce it is worse than to refuse it.
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+/// Capabilities of an executable file.
+const CAPABILITY: &[u8] = b"security.capability";
+
 fn check_name(name: &[u8]) -> Step<()> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Err(Stop::Fail(FsError::Range));
     }
     if name.contains(&0) {
         return Err(Stop::Fail(FsError::Invalid));
+    }
+    match NAMESPACES.iter().find_map(|space| name.strip_prefix(*space)) {
+        None => Err(Stop::Fail(FsError::NotSupported)),
+        Some(b"") => Err(Stop::Fail(FsError::Invalid)),
+        Some(_) => Ok(()),
+    }
+}
+
+/// A file's content or owner changes: it loses its capabilities, whoever does it (Linux:
+/// `cap_inode_killpriv`). The caller writes the inode.
+pub fn drop_capability(state: &mut State<'_>, ino: InodeId, inode: &mut Inode) -> Step<()> {
+    let key = keys::xattr(ino, CAPABILITY);
+    if inode.xattr_name_bytes > 0 && state.get(&key)?.is_some() {
+        inode.xattr_name_bytes = inode.xattr_name_bytes.saturating_sub(listed_bytes(CAPABILITY));
+        state.delete(key);
     }
     Ok(())
 }

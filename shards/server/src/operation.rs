@@ -320,10 +320,12 @@ async fn fallocate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext,
     let Op::Fallocate { ino, offset, len, mode, keep_size } = *op else { return Err(FsError::Invalid) };
     let end = file_data::within_file(Layout::default(), offset, len)?;
     let _held = core.hold(vec![ino], context.session, Intent::Change).await;
+    // The kernel does not say so with the request, as it does with a write: only root keeps them.
+    let kill_privileges = context.identity.uid != 0;
     let mut at = offset;
     loop {
         let len = fallocate_slice(Layout::default(), at, end - at);
-        let body = DataCommand::Fallocate { ino, offset: at, len, mode, keep_size, kill_privileges: false };
+        let body = DataCommand::Fallocate { ino, offset: at, len, mode, keep_size, kill_privileges };
         at += len;
         // Only the last slice carries the request's number: the others are repeated harmlessly.
         let command = if at >= end {

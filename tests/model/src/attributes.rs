@@ -25,6 +25,9 @@ impl Model {
         if change.kill_privileges || change.uid.is_some() || change.gid.is_some() {
             node.kill_privileges();
         }
+        if change.kill_privileges || change.uid.is_some() || change.gid.is_some() || change.size.is_some() {
+            node.drop_capability();
+        }
         if let Some(uid) = change.uid {
             node.uid = uid;
         }
@@ -112,5 +115,12 @@ fn check_xattr_name(name: &[u8]) -> Result<(), FsError> {
     if name.is_empty() || name.len() > XATTR_NAME_MAX {
         return Err(FsError::Range);
     }
-    if name.contains(&0) { Err(FsError::Invalid) } else { Ok(()) }
+    if name.contains(&0) {
+        return Err(FsError::Invalid);
+    }
+    match [&b"user."[..], b"trusted.", b"security."].iter().find_map(|space| name.strip_prefix(*space)) {
+        None => Err(FsError::NotSupported),
+        Some(b"") => Err(FsError::Invalid),
+        Some(_) => Ok(()),
+    }
 }

@@ -171,6 +171,9 @@ impl Model {
                 if *kill_privileges {
                     node.kill_privileges();
                 }
+                if bytes > 0 {
+                    node.drop_capability();
+                }
                 node.modified(call.now);
                 Ok(Reply::Written { offset, attr: self.node(*ino)?.attr(*ino), sequence: 0 })
             }
@@ -185,6 +188,9 @@ impl Model {
                 if *mode != FallocateMode::Allocate {
                     content.zero(*offset, end);
                 }
+                let node = self.node_mut(*ino)?;
+                node.drop_capability();
+                let content = node.file_mut()?;
                 if !*keep_size && *mode != FallocateMode::PunchHole && end > content.size() {
                     content.resize(end);
                 }

@@ -124,6 +124,10 @@ impl Node {
         self.ctime = now;
     }
 
+    pub(crate) fn drop_capability(&mut self) {
+        self.xattrs.remove(&b"security.capability"[..]);
+    }
+
     pub(crate) fn kill_privileges(&mut self) {
         if !self.is_dir() {
             let group_executes = self.mode & 0o010 != 0;

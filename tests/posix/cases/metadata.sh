@@ -29,3 +29,9 @@ if [ "$(id -u)" = 0 ] && id nobody >/dev/null; then
     ! as ls dir 2>/dev/null
     as touch sticky/theirs && [ "$(stat -c %U sticky/theirs)" = nobody ]
 fi
+# What an attribute of another namespace means nobody here would enforce.
+setfattr -n trusted.key -v value file
+for name in system.posix_acl_access other.key; do
+    ! setfattr -n $name -v 0x0200000001000600ffffffff04000400ffffffff20000400ffffffff file 2>errors
+    grep -q 'not supported' errors
+done

@@ -296,7 +296,15 @@ impl FileSystem for Memory {
     async fn fsync(&self, _: Handle) -> Result<(), FsError> {
         Ok(())
     }
-    async fn fallocate(&self, handle: Handle, offset: u64, len: u64, _: FallocateMode, _: bool) -> Result<(), FsError> {
+    async fn fallocate(
+        &self,
+        _: &Identity,
+        handle: Handle,
+        offset: u64,
+        len: u64,
+        _: FallocateMode,
+        _: bool,
+    ) -> Result<(), FsError> {
         let end = index(offset.saturating_add(len))?;
         self.with(inode(handle)?, |node| {
             resize(node, end.max(node.bytes.len()));

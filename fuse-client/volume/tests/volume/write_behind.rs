@@ -1,6 +1,6 @@
 //! Bytes held back: when they are sent, seen, given up and lost.
 
-use crate::fake::{Fake, ino, stage};
+use crate::fake::{Fake, Kernel, ino, stage};
 use cfs_seam::{Class, World, sleep, spawn};
 use cfs_types::FsError;
 use cfs_volume::{Handle, OpenFlags, Volume, WriteFlags};
@@ -240,5 +240,31 @@ fn a_sequential_reader_is_read_ahead_of() {
         write(&volume, handle, 1 << 20, b"fresh").await;
         volume.fsync(handle).await.expect("durable");
         assert_eq!(&*volume.read(handle, 1 << 20, 5).await.expect("read"), b"fresh");
+    });
+}
+
+#[test]
+fn a_kernel_that_saw_a_setuid_file_asks_again_after_a_write_or_fallocate_of_others() {
+    cfs_sim::run(9, |world| async move {
+        let (fake, volume, handle) = exclusive(&world).await;
+        let kernel = Rc::new(Kernel::default());
+        volume.set_kernel_cache(kernel.clone());
+        let kill = WriteFlags { kill_privileges: true, ..WriteFlags::default() };
+        volume.write(handle, 0, b"new", kill).await.expect("written");
+        assert!(kernel.distrusted.borrow().is_empty());
+        fake.files.borrow_mut().get_mut(&ino(1)).expect("exists").attr.mode = 0o4755;
+        volume.setattr(&Identity::default(), ino(1), AttrChange::default()).await.expect("asked");
+        volume.write(handle, 0, b"new", kill).await.expect("written");
+        assert_eq!(*kernel.distrusted.borrow(), [ino(1)]);
+    });
+}
+
+#[test]
+fn an_extended_attribute_follows_what_was_written_before_it() {
+    cfs_sim::run(10, |world| async move {
+        let (fake, volume, handle) = exclusive(&world).await;
+        write(&volume, handle, 0, b"new").await;
+        let _unknown_here = volume.removexattr(&Identity::default(), ino(1), b"security.capability").await;
+        assert_eq!(stored(&fake), b"new content");
     });
 }

@@ -7,6 +7,7 @@ use super::message::Change;
 use crate::outcome::{Step, Stop};
 use crate::record::Inode;
 use crate::state::State;
+use crate::xattr;
 use cfs_types::{FsError, InodeId, Nanos, RangeIndex};
 use cfs_wire::{FallocateMode, FileKind, Reply};
 
@@ -102,6 +103,7 @@ pub fn fallocate(state: &mut State<'_>, asked: Fallocate) -> Step<Reply> {
     if asked.kill_privileges {
         inode.kill_privileges();
     }
+    xattr::drop_capability(state, ino, &mut inode)?;
     state.put_inode(ino, &inode);
     Ok(Reply::Attr(inode.attr(ino)))
 }

@@ -7,6 +7,7 @@ use super::{keys, next_chunk_sequence, range_shard};
 use crate::outcome::{Step, Stop};
 use crate::state::State;
 use crate::view::View;
+use crate::xattr;
 use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, InodeId};
 use cfs_wire::Reply;
 use serde::{Deserialize, Serialize};
@@ -107,6 +108,7 @@ pub fn execute(state: &mut State<'_>, write: Write<'_>) -> Step<Reply> {
         if write.kill_privileges {
             inode.kill_privileges();
         }
+        xattr::drop_capability(state, write.ino, &mut inode)?;
         state.put_inode(write.ino, &inode);
     }
     let (attr, sequence) = (inode.attr(write.ino), inode.sequence);

@@ -1,12 +1,13 @@
 //! Listings, colliding names, limits, and the end of inodes.
 
 use crate::cluster::Cluster;
+use cfs_namespace::data::{DataCommand, WriteAt, WriteData};
 use cfs_namespace::keys::{self, space};
 use cfs_namespace::record::{Dentry, Inode};
 use cfs_namespace::txn::{Part, TxnCommand};
 use cfs_namespace::{Command, CommandBody, Effect, LINKS_MAX, execute};
 use cfs_types::{FsError, InodeId, Name, SessionId, VolumeId};
-use cfs_wire::{EntryReply, FileKind, Op, Reply, XattrMode};
+use cfs_wire::{AttrChange, EntryReply, FallocateMode, FileKind, Op, Reply, XattrMode};
 use std::collections::BTreeSet;
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -143,4 +144,56 @@ fn an_inode_with_much_content_is_reaped_in_bounded_steps() {
     let of_it = left
         .filter(|(key, _)| matches!(key[0], space::XATTR | space::ORPHAN | space::REAP) || **key == *keys::inode(ino));
     assert_eq!(of_it.count(), 0);
+}
+
+#[test]
+fn only_namespaces_with_a_meaning_here_are_taken() {
+    let mut cluster = Cluster::new();
+    let ino = create(&mut cluster, "a").ino;
+    let mut set =
+        |name: &[u8]| op(&mut cluster, Op::SetXattr { ino, name: name.to_vec(), value: vec![1], mode: XattrMode::Set });
+    for name in [&b"user.a"[..], b"trusted.a", b"security.a"] {
+        assert_eq!(set(name), Ok(Reply::Done));
+    }
+    for name in [&b"system.posix_acl_access"[..], b"system.posix_acl_default", b"os2.a", b"user", b"a"] {
+        assert_eq!(set(name), Err(FsError::NotSupported), "{}", name.escape_ascii());
+    }
+    assert_eq!(set(b"user."), Err(FsError::Invalid));
+}
+
+#[test]
+fn a_file_that_changes_loses_its_capabilities() {
+    let mut cluster = Cluster::new();
+    let ino = create(&mut cluster, "a").ino;
+    let (capability, other) = (b"security.capability".to_vec(), b"security.other".to_vec());
+    let set = |cluster: &mut Cluster, name: &Vec<u8>| {
+        let set = Op::SetXattr { ino, name: name.clone(), value: vec![1], mode: XattrMode::Set };
+        assert_eq!(op(cluster, set), Ok(Reply::Done));
+    };
+    set(&mut cluster, &other);
+    let checksums = vec![0xe16d_cdee];
+    let data = WriteData::Inline { data_offset: 0, len: 5, checksums };
+    let (at, kill_privileges, mode) = (WriteAt::Offset(0), false, FallocateMode::Allocate);
+    let resized = AttrChange { size: Some(3), ..AttrChange::default() };
+    let owned = AttrChange { uid: Some(5), ..AttrChange::default() };
+    let changes = [
+        CommandBody::Data(DataCommand::Write { ino, at, data, kill_privileges }),
+        CommandBody::Data(DataCommand::Fallocate { ino, offset: 0, len: 9, mode, keep_size: false, kill_privileges }),
+        CommandBody::Op { op: Op::Setattr { ino, change: resized }, pinned_by: Vec::new() },
+        CommandBody::Op { op: Op::Setattr { ino, change: owned }, pinned_by: Vec::new() },
+    ];
+    for change in changes {
+        set(&mut cluster, &capability);
+        let get = Op::GetXattr { ino, name: capability.clone() };
+        assert_eq!(cluster.ask(ino.shard(), &get), Ok(Reply::Bytes(vec![1])));
+        let outcome = cluster.run(ino.shard(), &Command::internal(change.clone()));
+        assert!(outcome.result.is_ok(), "{change:?}: {:?}", outcome.result);
+        assert_eq!(cluster.ask(ino.shard(), &get), Err(FsError::NoAttribute), "{change:?}");
+        let names = [&other[..], &[0]].concat();
+        assert_eq!(cluster.ask(ino.shard(), &Op::ListXattr { ino }), Ok(Reply::Bytes(names)));
+    }
+    let mode = AttrChange { mode: Some(0o755), ..AttrChange::default() };
+    set(&mut cluster, &capability);
+    op(&mut cluster, Op::Setattr { ino, change: mode }).expect("set");
+    assert_eq!(cluster.ask(ino.shard(), &Op::GetXattr { ino, name: capability }), Ok(Reply::Bytes(vec![1])));
 }

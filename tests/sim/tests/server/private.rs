@@ -317,7 +317,7 @@ impl Private {
         let mode = modes[self.rng.index(3)];
         let keep_size = mode == FallocateMode::PunchHole || self.rng.below(2) == 0;
         self.note(format!("fallocate {ino:?} {mode:?} {len} at {offset}, keep size {keep_size}"));
-        let got = self.volume.fallocate(handle, offset, len, mode, keep_size).await;
+        let got = self.volume.fallocate(&ME, handle, offset, len, mode, keep_size).await;
         if got != Ok(()) {
             self.wrong(got, ());
         }

@@ -76,7 +76,8 @@ impl Random {
     pub fn op(&mut self, model: &Model) -> Op {
         let ino = self.any(model);
         let (dir, name) = (self.dir(model), self.name());
-        let xattr = self.name().as_bytes().to_vec();
+        let namespace = ["user.", "trusted.", "security.", "system.", ""][self.below(5)];
+        let xattr = [namespace.as_bytes(), self.name().as_bytes()].concat();
         match self.below(24) {
             0 => Op::Getattr { ino },
             1 => Op::Setattr { ino, change: self.attributes() },
