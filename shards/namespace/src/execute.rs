@@ -91,7 +91,9 @@ fn run(state: &mut State<'_>, command: &Command) -> Step<Answer> {
         return txn::execute(state, command, body).map(Answer::Txn);
     }
     if let Some(result) = session::recall(state, command)? {
-        return Ok(Answer::Wire(result?));
+        let reply = result?;
+        outbox::announce(state)?;
+        return Ok(Answer::Wire(reply));
     }
     let reply = run_body(state, command)?;
     session::keep(state, command, &Ok(reply.clone()))?;

@@ -6,16 +6,19 @@
 use crate::command::Message;
 use crate::data;
 use crate::keys;
-use crate::outcome::{Step, Stop};
+use crate::outcome::{Effect, Step, Stop};
 use crate::reap;
 use crate::record;
 use crate::state::{State, find, find_inode};
 use crate::txn;
 use crate::view::View;
 use cfs_types::{FsError, Nanos, SessionId, ShardId};
+use std::collections::BTreeMap;
 
 /// Messages removed by one acknowledgement; more are removed by the next.
 const ACKNOWLEDGE_MAX: usize = 256;
+/// Messages looked at in one scan.
+const ANNOUNCE_PAGE: usize = 256;
 
 impl Message {
     /// The shard of the inode the message is about; None where it goes to a participant.
@@ -74,6 +77,26 @@ pub fn perform(state: &mut State<'_>, from: ShardId, message: &Message, pinned_b
         }
         Message::Data(message) => data::deliver(state, from, message),
     }
+}
+
+/// Tells the driver of every message on its way: a retry must not be answered before those of its first
+/// attempt have arrived, and they are not told apart.
+pub fn announce(state: &mut State<'_>) -> Step<()> {
+    let mut from = vec![keys::space::OUTBOX];
+    let mut last = BTreeMap::new();
+    loop {
+        let rows = state.scan(&from, &[keys::space::OUTBOX + 1], ANNOUNCE_PAGE)?;
+        for (key, _) in &rows {
+            let (to, sequence) = keys::parse_outbox(key).ok_or(FsError::Corrupt)?;
+            last.insert(to, sequence);
+        }
+        match rows.last() {
+            Some((key, _)) if rows.len() == ANNOUNCE_PAGE => from = [&key[..], &[0]].concat(),
+            _ => break,
+        }
+    }
+    state.effects.extend(last.into_iter().map(|(to, sequence)| Effect::Sent { to, sequence }));
+    Ok(())
 }
 
 /// Removes messages that the peer has executed.

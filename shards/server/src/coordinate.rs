@@ -11,7 +11,7 @@ use crate::messages::{CoreReply, CoreRequest, Remote};
 use crate::shard::Shard;
 use crate::touched::touched;
 use cfs_exec::channel;
-use cfs_namespace::txn::{Action, Coordinator, Event, Request, TxnCommand, TxnReply, Verdict};
+use cfs_namespace::txn::{Action, Coordinator, DecideReply, Event, Request, TxnCommand, TxnReply, Verdict};
 use cfs_namespace::{Answer, Command, CommandBody, TxId, pending};
 use cfs_seam::{Class, io, sleep, spawn};
 use cfs_types::{FsError, InodeId, SessionId, ShardId, Timestamp, VolumeId};
@@ -101,14 +101,24 @@ async fn try_execute(core: &Rc<Core>, shard: ShardId, mut command: Command, data
     let inodes = touched(&shard, &command).await?;
     let _held = core.hold(inodes, command.session, Intent::Change).await;
     let pinned = fill_pins(core, &shard, &mut command).await?;
-    let _place = core.log_place(Asker::FollowUp, data.len()).await;
+    let concludes = matches!(command.body, CommandBody::Conclude { .. });
+    let place = core.log_place(Asker::FollowUp, data.len()).await;
     let executed = shard.execute(command, data, Vec::new()).await?;
     release_unpinned(core, &shard, pinned).await?;
+    drop(place);
+    // A retry is answered when what its first attempt sent has arrived.
+    if concludes || is_duplicate(&executed.result) {
+        core.await_delivery(&shard, &executed.effects).await?;
+    }
     let result = executed.result.and_then(|answer| match answer {
         GroupAnswer::Shard(answer) => Ok(answer),
         GroupAnswer::Control(_) => Err(FsError::Invalid),
     });
     Ok(Remote { result, blocked_by: executed.blocked_by })
+}
+
+fn is_duplicate(result: &Result<GroupAnswer, FsError>) -> bool {
+    matches!(result, Ok(GroupAnswer::Shard(Answer::Txn(TxnReply::Decided(DecideReply::Duplicate(_))))))
 }
 
 /// An inode that may lose its last link, and who holds it open.

@@ -4,6 +4,7 @@ use super::decision::{self, Proposal};
 use super::{DecideReply, Part, TxnCommand, TxnReply, participant, rename_lock};
 use crate::command::{Command, EntryContext, Message};
 use crate::keys;
+use crate::outbox;
 use crate::outcome::Step;
 use crate::session;
 use crate::state::State;
@@ -19,6 +20,7 @@ pub fn execute(state: &mut State<'_>, command: &Command, body: &TxnCommand) -> S
                 return Ok(TxnReply::Decided(decided));
             }
             if let Some(result) = session::recall(state, command)? {
+                outbox::announce(state)?;
                 return Ok(TxnReply::Decided(DecideReply::Duplicate(result)));
             }
             let proposal = Proposal { tx: *tx, participants, parts, after, reply, pinned_by };

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, audit};
 use cfs_namespace::txn::{Action, Coordinator, DecideReply, Event, Request, TxnCommand, TxnReply};
-use cfs_namespace::{Answer, Command, CommandBody};
+use cfs_namespace::{Answer, Command, CommandBody, Effect, Outcome};
 use cfs_types::{InodeId, Name, RequestNumber, SessionId, ShardId};
 use cfs_wire::{Identity, Op};
 use std::collections::BTreeSet;
@@ -105,4 +105,19 @@ fn commands_that_come_twice_change_nothing_the_second_time() {
     again(&mut cluster, HOME, &abort);
     cluster.settle();
     audit::sound(&cluster);
+}
+
+#[test]
+fn a_retry_is_told_of_what_its_first_attempt_sent() {
+    let mut cluster = Cluster::new();
+    let (_, decision) = prepared(&mut cluster);
+    assert!(matches!(decide(&mut cluster, &decision), DecideReply::Committed { .. }));
+    let body = CommandBody::Conclude { error: cfs_types::FsError::Exists };
+    let again = Command { body, ..decision.clone() };
+    let sent = |outcome: &Outcome| outcome.effects.iter().any(|e| matches!(e, Effect::Sent { to: HOME, sequence: 1 }));
+    let outcome = cluster.run(InodeId::ROOT.shard(), &again);
+    assert!(outcome.result.is_ok() && sent(&outcome), "{outcome:?}");
+    cluster.settle();
+    let outcome = cluster.run(InodeId::ROOT.shard(), &again);
+    assert!(outcome.result.is_ok() && !sent(&outcome), "{outcome:?}");
 }
