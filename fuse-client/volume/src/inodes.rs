@@ -407,11 +407,12 @@ impl Inodes {
         self.find(ino, |inode| inode.opens > 0) == Some(true)
     }
 
-    /// Every open inode, and whether a handle may write.
+    /// Every inode that the server must hold for us, and whether we write: the open ones, and those whose
+    /// last handle is closed while bytes are held back, since an unlinked file ends with its close.
     pub fn open_files(&self) -> Vec<(InodeId, bool)> {
         let map = self.map.borrow();
-        let open = map.iter().filter(|(_, inode)| inode.opens > 0);
-        open.map(|(ino, inode)| (*ino, inode.writers > 0)).collect()
+        let open = map.iter().filter(|(_, inode)| inode.opens > 0 || inode.closing || !inode.dirty.is_empty());
+        open.map(|(ino, inode)| (*ino, inode.writers > 0 || !inode.dirty.is_empty())).collect()
     }
 
     /// Inodes with bytes that wait since before `limit`, or all with any.
