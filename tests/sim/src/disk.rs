@@ -28,6 +28,8 @@ pub struct DiskFaults {
     pub read_error_per_million: u32,
     /// Writes answered with EIO; any part of them is stored.
     pub write_error_per_million: u32,
+    /// Flushes are acknowledged and not carried out: only for tests that must notice it.
+    pub flushes_lie: bool,
     /// Flushes answered with EIO; any part of the cache is lost.
     pub flush_error_per_million: u32,
     /// Reads before which one bit of their range flips for good.
@@ -48,6 +50,7 @@ impl Default for DiskFaults {
             volatile_cache: true,
             fua: false,
             litter: false,
+            flushes_lie: false,
             read_error_per_million: 0,
             write_error_per_million: 0,
             flush_error_per_million: 0,
@@ -332,7 +335,9 @@ impl Disk for Handle {
                 device.media.borrow_mut().lose_cache(&device.rng);
                 return promise.complete(Err(DiskError::Device(EIO)));
             }
-            device.media.borrow_mut().complete_flush(mark);
+            if !device.faults.get().flushes_lie {
+                device.media.borrow_mut().complete_flush(mark);
+            }
             promise.complete(Ok(()));
         });
         done

@@ -6,7 +6,7 @@
 //! writes alike: writes are lost, kept, torn and reordered, flushed ones survive.
 
 use crate::rng::{Stream, mix};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Unit that a device writes whole.
@@ -17,7 +17,11 @@ const VERSIONS_MAX: usize = 4;
 /// Sectors in 4 KiB.
 const SECTORS_A_BLOCK: u64 = 8;
 
+/// Unit in which durable bytes are kept and shared between copies of a device.
+const BLOCK_BYTES: usize = 4096;
+
 type Sector = [u8; SECTOR_BYTES];
+type Block = [u8; BLOCK_BYTES];
 
 /// One sector of a write, which is kept once for all its sectors.
 #[derive(Clone)]
@@ -63,13 +67,18 @@ pub struct FlushMark(u64);
 #[derive(Clone)]
 pub struct Media {
     bytes: u64,
-    durable: BTreeMap<u64, Box<Sector>>,
+    /// By block; shared with copies of the device until one of them writes.
+    durable: BTreeMap<u64, Rc<Block>>,
     cache: BTreeMap<u64, Vec<Version>>,
     in_flight: BTreeMap<WriteId, Write>,
     begun: u64,
     completed: u64,
     /// What a sector holds that was never written: zeros, or bytes made from this key.
     litter: Option<u64>,
+}
+
+fn within_block(sector: u64) -> usize {
+    usize::try_from(sector % SECTORS_A_BLOCK).expect("small") * SECTOR_BYTES
 }
 
 fn sector_of(offset: u64) -> u64 {
@@ -109,20 +118,37 @@ impl Media {
         offset.checked_add(len).is_some_and(|end| end <= self.bytes)
     }
 
-    fn durable_sector(&self, sector: u64) -> Sector {
-        match (self.durable.get(&sector), self.litter) {
-            (Some(bytes), _) => **bytes,
-            (None, Some(key)) => arbitrary(key, sector),
-            (None, None) => [0; SECTOR_BYTES],
+    /// Fills `out`, sectors of one block, with the durable ones that begin with `sector`.
+    fn read_durable(&self, sector: u64, out: &mut [u8]) {
+        match (self.durable.get(&(sector / SECTORS_A_BLOCK)), self.litter) {
+            (Some(block), _) => {
+                let from = within_block(sector);
+                out.copy_from_slice(&block[from..from + out.len()]);
+            }
+            (None, Some(key)) => {
+                for (sector, out) in (sector..).zip(out.chunks_mut(SECTOR_BYTES)) {
+                    out.copy_from_slice(&arbitrary(key, sector)[..out.len()]);
+                }
+            }
+            (None, None) => out.fill(0),
         }
     }
 
     /// Fills `buf` with what the device answers: the newest completed writes.
     pub fn read(&self, offset: u64, buf: &mut [u8]) {
-        for (sector, out) in (sector_of(offset)..).zip(buf.chunks_mut(SECTOR_BYTES)) {
-            match self.cache.get(&sector).and_then(|versions| versions.last()) {
-                Some(version) => out.copy_from_slice(&version.bytes()[..out.len()]),
-                None => out.copy_from_slice(&self.durable_sector(sector)[..out.len()]),
+        let first = sector_of(offset);
+        let (mut sector, mut rest) = (first, &mut buf[..]);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at_mut(rest.len().min(BLOCK_BYTES - within_block(sector)));
+            self.read_durable(sector, now);
+            sector += SECTORS_A_BLOCK - sector % SECTORS_A_BLOCK;
+            rest = later;
+        }
+        for (at, versions) in self.cache.range(first..sector) {
+            let from = usize::try_from(at - first).expect("within the buffer") * SECTOR_BYTES;
+            if let (Some(version), true) = (versions.last(), from < buf.len()) {
+                let to = buf.len().min(from + SECTOR_BYTES);
+                buf[from..to].copy_from_slice(&version.bytes()[..to - from]);
             }
         }
     }
@@ -186,12 +212,21 @@ impl Media {
     }
 
     fn store(&mut self, sector: u64, bytes: &[u8]) {
-        let bytes: Sector = bytes.try_into().expect("versions are whole sectors");
-        if self.litter.is_none() && bytes == [0; SECTOR_BYTES] {
+        let number = sector / SECTORS_A_BLOCK;
+        let is_zero = self.litter.is_none() && bytes.iter().all(|byte| *byte == 0);
+        if is_zero && !self.durable.contains_key(&number) {
+            return;
+        }
+        let mut fresh = [0; BLOCK_BYTES];
+        if !self.durable.contains_key(&number) {
+            self.read_durable(number * SECTORS_A_BLOCK, &mut fresh);
+        }
+        let block = Rc::make_mut(self.durable.entry(number).or_insert_with(|| Rc::new(fresh)));
+        let from = within_block(sector);
+        block[from..from + SECTOR_BYTES].copy_from_slice(bytes);
+        if is_zero && *block == [0; BLOCK_BYTES] {
             // What was never written reads as zeros too: a device that is mostly zeros stays small.
-            self.durable.remove(&sector);
-        } else {
-            self.durable.insert(sector, Box::new(bytes));
+            self.durable.remove(&number);
         }
     }
 
@@ -250,9 +285,11 @@ impl Media {
     pub fn discard(&mut self, offset: u64, bytes: u64, rng: &Stream) {
         let key = rng.next();
         let range = sector_of(offset)..sector_of(offset + bytes);
-        let mut written: Vec<u64> = self.durable.range(range.clone()).map(|(sector, _)| *sector).collect();
-        written.extend(self.cache.range(range).map(|(sector, _)| *sector));
-        for sector in written {
+        let blocks = range.start / SECTORS_A_BLOCK..range.end.div_ceil(SECTORS_A_BLOCK);
+        let blocks = self.durable.range(blocks).map(|(number, _)| number * SECTORS_A_BLOCK);
+        let mut written: BTreeSet<u64> = blocks.flat_map(|first| first..first + SECTORS_A_BLOCK).collect();
+        written.extend(self.cache.range(range.clone()).map(|(sector, _)| *sector));
+        for sector in written.into_iter().filter(|sector| range.contains(sector)) {
             match mix(key ^ sector) % 3 {
                 0 => continue,
                 1 => self.store(sector, &[0; SECTOR_BYTES]),

@@ -2,9 +2,11 @@
 
 use crate::private::Private;
 use crate::reference::Reference;
-use crate::stage::{CORES_MAX, LIMIT, SESSION_LIFE, Setup, Stage};
+use crate::stage::{LIMIT, SESSION_LIFE, Stage};
+use crate::summary::Summary;
 use crate::walk::{compare, walk};
-use cfs_sim::{Crash, MemoryDisk, Stream};
+use cfs_seam::{Class, Instant, World, sleep, spawn};
+use cfs_sim::{Crash, Stream};
 use cfs_types::{FsError, InodeId, Name};
 use cfs_volume::{Listed, Volume};
 use cfs_wire::Identity;
@@ -71,95 +73,147 @@ struct Results {
     left_behind: Cell<bool>,
 }
 
-/// Runs the history of a seed; returns its trace.
-pub fn run(seed: u64, plan: Plan, setup: Setup, device: &MemoryDisk) -> u64 {
+struct History<'a> {
+    stage: &'a Stage,
+    plan: Plan,
+    chance: Stream,
+    results: Rc<Results>,
+    summary: Summary,
+}
+
+/// Runs the history of a seed on a stage where nothing runs yet.
+pub fn run(seed: u64, plan: Plan, stage: &Stage) -> Summary {
     let _announce = Announce(seed);
-    let stage = Stage::new(seed, setup, device);
     let chance = Stream::new(seed ^ 0x6869_7374);
-    let any_cores = || u16::try_from(1 + chance.below(u64::from(CORES_MAX))).expect("few");
-    stage.start(any_cores());
-    let began = u64::try_from(stage.sim.now().as_nanos()).expect("64 bits");
-    let results = Rc::new(Results::default());
+    let mut history = History { stage, plan, chance, results: Rc::default(), summary: Summary::default() };
+    stage.start(history.any_cores());
     for client in 0..plan.volumes {
-        let (results, seed) = (results.clone(), chance.next());
+        history.begin_client(client);
+    }
+    for _ in 0..history.chance.below(plan.crashes + 1) {
+        stage.sim.run_for(Duration::from_micros(history.chance.below(plan.pause_us)));
+        history.down_and_up();
+    }
+    let results = history.results.clone();
+    let over = stage.sim.run_until(LIMIT, || results.running.get() == 0);
+    assert!(over, "the clients do not end; server: {:?}", stage.ended.borrow());
+    history.verify();
+    Summary { histories: 1, trace: stage.sim.trace(), ..history.summary }
+}
+
+impl History<'_> {
+    fn any_cores(&self) -> u16 {
+        u16::try_from(1 + self.chance.below(u64::from(self.stage.setup.cores_max))).expect("few")
+    }
+
+    fn begin_client(&self, client: usize) {
+        let (results, plan, seed) = (self.results.clone(), self.plan, self.chance.next());
         results.running.set(results.running.get() + 1);
-        let mut options = stage.options();
-        if chance.below(3) == 0 {
+        let mut options = self.stage.options();
+        if self.chance.below(3) == 0 {
             options.dirty_bytes_max = 16 << 10;
         }
-        stage.begin_client(options, move |world, volume| async move {
-            let (over, since) = (Rc::new(Cell::new(0)), cfs_seam::Instant::new(world.clock.now().nanos() - began));
-            for task in 0..plan.tasks {
-                let (world, volume, over, results) = (world.clone(), volume.clone(), over.clone(), results.clone());
-                let tasks = world.tasks.clone();
-                let label = format!("client-{client}-{task}");
-                let seed = seed.wrapping_add(u64::try_from(task).expect("few"));
-                let work = async move {
-                    let mut private = Private::new(world, since, volume, seed, &label).await;
-                    for _ in 0..plan.steps {
-                        private.step().await;
-                    }
-                    private.end();
-                    results.references.borrow_mut().push(private.reference);
-                    over.set(over.get() + 1);
-                };
-                cfs_seam::spawn(&tasks, cfs_seam::Class::Foreground, work).detach();
-            }
-            while over.get() < plan.tasks {
-                cfs_seam::sleep(&world.clock, Duration::from_millis(5)).await;
-            }
-            assert_eq!(volume.syncfs().await, Ok(()));
-            match volume.shutdown().await {
-                Ok(()) => {}
-                // The server was away for too long: the session lives on for a while.
-                Err(FsError::TimedOut) => results.left_behind.set(true),
-                Err(error) => panic!("the session does not end: {error}"),
-            }
+        let began = u64::try_from(self.stage.sim.now().as_nanos()).expect("64 bits");
+        self.stage.begin_client(options, move |world, volume| async move {
+            let since = Instant::new(world.clock.now().nanos() - began);
+            work(&world, since, &volume, (client, seed), plan, &results).await;
             results.running.set(results.running.get() - 1);
         });
     }
-    for _ in 0..chance.below(plan.crashes + 1) {
-        stage.sim.run_for(Duration::from_micros(chance.below(plan.pause_us)));
-        down_and_up(&stage, &chance, any_cores());
-    }
-    let over = stage.sim.run_until(LIMIT, || results.running.get() == 0);
-    assert!(over, "the clients do not end (seed {seed}); server: {:?}", stage.ended.borrow());
-    let rest = if results.left_behind.get() { 2 * SESSION_LIFE } else { REAP_TIME };
-    verify(&stage, &chance, any_cores(), rest, results.references.take());
-    stage.sim.trace()
-}
 
-/// The server goes down and comes back, perhaps only after it went down once more.
-fn down_and_up(stage: &Stage, chance: &Stream, cores: u16) {
-    let how = || if chance.below(3) == 0 { Crash::Process } else { Crash::Power };
-    stage.say("down");
-    stage.crash(how());
-    stage.sim.run_for(Duration::from_micros(chance.below(200_000)));
-    if chance.below(4) == 0 {
-        stage.launch(cores);
-        stage.sim.run_for(Duration::from_micros(chance.below(100_000)));
-        stage.crash(how());
+    fn how(&self) -> Crash {
+        if self.chance.below(3) == 0 { Crash::Process } else { Crash::Power }
     }
-    stage.say("starting");
-    stage.start(cores);
-    stage.say("up");
-}
 
-/// Restarts and reads everything back.
-fn verify(stage: &Stage, chance: &Stream, cores: u16, rest: Duration, references: Vec<Reference>) {
-    if chance.below(2) == 0 {
-        stage.crash(Crash::Power);
-    } else {
-        stage.stop();
-    }
-    stage.start(cores);
-    stage.client(move |world, volume| async move {
-        cfs_seam::sleep(&world.clock, rest).await;
-        let tree = walk(&volume).await;
-        for reference in references {
-            compare(&volume, &tree, &reference).await;
+    /// The server goes down and comes back, perhaps only after it went down once more.
+    fn down_and_up(&mut self) {
+        let (stage, cores) = (self.stage, self.any_cores());
+        stage.say("down");
+        stage.crash(self.how());
+        self.summary.crashes += 1;
+        stage.sim.run_for(Duration::from_micros(self.chance.below(200_000)));
+        if self.chance.below(4) == 0 {
+            stage.launch(cores);
+            stage.sim.run_for(Duration::from_micros(self.chance.below(100_000)));
+            stage.crash(self.how());
+            self.summary.crashes += 1;
         }
-        volume.shutdown().await.expect("a clean end");
-    });
-    stage.stop();
+        if self.chance.below(2) == 0 {
+            self.check();
+        }
+        stage.say("starting");
+        stage.start(cores);
+        stage.say("up");
+    }
+
+    /// Restarts and reads everything back; the store is checked offline before and after.
+    fn verify(&mut self) {
+        let stage = self.stage;
+        self.summary.note_status(&stage.status());
+        if self.chance.below(2) == 0 {
+            stage.crash(Crash::Power);
+            self.summary.crashes += 1;
+        } else {
+            stage.stop();
+        }
+        self.check();
+        stage.start(self.any_cores());
+        let rest = if self.results.left_behind.get() { 2 * SESSION_LIFE } else { REAP_TIME };
+        let references = self.results.references.take();
+        stage.client(move |world, volume| async move {
+            sleep(&world.clock, rest).await;
+            let tree = walk(&volume).await;
+            for reference in references {
+                compare(&volume, &tree, &reference).await;
+            }
+            volume.shutdown().await.expect("a clean end");
+        });
+        self.summary.note_status(&stage.status());
+        stage.stop();
+        self.check();
+    }
+
+    fn check(&mut self) {
+        let report = self.stage.check();
+        assert!(report.is_sound(), "{report}");
+        self.summary.note_report(&report);
+    }
+}
+
+/// A client's life.
+async fn work(
+    world: &World,
+    since: Instant,
+    volume: &Rc<Volume>,
+    (client, seed): (usize, u64),
+    plan: Plan,
+    results: &Rc<Results>,
+) {
+    let over = Rc::new(Cell::new(0));
+    for task in 0..plan.tasks {
+        let (world, volume, over, results) = (world.clone(), volume.clone(), over.clone(), results.clone());
+        let tasks = world.tasks.clone();
+        let label = format!("client-{client}-{task}");
+        let seed = seed.wrapping_add(u64::try_from(task).expect("few"));
+        let work = async move {
+            let mut private = Private::new(world, since, volume, seed, &label).await;
+            for _ in 0..plan.steps {
+                private.step().await;
+            }
+            private.end();
+            results.references.borrow_mut().push(private.reference);
+            over.set(over.get() + 1);
+        };
+        spawn(&tasks, Class::Foreground, work).detach();
+    }
+    while over.get() < plan.tasks {
+        sleep(&world.clock, Duration::from_millis(5)).await;
+    }
+    assert_eq!(volume.syncfs().await, Ok(()));
+    match volume.shutdown().await {
+        Ok(()) => {}
+        // The server was away for too long: the session lives on for a while.
+        Err(FsError::TimedOut) => results.left_behind.set(true),
+        Err(error) => panic!("the session does not end: {error}"),
+    }
 }

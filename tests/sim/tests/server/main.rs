@@ -2,12 +2,15 @@
 
 mod basics;
 mod history;
+mod images;
 mod leaks;
 mod limits;
 mod pressure;
 mod private;
+mod proof;
 mod raw;
 mod reference;
 mod seeds;
 mod stage;
+mod summary;
 mod walk;

@@ -15,6 +15,8 @@ use std::rc::Rc;
 const TRAIL: usize = 30;
 const HANDLES_MAX: usize = 4;
 const BLOCK_BYTES: u64 = 4096;
+/// Ranges of large files near whose boundaries things happen.
+const RANGES: u64 = 4;
 
 /// An open file.
 #[derive(Clone, Copy)]
@@ -35,6 +37,8 @@ pub struct Private {
     label: String,
     world: World,
     since: Instant,
+    /// Says each step: with CFS_SIM_VERBOSE.
+    loud: bool,
 }
 
 impl Private {
@@ -43,7 +47,8 @@ impl Private {
         let made = volume.mkdir(&ME, InodeId::ROOT, &name(label), 0o755).await;
         let root = made.expect("nobody else uses the name").attr.ino;
         let (reference, rng) = (Reference::new(root, 0o755), Stream::new(seed));
-        Private { world, since, volume, rng, reference, open: Vec::new(), trail: VecDeque::new(), label: label.into() }
+        let (open, trail, loud) = (Vec::new(), VecDeque::new(), std::env::var_os("CFS_SIM_VERBOSE").is_some());
+        Private { world, since, volume, rng, reference, open, trail, label: label.into(), loud }
     }
 
     /// Does one thing and checks its answer.
@@ -79,6 +84,9 @@ impl Private {
 
     fn note(&mut self, what: String) {
         let what = format!("{:?} {what}", self.world.clock.now().since(self.since));
+        if self.loud {
+            eprintln!("{} {what}", self.label);
+        }
         if self.trail.len() == TRAIL {
             self.trail.pop_front();
         }
@@ -138,8 +146,8 @@ impl Private {
 
     fn any_offset(&self) -> u64 {
         match self.rng.below(20) {
-            0 => RANGE_BYTES - self.rng.below(10_000),
-            1 => RANGE_BYTES + self.rng.below(100_000),
+            0 => (1 + self.rng.below(RANGES)) * RANGE_BYTES - self.rng.below(10_000),
+            1 => (1 + self.rng.below(RANGES)) * RANGE_BYTES + self.rng.below(100_000),
             2..6 => self.rng.below(64) * BLOCK_BYTES,
             _ => self.rng.below(50_000),
         }
@@ -312,7 +320,8 @@ impl Private {
 
     async fn fallocate(&mut self) {
         let Some(Open { handle, ino, .. }) = self.any_open(true) else { return };
-        let (offset, len) = (self.any_offset(), self.any_length());
+        let ranges = if self.rng.below(4) == 0 { self.rng.below(RANGES) } else { 0 };
+        let (offset, len) = (self.any_offset(), ranges * RANGE_BYTES + self.any_length());
         let modes = [FallocateMode::Allocate, FallocateMode::PunchHole, FallocateMode::ZeroRange];
         let mode = modes[self.rng.index(3)];
         let keep_size = mode == FallocateMode::PunchHole || self.rng.below(2) == 0;

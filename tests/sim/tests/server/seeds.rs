@@ -1,8 +1,8 @@
 //! Many small histories, one a seed.
 
 use crate::history::{Plan, run};
-use crate::stage::{Setup, formatted};
-use cfs_sim::MemoryDisk;
+use crate::images::Images;
+use crate::summary::Summary;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -11,28 +11,43 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Wrong histories after which the rest is not run.
 const FAILURES_MAX: usize = 8;
 
-const SMALL: Plan = Plan { volumes: 2, tasks: 2, steps: 40, crashes: 3, pause_us: 150_000 };
+/// Histories that CI runs.
+const SEEDS: u64 = 1200;
+/// Of so many histories one is run twice.
+const TWICE_EACH: u64 = 16;
+
+/// The plan of a history.
+pub fn plan(seed: u64) -> Plan {
+    let few = |shift: u32| usize::try_from(1 + (seed >> shift) % 3).expect("small");
+    Plan { volumes: few(3), tasks: few(5), steps: 40, crashes: 4, pause_us: 150_000 }
+}
 
 /// The seeds to run: `CFS_SIM_SEEDS=from..to`, or the first `count`.
-fn seeds(count: u64) -> Range<u64> {
+pub fn seeds(count: u64) -> Range<u64> {
     let Ok(range) = std::env::var("CFS_SIM_SEEDS") else { return 0..count };
     let parse = |text: &str| text.parse().expect("CFS_SIM_SEEDS is from..to");
     let (from, to) = range.split_once("..").expect("CFS_SIM_SEEDS is from..to");
     parse(from)..parse(to)
 }
 
-/// Runs every seed, on two threads, and names those whose history went wrong.
-fn run_all(seeds: Range<u64>, setup: Setup, history: impl Fn(u64, &MemoryDisk) + Sync) {
-    let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
+/// Runs every seed, on two threads, with what `prepare` makes on each; returns the results of those
+/// that went well, in no order, and the seeds of those that did not.
+pub fn run_all<P, T: Send>(
+    seeds: Range<u64>,
+    prepare: impl Fn() -> P + Sync,
+    history: impl Fn(u64, &P) -> T + Sync,
+) -> (Vec<T>, Vec<u64>) {
+    let (next, done, failed) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let work = || {
-        let device = formatted(&setup);
+        let prepared = prepare();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end || failed.lock().expect("not poisoned").len() >= FAILURES_MAX {
                 return;
             }
-            if catch_unwind(AssertUnwindSafe(|| history(seed, &device))).is_err() {
-                failed.lock().expect("not poisoned").push(seed);
+            match catch_unwind(AssertUnwindSafe(|| history(seed, &prepared))) {
+                Ok(result) => done.lock().expect("not poisoned").push(result),
+                Err(_) => failed.lock().expect("not poisoned").push(seed),
             }
         }
     };
@@ -40,14 +55,28 @@ fn run_all(seeds: Range<u64>, setup: Setup, history: impl Fn(u64, &MemoryDisk) +
         scope.spawn(work);
         scope.spawn(work);
     });
-    let failed = failed.into_inner().expect("not poisoned");
-    assert!(failed.is_empty(), "wrong histories of seeds {failed:?}: CFS_SIM_SEEDS=from..to runs them again");
+    let mut failed = failed.into_inner().expect("not poisoned");
+    failed.sort_unstable();
+    (done.into_inner().expect("not poisoned"), failed)
 }
 
 #[test]
 fn every_history_agrees_with_the_reference() {
-    let setup = Setup::default();
-    run_all(seeds(300), setup, |seed, device| {
-        run(seed, SMALL, setup, device);
+    let seeds = seeds(SEEDS);
+    let (results, failed) = run_all(seeds.clone(), Images::new, |seed, images| {
+        let summary = run(seed, plan(seed), &images.stage(seed));
+        if seed.is_multiple_of(TWICE_EACH) {
+            assert_eq!(run(seed, plan(seed), &images.stage(seed)), summary, "one seed is one history");
+        }
+        summary
     });
+    let mut total = Summary::default();
+    results.iter().for_each(|summary| total.add(summary));
+    println!("{total:?}");
+    assert!(failed.is_empty(), "wrong histories of seeds {failed:?}: CFS_SIM_SEEDS=from..to runs them again");
+    if seeds.end - seeds.start >= SEEDS {
+        assert!(total.crashes > 2 * total.histories && total.torn > SEEDS / 100, "much goes wrong: {total:?}");
+        let upkeep = [total.checkpoints, total.compactions, total.packed_bytes, total.cleaned_bytes, total.messages];
+        assert!(upkeep.iter().all(|count| *count > SEEDS), "and upkeep is in the way: {total:?}");
+    }
 }

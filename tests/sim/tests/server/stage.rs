@@ -4,6 +4,7 @@
 //! reach the same device, so that it can come back with another number of cores.
 
 use cfs_device::{FormatOptions, Uuid};
+use cfs_observe::CoreStatus;
 use cfs_rpc::Admission;
 use cfs_seam::{Address, Disk, World};
 use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, Report, RootOwner, ServerConfig, fsck, serve_core};
@@ -17,11 +18,10 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Most cores a server is started with.
-pub const CORES_MAX: u16 = 3;
+/// Machines that reach the device have one core, two cores, up to this.
+const CORES_MAX: u16 = 3;
 /// Longest a start, a stop or a whole history may take, virtual time.
 pub const LIMIT: Duration = Duration::from_secs(600);
-const DEVICE_BYTES: u64 = 512 << 20;
 /// How long a silent session lives.
 pub const SESSION_LIFE: Duration = Duration::from_secs(30);
 const PORT: u16 = 7400;
@@ -35,6 +35,10 @@ pub struct Setup {
     pub log_slot_bytes: u64,
     /// Bytes of the log area.
     pub log_bytes: u64,
+    /// Bytes of the device.
+    pub device_bytes: u64,
+    /// Most cores a server is started with.
+    pub cores_max: u16,
     /// What the device does wrong.
     pub faults: DiskFaults,
 }
@@ -45,13 +49,15 @@ impl Default for Setup {
             memory: MemoryLimits::default(),
             log_slot_bytes: 1 << 20,
             log_bytes: 64 << 20,
+            device_bytes: 512 << 20,
+            cores_max: CORES_MAX,
             faults: DiskFaults::default(),
         }
     }
 }
 
 impl Setup {
-    /// Limits so small that checkpoints, packing and reclaim of the log go on all the time.
+    /// Memory so small that checkpoints, packing and compaction go on all the time.
     pub fn tight() -> Self {
         Setup {
             memory: MemoryLimits {
@@ -63,6 +69,16 @@ impl Setup {
             ..Setup::default()
         }
     }
+
+    /// A log so small that it is reclaimed all the time.
+    pub fn short_log() -> Self {
+        Setup { log_slot_bytes: 256 << 10, log_bytes: 8 << 20, ..Setup::tight() }
+    }
+
+    /// A device of three regions, too few to be divided.
+    pub fn small_device() -> Self {
+        Setup { device_bytes: 256 << 20, log_bytes: 32 << 20, cores_max: 1, ..Setup::tight() }
+    }
 }
 
 fn secret() -> Secret {
@@ -71,7 +87,7 @@ fn secret() -> Secret {
 
 /// A formatted device.
 pub fn formatted(setup: &Setup) -> MemoryDisk {
-    let disk = MemoryDisk::new(DEVICE_BYTES, setup.faults, 1);
+    let disk = MemoryDisk::new(setup.device_bytes, DiskFaults::default(), 1);
     let mut options = FormatOptions::new(Uuid::new([1; 16]), Uuid::new([2; 16]), Uuid::new([3; 16]));
     options.log_slot_bytes = Some(setup.log_slot_bytes);
     options.log_bytes = Some(setup.log_bytes);
@@ -79,6 +95,7 @@ pub fn formatted(setup: &Setup) -> MemoryDisk {
     cfs_sim::run(1, |_| async move {
         cfs_device::format(&work, &options, &mut |_, _| {}).await.expect("a sound device");
     });
+    disk.set_faults(setup.faults);
     disk
 }
 
@@ -87,7 +104,7 @@ type Disks = Box<dyn Fn(Rc<dyn Disk>) -> Rc<dyn Disk>>;
 /// One server with its device, and the machines of its clients.
 pub struct Stage {
     pub sim: Rc<Sim>,
-    setup: Setup,
+    pub setup: Setup,
     pub disk: SimDiskId,
     /// Machines of one core, two cores, …
     machines: Vec<NodeId>,
@@ -113,6 +130,11 @@ impl Stage {
             ended: Rc::default(),
             wrap: Box::new(|disk| disk),
         }
+    }
+
+    /// The same, but the server reaches its device through what `wrap` makes of it.
+    pub fn with_disks(self, wrap: impl Fn(Rc<dyn Disk>) -> Rc<dyn Disk> + 'static) -> Self {
+        Stage { wrap: Box::new(wrap), ..self }
     }
 
     /// The machine with so many cores.
@@ -171,6 +193,39 @@ impl Stage {
         let failed = || self.ended.borrow().iter().any(|(_, result)| result.is_err());
         self.sim.run_until(LIMIT, || ready.get() || failed());
         assert!(ready.get(), "the server does not start: {:?}", self.ended.borrow());
+    }
+
+    /// The offline check of the store. The server must be down.
+    pub fn check(&self) -> Report {
+        assert!(self.running.get().is_none(), "it runs");
+        let device = self.sim.media(self.disk);
+        cfs_sim::run(1, |world| async move { fsck(&world, Rc::new(device), |_| ()).await }).expect("a store")
+    }
+
+    /// What every core says of itself; nothing of a core whose service has ended.
+    pub fn status(&self) -> Vec<CoreStatus> {
+        let cores = self.running.get().expect("it runs");
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        for core in 0..cores {
+            let answers = answers.clone();
+            let keep = move |reply| {
+                if let CoreReply::Status(status) = reply {
+                    answers.lock().expect("not poisoned").push(*status);
+                }
+            };
+            let world = self.sim.world(self.machine(cores), core).expect("it runs");
+            let ask = Envelope::Outside(CoreRequest::Status, Box::new(keep));
+            assert!(world.mesh.send(CoreId::new(core), Box::new(ask)).is_ok());
+        }
+        let all = || answers.lock().expect("not poisoned").len() + self.ended.borrow().len() >= usize::from(cores);
+        assert!(self.sim.run_until(LIMIT, all), "no status");
+        let mut answers = answers.lock().expect("not poisoned");
+        std::mem::take(&mut *answers)
+    }
+
+    /// The device as it is now.
+    pub fn device(&self) -> MemoryDisk {
+        self.sim.media(self.disk)
     }
 
     /// Stops the server cleanly.

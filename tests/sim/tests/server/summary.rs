@@ -1,0 +1,67 @@
+//! What histories came to: whether they reached what they are meant to reach.
+
+use cfs_observe::{CoreStatus, Unit};
+use cfs_server::{Report, Severity};
+
+/// Counts of one history or many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Histories.
+    pub histories: u64,
+    /// The digest of every decision in them.
+    pub trace: u64,
+    /// Times the server went down without being told.
+    pub crashes: u64,
+    /// Stores that a crash left with a torn tail of the log.
+    pub torn: u64,
+    /// Cells that nothing names, found offline.
+    pub leaks: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Steps of compaction.
+    pub compactions: u64,
+    /// Bytes of small writes that were packed.
+    pub packed_bytes: u64,
+    /// Bytes that the cleaner moved.
+    pub cleaned_bytes: u64,
+    /// Messages from core to core.
+    pub messages: u64,
+}
+
+impl Summary {
+    /// Adds the counts of another one.
+    pub fn add(&mut self, other: &Summary) {
+        self.histories += other.histories;
+        self.trace ^= other.trace;
+        self.crashes += other.crashes;
+        self.torn += other.torn;
+        self.leaks += other.leaks;
+        self.checkpoints += other.checkpoints;
+        self.compactions += other.compactions;
+        self.packed_bytes += other.packed_bytes;
+        self.cleaned_bytes += other.cleaned_bytes;
+        self.messages += other.messages;
+    }
+
+    /// Adds what the cores did since they started.
+    pub fn note_status(&mut self, cores: &[CoreStatus]) {
+        for number in cores.iter().flat_map(|core| &core.numbers) {
+            let count = match (number.name, number.unit) {
+                ("store", Unit::Of("flushes")) => &mut self.checkpoints,
+                ("store", Unit::Of("compactions")) => &mut self.compactions,
+                ("packed", _) => &mut self.packed_bytes,
+                ("cleaned", _) => &mut self.cleaned_bytes,
+                ("mesh_sent", _) => &mut self.messages,
+                _ => continue,
+            };
+            *count += number.value;
+        }
+    }
+
+    /// Adds what the offline check found.
+    pub fn note_report(&mut self, report: &Report) {
+        self.torn += u64::from(report.findings.iter().any(|finding| finding.what.contains("torn")));
+        let leaks = report.findings.iter().filter(|finding| finding.severity == Severity::Leak);
+        self.leaks += u64::try_from(leaks.count()).expect("few");
+    }
+}
