@@ -39,6 +39,8 @@ pub struct Setup {
     pub device_bytes: u64,
     /// Most cores a server is started with.
     pub cores_max: u16,
+    /// How long a silent client's leases last.
+    pub lease_term: Duration,
     /// What the device does wrong.
     pub faults: DiskFaults,
 }
@@ -51,6 +53,7 @@ impl Default for Setup {
             log_bytes: 64 << 20,
             device_bytes: 512 << 20,
             cores_max: CORES_MAX,
+            lease_term: Duration::from_secs(20),
             faults: DiskFaults::default(),
         }
     }
@@ -152,7 +155,7 @@ impl Stage {
             listen: addresses.iter().map(|a| vec![a.clone()]).collect(),
             advertised: addresses.iter().map(ToString::to_string).collect(),
             admission: Admission { secret: secret(), unix_uid: None },
-            lease_term: Duration::from_secs(20),
+            lease_term: self.setup.lease_term,
             session_life: SESSION_LIFE,
             deadline: Duration::from_secs(30),
             discard: false,
@@ -299,6 +302,11 @@ impl Stage {
         done.take().expect("it has ended")
     }
 
+    /// The machines that the server may run on.
+    pub fn machines(&self) -> &[NodeId] {
+        &self.machines
+    }
+
     /// Begins a client on a machine of its own.
     pub fn begin_client<T, F>(
         &self,
@@ -309,9 +317,22 @@ impl Stage {
         T: 'static,
         F: Future<Output = T> + 'static,
     {
+        self.begin_client_on(self.sim.node(1), options, work)
+    }
+
+    /// Begins a client on a machine where nothing runs.
+    pub fn begin_client_on<T, F>(
+        &self,
+        node: NodeId,
+        options: VolumeOptions,
+        work: impl FnOnce(World, Rc<Volume>) -> F + 'static,
+    ) -> Rc<RefCell<Option<T>>>
+    where
+        T: 'static,
+        F: Future<Output = T> + 'static,
+    {
         let done = Rc::new(RefCell::new(None));
         let result = done.clone();
-        let node = self.sim.node(1);
         self.sim.start_core(node, 0, |world| async move {
             let volume = loop {
                 match Volume::connect(world.clone(), options.clone()).await {

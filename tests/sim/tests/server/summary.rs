@@ -26,6 +26,14 @@ pub struct Summary {
     pub cleaned_bytes: u64,
     /// Messages from core to core.
     pub messages: u64,
+    /// Leases revoked.
+    pub revocations: u64,
+    /// Clients that died.
+    pub lost_clients: u64,
+    /// Operations whose order was sought.
+    pub events: u64,
+    /// Of these, without a known result.
+    pub unanswered: u64,
 }
 
 impl Summary {
@@ -41,6 +49,10 @@ impl Summary {
         self.packed_bytes += other.packed_bytes;
         self.cleaned_bytes += other.cleaned_bytes;
         self.messages += other.messages;
+        self.revocations += other.revocations;
+        self.lost_clients += other.lost_clients;
+        self.events += other.events;
+        self.unanswered += other.unanswered;
     }
 
     /// Adds what the cores did since they started.
@@ -51,6 +63,7 @@ impl Summary {
                 ("store", Unit::Of("compactions")) => &mut self.compactions,
                 ("packed", _) => &mut self.packed_bytes,
                 ("cleaned", _) => &mut self.cleaned_bytes,
+                ("lease", _) => &mut self.revocations,
                 ("mesh_sent", _) => &mut self.messages,
                 _ => continue,
             };
