@@ -253,35 +253,11 @@ impl Stage {
         self.ended.take();
     }
 
-    /// Checks the whole store, as `cfs fsck` does, while no server runs.
-    pub fn check(&self) -> Report {
-        assert!(self.running.get().is_none(), "nobody may write meanwhile");
-        let (node, found) = (self.sim.node(1), Rc::new(RefCell::new(None)));
-        let (disk, result) = (self.sim.open_disk(node, self.disk), found.clone());
-        self.sim.start_core(node, 0, |world| async move {
-            let report = fsck(&world, disk, |_| ()).await.expect("a store");
-            *result.borrow_mut() = Some(report);
-        });
-        assert!(self.sim.run_until(LIMIT, || found.borrow().is_some()), "the check does not end");
-        found.take().expect("it has ended")
-    }
-
     /// A figure of a core, by its name among the numbers of its status.
     pub fn number(&self, core: u16, name: &str) -> u64 {
-        let cores = self.running.get().expect("it runs");
-        let world = self.sim.world(self.machine(cores), 0).expect("it runs");
-        let found = Arc::new(Mutex::new(None));
-        let result = found.clone();
-        let answer = Box::new(move |reply: CoreReply| {
-            if let CoreReply::Status(status) = reply {
-                *result.lock().expect("not poisoned") = Some(status.numbers);
-            }
-        });
-        let ask = Envelope::Outside(CoreRequest::Status, answer);
-        assert!(world.mesh.send(CoreId::new(core), Box::new(ask)).is_ok());
-        assert!(self.sim.run_until(LIMIT, || found.lock().expect("not poisoned").is_some()), "no answer");
-        let numbers = found.lock().expect("not poisoned").take().expect("just seen");
-        numbers.iter().find(|n| n.name == name).unwrap_or_else(|| panic!("no {name}")).value
+        let status = self.status();
+        let mut numbers = status.iter().filter(|status| status.core == core).flat_map(|status| &status.numbers);
+        numbers.find(|number| number.name == name).unwrap_or_else(|| panic!("no {name}")).value
     }
 
     /// Options of a client.
