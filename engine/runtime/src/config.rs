@@ -1,6 +1,6 @@
 //! Settings of one core, with units in the types; checked before anything opens.
 
-use crate::RuntimeError;
+use crate::{LocalNet, RuntimeError};
 use cfs_types::CoreId;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub struct CoreConfig {
     /// Bytes of unfinished sends a stream holds; a send beyond that fails and closes the stream,
     /// because its peer does not read.
     pub send_queue_bytes_max: usize,
+    /// Joins the cores of this process that share it: streams between them do not pass the kernel.
+    pub local: Option<LocalNet>,
 }
 
 impl CoreConfig {
@@ -70,6 +72,7 @@ impl CoreConfig {
             recv_buffer_bytes: 16 << 10,
             recv_queue_bytes_max: 256 << 10,
             send_queue_bytes_max: 64 << 20,
+            local: None,
         }
     }
 

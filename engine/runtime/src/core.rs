@@ -124,7 +124,7 @@ impl Core {
         let world = World {
             clock: clock.clone(),
             rng: Rc::new(CoreRng::seeded()?),
-            net: Rc::new(RingNet::new(reactor.clone())),
+            net: Rc::new(RingNet::new(reactor.clone(), executor.tasks())),
             mesh: mesh.clone(),
             tasks: executor.tasks(),
         };

@@ -27,4 +27,5 @@ pub use core::{CoreThread, available_cpus, run, start_core};
 pub use disk::{DiskFile, OpenMode, open_disk};
 pub use error::{Holder, KERNEL_MIN, RuntimeError};
 pub use mesh::{MESH_RING_MESSAGES, MeshSeat, OUTSIDE, Remote, mesh};
+pub use net::LocalNet;
 pub use reactor::Reactor;

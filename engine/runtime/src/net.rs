@@ -7,15 +7,17 @@
 
 mod address;
 mod listener;
+mod local;
 mod receive;
 mod send;
 mod stream;
 
 use crate::reactor::{Completion, Next, Operation, Reactor};
 use address::SocketAddress;
-use cfs_seam::{Address, Io, Listener, Net, NetError, Promise, Stream, io};
+use cfs_seam::{Address, Io, Listener, Net, NetError, Promise, Spawn, Stream, io};
 use io_uring::opcode;
 use io_uring::types::Fd;
+pub use local::LocalNet;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -41,20 +43,26 @@ fn os_error(error: &std::io::Error) -> NetError {
 /// The sockets of one core.
 pub(crate) struct RingNet {
     reactor: Rc<Reactor>,
+    tasks: Rc<dyn Spawn>,
+    local: Option<LocalNet>,
 }
 
 impl RingNet {
-    pub(crate) fn new(reactor: Rc<Reactor>) -> Self {
-        RingNet { reactor }
+    pub(crate) fn new(reactor: Rc<Reactor>, tasks: Rc<dyn Spawn>) -> Self {
+        let local = reactor.config().local.clone();
+        RingNet { reactor, tasks, local }
     }
 }
 
 impl Net for RingNet {
     fn listen(&self, address: &Address) -> Result<Rc<dyn Listener>, NetError> {
-        listener::listen(&self.reactor, address)
+        listener::listen(self, address)
     }
 
     fn connect(&self, address: &Address) -> Io<Result<Rc<dyn Stream>, NetError>> {
+        if let Some(end) = self.local.as_ref().and_then(|local| local.connect(address)) {
+            return Io::ready(Ok(end.open(&self.tasks, self.reactor.config().send_queue_bytes_max)));
+        }
         let prepared = SocketAddress::of(address).and_then(|to| Ok((to.socket()?, to)));
         let (socket, to) = match prepared {
             Ok(prepared) => prepared,

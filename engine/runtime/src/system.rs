@@ -48,6 +48,12 @@ pub(crate) fn random_seed() -> io::Result<[u64; 4]> {
     if usize::try_from(answer).is_ok_and(|got| got == bytes) { Ok(seed) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The effective user of this process.
+pub(crate) fn user_id() -> u32 {
+    // SAFETY: takes no pointers and always succeeds.
+    unsafe { libc::geteuid() }
+}
+
 /// Takes an advisory lock on an open file without waiting for it.
 pub(crate) fn flock(file: BorrowedFd<'_>, exclusive: bool) -> io::Result<()> {
     let mode = if exclusive { libc::LOCK_EX } else { libc::LOCK_SH };

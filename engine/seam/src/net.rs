@@ -46,11 +46,11 @@ pub struct Peer {
 /// Bytes received, never empty: the end of the stream is `NetError::Closed`.
 pub type Chunk = Vec<u8>;
 
-/// Completion of a send: the payload comes back.
+/// Completion of a send: the payload comes back, unless it went to a peer in this process, which has it now.
 pub struct SendDone {
     /// All bytes handed to the kernel, or why not.
     pub result: Result<(), NetError>,
-    /// The payload that was handed in.
+    /// The payload that was handed in, where it is still there.
     pub payload: Option<IoBuf>,
 }
 

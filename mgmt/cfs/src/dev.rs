@@ -20,16 +20,17 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     }
     place.prepare()?;
     prepare_mountpoint(&mountpoint)?;
-    let (server, api) = serving::start(&place, &options.serving, Sharing::WithMount)?;
+    let (server, api, core) = serving::start(&place, &options.serving, Sharing::WithMount)?;
     let mut volume = VolumeOptions::new(server.addresses.clone(), Some(place.secret()?));
     volume.session = read_session(&place);
-    let mount = match mounting::start(volume, &mountpoint, cfs_fuse::MountOptions::default()) {
-        Ok((mount, _)) => mount,
-        Err(error) => {
-            let _stopped = server.stop();
-            return Err(error);
-        }
-    };
+    let mount =
+        match mounting::start(mounting::Seat::Core(core), volume, &mountpoint, cfs_fuse::MountOptions::default()) {
+            Ok((mount, _)) => mount,
+            Err(error) => {
+                let _stopped = server.stop();
+                return Err(error);
+            }
+        };
     write_session(&place, mount.session)?;
     println!("store   {}", place.store.display());
     println!("rpc     {}  ({} cores)", options.serving.listen, server.remote.cores());

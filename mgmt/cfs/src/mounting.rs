@@ -9,17 +9,17 @@ use cfs_runtime::{CoreConfig, Reactor, run as run_core};
 use cfs_seam::{Address, Class, World, spawn};
 use cfs_types::{CoreId, SessionId};
 use cfs_volume::{Volume, VolumeError, VolumeOptions};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::task::Poll;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -28,57 +28,99 @@ const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at whether they have.
 const LEAVE_LOOK: Duration = Duration::from_millis(20);
 
-/// A mount served by a thread of this process.
-pub struct MountThread {
-    thread: JoinHandle<Result<(), Failure>>,
+/// A mount served by this process.
+pub struct Mount {
+    ended: Receiver<Result<(), Failure>>,
+    result: RefCell<Option<Result<(), Failure>>>,
     path: PathBuf,
     cut: oneshot::Sender<()>,
     /// Its session.
     pub session: SessionId,
 }
 
-impl MountThread {
+impl Mount {
     /// Unmounts, writes back what is held, and waits. Programs that still use it have a moment to
     /// leave; then they get errors.
     pub fn stop(self) -> Result<(), Failure> {
-        if !self.thread.is_finished() && cfs_fuse::unmount(&self.path).map_err(Failure::plain)? == Unmounted::Lazy {
+        if !self.has_ended() && cfs_fuse::unmount(&self.path).map_err(Failure::plain)? == Unmounted::Lazy {
             let end = Instant::now() + LEAVE_TIME;
-            while !self.thread.is_finished() && Instant::now() < end {
+            while !self.has_ended() && Instant::now() < end {
                 std::thread::sleep(LEAVE_LOOK);
             }
-            if !self.thread.is_finished() {
+            if !self.has_ended() {
                 eprintln!("cfs: {} is still in use: whoever uses it gets errors now", self.path.display());
                 let _ended = self.cut.send(());
             }
         }
-        self.thread.join().unwrap_or_else(|_| Err(Failure::plain("the mount's thread panicked")))
+        self.result.take().unwrap_or_else(|| self.ended.recv().unwrap_or_else(|_| lost()))
     }
 
     /// Whether it was unmounted.
     pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        let mut result = self.result.borrow_mut();
+        if result.is_none() {
+            *result = match self.ended.try_recv() {
+                Ok(ended) => Some(ended),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(lost()),
+            };
+        }
+        result.is_some()
     }
+}
+
+fn lost() -> Result<(), Failure> {
+    Err(Failure::plain("what served the mount ended"))
+}
+
+/// Work that a core of the server does beside its own.
+pub type Guest = Box<dyn FnOnce(World, Rc<Reactor>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// Where the tasks of a mount run.
+pub enum Seat {
+    /// A thread of their own.
+    Thread,
+    /// A core of this process's server.
+    Core(oneshot::Sender<Guest>),
 }
 
 /// Connects and mounts; returns once the kernel and we have agreed, and on what.
 pub fn start(
+    seat: Seat,
     volume: VolumeOptions,
     mountpoint: &Path,
     mount: cfs_fuse::MountOptions,
-) -> Result<(MountThread, Negotiated), Failure> {
+) -> Result<(Mount, Negotiated), Failure> {
     let (ready, wait) = channel();
     let (cut, end) = oneshot::channel();
-    let path = mountpoint.to_path_buf();
-    let body = move || {
-        let main = move |world, reactor| serve(world, reactor, volume, Place { path, mount }, ready, end);
-        run_core(CoreConfig::new(CoreId::new(0)), main).map_err(Failure::plain)?
-    };
-    let thread = std::thread::Builder::new().name("cfs-mount".into()).spawn(body);
-    let thread = thread.map_err(|e| Failure::new("starting the mount's thread", e))?;
+    let (done, ended) = channel();
+    let place = Place { path: mountpoint.to_path_buf(), mount };
+    match seat {
+        Seat::Core(core) => {
+            let guest: Guest = Box::new(move |world, reactor| {
+                Box::pin(async move {
+                    let _gone = done.send(serve(world, reactor, volume, place, ready, end).await);
+                })
+            });
+            core.send(guest).map_err(|_| Failure::plain("the server's core ended before it could mount"))?;
+        }
+        Seat::Thread => {
+            let main = move |world, reactor| serve(world, reactor, volume, place, ready, end);
+            let body = move || {
+                let ran = run_core(CoreConfig::new(CoreId::new(0)), main);
+                let _gone = done.send(ran.map_err(Failure::plain).and_then(|served| served));
+            };
+            let thread = std::thread::Builder::new().name("cfs-mount".into()).spawn(body);
+            thread.map_err(|e| Failure::new("starting the mount's thread", e))?;
+        }
+    }
     match wait.recv() {
-        Ok((session, agreed)) => Ok((MountThread { thread, path: mountpoint.to_path_buf(), cut, session }, agreed)),
+        Ok((session, agreed)) => {
+            let (result, path) = (RefCell::new(None), mountpoint.to_path_buf());
+            Ok((Mount { ended, result, path, cut, session }, agreed))
+        }
         Err(_) => {
-            let ended = thread.join().unwrap_or_else(|_| Err(Failure::plain("the mount's thread panicked")));
+            let ended = ended.recv().unwrap_or_else(|_| lost());
             Err(ended.err().unwrap_or_else(|| Failure::plain("the mount ended at once")))
         }
     }
@@ -156,7 +198,7 @@ pub fn run(options: &MountOptions) -> Result<(), Failure> {
         return detach();
     }
     let (volume, mount) = parse(options)?;
-    let (thread, agreed) = start(volume, &options.mountpoint, mount)?;
+    let (thread, agreed) = start(Seat::Thread, volume, &options.mountpoint, mount)?;
     if options.show_capabilities {
         show(&agreed);
     }

@@ -1,18 +1,25 @@
 //! `cfs server`: the cores of one store, and the threads around them.
 
 use crate::args::{ServerOptions, Serving};
+use crate::mounting::Guest;
 use crate::place::Place;
 use crate::registry::{self, Entry, Registered};
 use crate::{Failure, format};
 use cfs_api::{About, Api};
 use cfs_rpc::Admission;
-use cfs_runtime::{CoreConfig, CoreThread, DiskFile, ParkPolicy, Remote, mesh, start_core};
-use cfs_seam::Address;
+use cfs_runtime::{CoreConfig, CoreThread, DiskFile, LocalNet, ParkPolicy, Reactor, Remote, mesh, start_core};
+use cfs_seam::{Address, Class, World, spawn};
 use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, RootOwner, ServerConfig, StartError, serve_core};
 use cfs_types::{CoreId, MapEpoch};
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long a core whose machine also runs the programs that use a mount looks for work before it
+/// sleeps: as long as being woken takes.
+const LOOK_BESIDE_PROGRAMS: Duration = Duration::from_micros(25);
 
 /// Why a server takes one target.
 const SEVERAL: &str =
@@ -44,7 +51,7 @@ fn ids(label: &str) -> u32 {
 pub enum Sharing {
     /// The cores have their CPUs to themselves.
     Alone,
-    /// A mount of the same process uses the CPUs too.
+    /// Core 0 serves a mount too, and programs that use it want the CPUs.
     WithMount,
 }
 
@@ -83,9 +90,12 @@ impl Server {
     }
 }
 
-/// Opens the store and starts its cores; returns once they serve. The HTTP API has its address
-/// then and is still to be served.
-pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<(Server, Api), Failure> {
+/// A server, its HTTP API, which has its address and is still to be served, and the way to have core 0
+/// do something beside its own work.
+pub type Started = (Server, Api, oneshot::Sender<Guest>);
+
+/// Opens the store and starts its cores; returns once they serve.
+pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<Started, Failure> {
     check_listen(options)?;
     let (file, superblock) = format::open(&place.store)?;
     let api = cfs_api::bind(options.http, about(place, options)).map_err(Failure::plain)?;
@@ -99,18 +109,28 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<(Serv
     let seats = mesh(cores).map_err(|e| Failure::new("starting the cores", e))?;
     let remote = seats[0].remote();
     let (ready, wait) = channel();
-    let mut threads = Vec::new();
+    let (mut threads, local) = (Vec::new(), LocalNet::default());
+    let (guest, invitation) = oneshot::channel();
+    let mut invitation = Some(invitation);
     for (index, seat) in seats.into_iter().enumerate() {
         let (disk, config, ready) = (DiskFile::clone(&file), config.clone(), ready.clone());
         let root = RootOwner { uid: user_id(), gid: group_id() };
         let mut core = CoreConfig::new(seat.core());
+        core.local = Some(local.clone());
         // More cores than CPUs: the kernel places them.
         let has_cpu = usize::from(cores) <= cpus.len();
         core.pin_cpu = cpus.get(index).copied().filter(|_| has_cpu);
-        if sharing == Sharing::Alone && has_cpu {
-            core.park = ParkPolicy::Spin { limit: Duration::from_micros(50) };
+        let limit = match sharing {
+            Sharing::Alone => Duration::from_micros(50),
+            Sharing::WithMount => LOOK_BESIDE_PROGRAMS,
+        };
+        if has_cpu {
+            core.park = ParkPolicy::Spin { limit };
         }
+        let guests = invitation.take();
         let thread = start_core(core, seat, move |world, reactor| async move {
+            let _guests = guests
+                .map(|guests| spawn(&world.tasks, Class::Foreground, host(guests, world.clone(), reactor.clone())));
             let disk = disk.attach(&reactor);
             serve_core(world, disk, superblock, config, root, move || {
                 let _gone = ready.send(());
@@ -124,7 +144,14 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<(Serv
     let http = api.address().map_err(|e| Failure::new("listening for HTTP", e))?;
     let entry = Entry { http: http.to_string(), ..entry(place, options, &config, cores) };
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
-    Ok((Server { threads, remote, addresses, http, _registered: registry::register(&entry)? }, api))
+    Ok((Server { threads, remote, addresses, http, _registered: registry::register(&entry)? }, api, guest))
+}
+
+/// Waits for a guest of this core and serves it.
+async fn host(guest: oneshot::Receiver<Guest>, world: World, reactor: Rc<Reactor>) {
+    if let Ok(guest) = guest.await {
+        guest(world, reactor).await;
+    }
 }
 
 fn about(place: &Place, options: &Serving) -> About {
@@ -260,7 +287,7 @@ fn entry(place: &Place, options: &Serving, config: &ServerConfig, cores: u16) ->
 pub fn run(options: &ServerOptions) -> Result<(), Failure> {
     let [target] = options.targets.as_slice() else { return Err(Failure::usage(SEVERAL)) };
     let place = Place::of(target);
-    let (server, api) = start(&place, &options.serving, Sharing::Alone)?;
+    let (server, api, _no_guest) = start(&place, &options.serving, Sharing::Alone)?;
     println!("serving {} with {} cores", place.target.display(), server.remote.cores());
     println!("  rpc   {}", options.serving.listen);
     println!("  http  http://{}/metrics", server.http);

@@ -2,13 +2,15 @@
 //! the kernel's backlog, which is the bound. One task accepts: a second gets EBUSY.
 #![allow(unsafe_code)]
 
-use super::{address, net_error, os_error, stream};
+use super::local::Registration;
+use super::{RingNet, address, net_error, os_error, stream};
 use crate::reactor::{Completion, Next, OpKey, Operation, Reactor};
-use cfs_seam::{Accepted, Address, Io, Listener, NetError, Promise, io};
+use cfs_seam::{Accepted, Address, Class, Io, Listener, NetError, Promise, Spawn, TaskHandle, io, spawn};
 use io_uring::opcode;
 use io_uring::types::Fd;
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -16,6 +18,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
+use std::task::Poll;
 
 /// Connections that wait to be accepted.
 const BACKLOG: libc::c_int = 1024;
@@ -33,12 +36,18 @@ struct Listening {
     accepting: Cell<Option<OpKey>>,
     closed: Cell<bool>,
     reactor: Rc<Reactor>,
+    /// Where streams of this process come in.
+    local: Option<Registration>,
+    tasks: Rc<dyn Spawn>,
 }
 
 /// What the core holds: dropping it closes the socket.
-struct RingListener(Rc<Listening>);
+struct RingListener {
+    listening: Rc<Listening>,
+    _local: Option<TaskHandle>,
+}
 
-pub(super) fn listen(reactor: &Rc<Reactor>, address: &Address) -> Result<Rc<dyn Listener>, NetError> {
+pub(super) fn listen(net: &RingNet, address: &Address) -> Result<Rc<dyn Listener>, NetError> {
     let (socket, address, file) = match address {
         Address::Tcp(address) => {
             let listener = TcpListener::bind(address).map_err(|error| os_error(&error))?;
@@ -52,7 +61,8 @@ pub(super) fn listen(reactor: &Rc<Reactor>, address: &Address) -> Result<Rc<dyn 
             (socket, Address::Unix(path.clone()), file)
         }
     };
-    Ok(Rc::new(RingListener(Rc::new(Listening {
+    let local = net.local.as_ref().map(|hub| hub.register(address.clone()));
+    let listening = Rc::new(Listening {
         socket,
         address,
         file,
@@ -60,8 +70,30 @@ pub(super) fn listen(reactor: &Rc<Reactor>, address: &Address) -> Result<Rc<dyn 
         spare: RefCell::default(),
         accepting: Cell::new(None),
         closed: Cell::new(false),
-        reactor: reactor.clone(),
-    }))))
+        reactor: net.reactor.clone(),
+        local,
+        tasks: net.tasks.clone(),
+    });
+    let pump = |listening: Rc<Listening>| spawn(&net.tasks, Class::Foreground, hand_over(listening));
+    let _local = listening.local.is_some().then(|| pump(listening.clone()));
+    Ok(Rc::new(RingListener { listening, _local }))
+}
+
+/// Gives streams of this process to whoever waits for one, until it is dropped.
+async fn hand_over(listening: Rc<Listening>) {
+    poll_fn(|cx| {
+        if let Some(local) = &listening.local {
+            local.wake_me(cx.waker());
+        }
+        let wanted = listening.waiting.borrow().as_ref().is_some_and(|promise| !promise.is_abandoned());
+        if let Some(stream) = wanted.then(|| listening.take_local()).flatten()
+            && let Some(promise) = listening.waiting.take()
+        {
+            promise.complete(Ok(stream));
+        }
+        Poll::<()>::Pending
+    })
+    .await;
 }
 
 /// Removes a socket that nobody serves; refuses one that is served, and anything else.
@@ -83,6 +115,12 @@ fn remove_dead(path: &Path) -> Result<(), NetError> {
 }
 
 impl Listening {
+    /// A stream of this process that waits to be accepted.
+    fn take_local(&self) -> Option<Accepted> {
+        let end = self.local.as_ref()?.accept()?;
+        Some(end.open(&self.tasks, self.reactor.config().send_queue_bytes_max))
+    }
+
     fn accept(self: &Rc<Self>) {
         if self.accepting.get().is_some() {
             return;
@@ -117,26 +155,26 @@ impl Listening {
 
 impl Listener for RingListener {
     fn accept(&self) -> Io<Answer> {
-        let spare = self.0.spare.take();
-        if let Some(stream) = spare {
+        let spare = self.listening.spare.take();
+        if let Some(stream) = spare.or_else(|| self.listening.take_local()) {
             return Io::ready(Ok(stream));
         }
-        if self.0.waiting.borrow().as_ref().is_some_and(|promise| !promise.is_abandoned()) {
+        if self.listening.waiting.borrow().as_ref().is_some_and(|promise| !promise.is_abandoned()) {
             return Io::ready(Err(NetError::Os(libc::EBUSY)));
         }
         let (promise, future) = io();
-        self.0.waiting.replace(Some(promise));
-        self.0.accept();
+        self.listening.waiting.replace(Some(promise));
+        self.listening.accept();
         future
     }
     fn address(&self) -> Address {
-        self.0.address.clone()
+        self.listening.address.clone()
     }
 }
 
 impl Drop for RingListener {
     fn drop(&mut self) {
-        self.0.close();
+        self.listening.close();
     }
 }
 
