@@ -34,6 +34,9 @@ pub(crate) enum Known {
     Absent,
 }
 
+/// The change counter of an inode that nothing has happened to.
+const CHANGE_AT_BIRTH: u64 = 1;
+
 /// One inode's record.
 #[derive(Default)]
 pub(crate) struct Inode {
@@ -42,6 +45,10 @@ pub(crate) struct Inode {
     /// Epoch and sequence that reads of the file's ranges carry; not a cache but a lower bound.
     pub position: Option<(u64, u64)>,
     names: BTreeMap<Name, Known>,
+    /// Under this lease: no extended attributes.
+    bare: bool,
+    /// Under this lease: a directory whose every entry is among `names`.
+    complete: bool,
     revoked: u64,
     names_changed: u64,
     data_changed: u64,
@@ -101,6 +108,30 @@ impl Inode {
         let attr = self.attr.clone()?;
         let end = self.leased(now)?;
         Some((self.seen(attr), end))
+    }
+
+    /// Attributes are in doubt, and what was concluded from them.
+    fn doubt(&mut self) {
+        self.attr = None;
+        self.bare = false;
+        self.complete = false;
+    }
+
+    /// Draws conclusions from fresh attributes under a lease.
+    fn conclude(&mut self, attr: &Attr, sent: Sent) {
+        self.bare |= attr.change == CHANGE_AT_BIRTH;
+        let empty = attr.kind == FileKind::Directory && attr.size == 0 && sent.tick >= self.names_changed;
+        self.complete |= empty && !self.names.values().any(|known| matches!(known, Known::Present(..)));
+    }
+
+    /// This volume made an entry of a directory that it has known without a break: what the server made
+    /// of the directory's attributes. None where they may tell of the entry already.
+    fn grown(&self, born: &Attr) -> Option<Attr> {
+        let mut attr = self.attr.clone().filter(|attr| attr.ctime < born.btime)?;
+        attr.size += 1;
+        attr.change += 1;
+        (attr.mtime, attr.ctime) = (born.btime, born.btime);
+        Some(attr)
     }
 
     pub fn fail(&mut self, error: FsError) {
@@ -185,7 +216,7 @@ impl Inodes {
                     Held { kind, link: sent.link, end: old.end.max(end), used: true }
                 }
                 None => {
-                    inode.attr = None;
+                    inode.doubt();
                     inode.era = self.advance();
                     self.take_names(inode);
                     Held { kind, link: sent.link, end, used: true }
@@ -250,18 +281,33 @@ impl Inodes {
             if end.is_some() && newest {
                 inode.attr = Some(attr.clone());
             }
+            if end.is_some() {
+                inode.conclude(attr, sent);
+            }
             let best = inode.attr.clone().filter(|_| end.is_some()).unwrap_or_else(|| attr.clone());
             (inode.seen(best), end)
         });
         kept.unwrap_or_else(|| (attr.clone(), None))
     }
 
-    /// What is known of a name under a valid lease of the directory.
+    /// What is known of a name under a valid lease of the directory. What follows from the others is
+    /// recorded, for the kernel may be told.
     pub fn name(&self, dir: InodeId, name: &Name, now: Instant) -> Option<(Known, Instant)> {
+        let room = self.entries.get() < self.entries_max;
         self.find(dir, |inode| {
-            let known = *inode.names.get(name)?;
-            Some((known, inode.leased(now)?))
+            let known = inode.names.get(name).copied();
+            let known = known.or_else(|| (inode.complete && room).then_some(Known::Absent))?;
+            let end = inode.leased(now)?;
+            if inode.names.insert(name.clone(), known).is_none() {
+                self.entries.set(self.entries.get() + 1);
+            }
+            Some((known, end))
         })?
+    }
+
+    /// Whether the inode certainly has no extended attributes.
+    pub fn is_bare(&self, ino: InodeId, now: Instant) -> bool {
+        self.find(ino, |inode| inode.bare && inode.leased(now).is_some()) == Some(true)
     }
 
     /// Keeps what an answer said of a name; gives the time until which the kernel may.
@@ -280,21 +326,37 @@ impl Inodes {
         })?
     }
 
-    /// This volume made a name: as `changed_names`, and the name is kept where nothing else
-    /// happened to the directory since the request left.
-    pub fn made_name(&self, dir: InodeId, name: &Name, known: Known, sent: Sent, now: Instant) -> Option<Instant> {
-        let fresh = self.find(dir, |inode| sent.tick >= inode.revoked.max(inode.names_changed));
-        let fresh = fresh == Some(true) && sent.tick >= self.floor.get();
+    /// This volume made or found a name: as `changed_names`, and the name is kept where nothing else
+    /// happened to the directory since the request left. `attr`: of what the name leads to.
+    pub fn made_name(
+        &self,
+        dir: InodeId,
+        name: &Name,
+        known: Known,
+        attr: Option<&Attr>,
+        sent: Sent,
+        now: Instant,
+    ) -> Option<Instant> {
+        let before = self.find(dir, |inode| {
+            let fresh = sent.tick >= inode.revoked.max(inode.names_changed).max(self.floor.get());
+            // Nobody else can have made what was absent under the lease.
+            let made = fresh && inode.names.get(name) == Some(&Known::Absent);
+            let born = attr.filter(|attr| made && attr.change == CHANGE_AT_BIRTH);
+            fresh.then(|| (inode.complete, born.and_then(|born| inode.grown(born))))
+        });
         self.changed_names(dir, &[name]);
+        let (complete, grown) = before.flatten()?;
         let after = Sent { tick: self.tick.get(), ..sent };
-        if fresh { self.keep_name(dir, name, known, after, now) } else { None }
+        let end = self.keep_name(dir, name, known, after, now)?;
+        self.find(dir, |inode| (inode.complete, inode.attr) = (complete, grown));
+        Some(end)
     }
 
     /// This volume changed `names` of a directory: answers under way are older than that.
     pub fn changed_names(&self, dir: InodeId, names: &[&Name]) {
         self.change(dir, |inode, tick| {
             inode.names_changed = tick;
-            inode.attr = None;
+            inode.doubt();
             for name in names {
                 if inode.names.remove(*name).is_some() {
                     self.entries.set(self.entries.get() - 1);
@@ -306,7 +368,7 @@ impl Inodes {
     /// Attributes changed in a way that no answer described.
     pub fn changed_attr(&self, ino: InodeId) {
         self.change(ino, |inode, tick| {
-            inode.attr = None;
+            inode.doubt();
             inode.revoked = tick;
         });
     }
@@ -314,9 +376,7 @@ impl Inodes {
     /// Every attribute is in doubt: a link count changed of an inode that is not known.
     pub fn changed_all_attrs(&self) {
         self.floor.set(self.advance());
-        for inode in self.map.borrow_mut().values_mut() {
-            inode.attr = None;
-        }
+        self.map.borrow_mut().values_mut().for_each(Inode::doubt);
     }
 
     /// Content changed at the server by this volume: reads under way are not kept.
@@ -353,6 +413,7 @@ impl Inodes {
         self.with(ino, |inode| {
             inode.revoked = tick;
             inode.lease = None;
+            inode.complete = false;
             inode.revoking += 1;
             self.take_names(inode)
         })
@@ -361,7 +422,7 @@ impl Inodes {
     /// A revocation has been carried out. Gives the names the kernel may have learned since.
     pub fn drop_caches(&self, ino: InodeId) -> Vec<Name> {
         let names = self.find(ino, |inode| {
-            inode.attr = None;
+            inode.doubt();
             inode.lease = None;
             inode.revoking -= 1;
             self.take_names(inode)
@@ -377,7 +438,7 @@ impl Inodes {
         let voided = leased.map(|(ino, inode)| {
             inode.revoked = tick;
             inode.lease = None;
-            inode.attr = None;
+            inode.doubt();
             (*ino, self.take_names(inode))
         });
         let voided = voided.collect();

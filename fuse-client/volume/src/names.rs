@@ -74,7 +74,8 @@ impl Core {
         match made {
             Ok((EntryReply { ino, kind, attr }, sent)) => {
                 let known = Known::Present(ino, kind);
-                let entry_ttl = self.remaining(self.inodes.made_name(dir, name, known, sent, self.now()));
+                let entry_ttl =
+                    self.remaining(self.inodes.made_name(dir, name, known, attr.as_ref(), sent, self.now()));
                 match attr {
                     Some(attr) => Ok(self.entry(&attr, sent, entry_ttl)),
                     None => {

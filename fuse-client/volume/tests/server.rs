@@ -31,10 +31,18 @@ async fn work(world: World, address: Address) {
     };
     let who = Identity::default();
     let dir = volume.mkdir(&who, InodeId::ROOT, &name("dir"), 0o755).await.expect("made").attr.ino;
+    let other = Volume::connect(world.clone(), options.clone()).await.expect("connected");
     let flags = OpenFlags { write: true, ..OpenFlags::default() };
     let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
     for i in 0..20_u8 {
-        let (_, handle) = volume.create(&who, dir, &name(&format!("f{i}")), &how).await.expect("made");
+        let name = name(&format!("f{i}"));
+        assert!(matches!(volume.lookup(&who, dir, &name).await, Ok(Lookup::Missing { .. })));
+        let (_, handle) = volume.create(&who, dir, &name, &how).await.expect("made");
+        // What was concluded is what the server says.
+        let (known, _) = volume.getattr(dir).await.expect("answered");
+        if i % 4 == 3 {
+            assert_eq!(other.getattr(dir).await.expect("answered").0, known);
+        }
         let data = vec![i; 10_000 * (usize::from(i) + 1)];
         assert_eq!(volume.write(handle, 0, &data, WriteFlags::default()).await, Ok(data.len()));
         volume.fsync(handle).await.expect("durable");
@@ -45,6 +53,7 @@ async fn work(world: World, address: Address) {
     let listing = volume.readdir(&who, dir, 0, 100_000, true).await.expect("listed");
     assert_eq!(listing.entries.len(), 20);
     assert!(listing.entries.iter().all(|line| line.entry.is_some()));
+    other.shutdown().await.expect("clean");
     across_ranges(&world, &volume, dir, options).await;
     volume.shutdown().await.expect("clean");
 }

@@ -2,7 +2,7 @@
 
 use cfs_rpc::{Admission, Connection, Frame, accept_handshake, answer_hello};
 use cfs_seam::{Address, Class, IoBuf, Promise, World, io, spawn};
-use cfs_types::{FsError, InodeId, MapEpoch, Name, RequestNumber, SessionId, ShardId, Timestamp};
+use cfs_types::{FsError, InodeId, MapEpoch, Name, Nanos, RequestNumber, SessionId, ShardId, Timestamp};
 use cfs_volume::{KernelCache, Volume, VolumeOptions};
 use cfs_wire::{
     Attr, Callback, CallbackReply, EntryReply, FileKind, Flags, Lease, LeaseKind, Op, Opcode, Reply, Request, Response,
@@ -54,6 +54,8 @@ pub struct Fake {
     connections: RefCell<Vec<Rc<Connection>>>,
     answers: RefCell<BTreeMap<u32, Promise<CallbackReply>>>,
     next_inode: Cell<u64>,
+    /// Rises with every inode.
+    time: Cell<i64>,
 }
 
 impl Fake {
@@ -76,6 +78,7 @@ impl Fake {
             connections: RefCell::default(),
             answers: RefCell::default(),
             next_inode: Cell::new(100),
+            time: Cell::new(0),
         });
         fake.add(InodeId::ROOT, FileKind::Directory, b"");
         let listener = world.net.listen(&address()).expect("a free port");
@@ -92,6 +95,8 @@ impl Fake {
     }
 
     pub fn add(&self, ino: InodeId, kind: FileKind, bytes: &[u8]) {
+        self.time.set(self.time.get() + 1);
+        let now = Nanos::new(self.time.get());
         let attr = Attr {
             ino,
             kind,
@@ -102,15 +107,25 @@ impl Fake {
             rdev: 0,
             size: bytes.len() as u64,
             blocks: 0,
-            atime: Default::default(),
-            mtime: Default::default(),
-            ctime: Default::default(),
-            btime: Default::default(),
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
             change: 1,
             epoch: 1,
             sequence: 0,
         };
         self.files.borrow_mut().insert(ino, File { attr, bytes: bytes.to_vec() });
+    }
+
+    /// Adds a name, and what that does to its directory.
+    pub fn enter(&self, dir: InodeId, name: &Name, ino: InodeId) {
+        self.names.borrow_mut().insert((dir, name.clone()), ino);
+        let mut files = self.files.borrow_mut();
+        let now = files[&ino].attr.btime;
+        let attr = &mut files.get_mut(&dir).expect("a directory").attr;
+        (attr.size, attr.change) = (attr.size + 1, attr.change + 1);
+        (attr.mtime, attr.ctime) = (now, now);
     }
 
     /// Dies and comes back: every connection ends, leases are forgotten, results are not.
@@ -268,7 +283,7 @@ impl Fake {
                 self.next_inode.set(self.next_inode.get() + 1);
                 drop(files);
                 self.add(ino, FileKind::File, b"");
-                self.names.borrow_mut().insert((*dir, name.clone()), ino);
+                self.enter(*dir, name, ino);
                 return (Ok(entry(ino, &self.files.borrow())), None);
             }
             Op::Unlink { dir, name } => {
@@ -306,6 +321,7 @@ impl Fake {
                     Some(IoBuf::copy_of(part)),
                 );
             }
+            Op::GetXattr { .. } => Err(FsError::NoAttribute),
             _ => Ok(Reply::Done),
         };
         (result, None)
@@ -329,7 +345,7 @@ pub fn address() -> Address {
 pub async fn stage(world: &World) -> (Rc<Fake>, Rc<Volume>) {
     let fake = Fake::start(world);
     fake.add(ino(1), FileKind::File, b"old content");
-    fake.names.borrow_mut().insert((InodeId::ROOT, name("a")), ino(1));
+    fake.enter(InodeId::ROOT, &name("a"), ino(1));
     let options = VolumeOptions::new(vec![address()], Some(secret()));
     let volume = Volume::connect(world.clone(), options).await.expect("connected");
     (fake, volume)

@@ -2,9 +2,9 @@
 
 use crate::fake::{Kernel, ino, name, stage};
 use cfs_seam::{Class, sleep, spawn};
-use cfs_types::InodeId;
-use cfs_volume::{Lookup, OpenFlags, Volume};
-use cfs_wire::{Identity, LeaseKind, Op};
+use cfs_types::{FsError, InodeId};
+use cfs_volume::{Creation, Lookup, OpenFlags, Volume};
+use cfs_wire::{FileKind, Identity, LeaseKind, Op, XattrMode};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -161,5 +161,90 @@ fn own_changes_of_names_are_seen_at_once() {
         let getattrs = fake.count(is_getattr);
         volume.getattr(ino(1)).await.expect("still there in this server");
         assert_eq!(fake.count(is_getattr), getattrs + 1, "its link count has changed");
+    });
+}
+
+fn creation() -> Creation {
+    let flags = OpenFlags { write: true, ..OpenFlags::default() };
+    Creation { mode: 0o644, exclusive: true, truncate: false, flags }
+}
+
+#[test]
+fn of_a_directory_seen_empty_every_name_is_known() {
+    cfs_sim::run(8, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        let kernel = Rc::new(Kernel::default());
+        volume.set_kernel_cache(kernel.clone());
+        let (who, dir) = (Identity::default(), ino(2));
+        fake.add(dir, FileKind::Directory, b"");
+        fake.lease.set(Some(LeaseKind::Shared));
+        volume.getattr(dir).await.expect("answered");
+        for text in ["x", "y"] {
+            let absent = volume.lookup(&who, dir, &name(text)).await.expect("answered");
+            assert!(matches!(absent, Lookup::Missing { ttl } if ttl > Duration::ZERO));
+            volume.create(&who, dir, &name(text), &creation()).await.expect("made");
+            let found = volume.lookup(&who, dir, &name(text)).await.expect("answered");
+            assert!(matches!(found, Lookup::Found(_)), "{text}");
+        }
+        assert!(matches!(volume.lookup(&who, dir, &name("z")).await, Ok(Lookup::Missing { .. })));
+        assert_eq!(fake.count(is_lookup), 0);
+        // The kernel was told of z too: it has to forget it, and the next look asks.
+        fake.revoke(dir).await;
+        assert!(kernel.entries.borrow().contains(&(dir, name("z"))));
+        fake.add(ino(3), FileKind::File, b"");
+        fake.enter(dir, &name("z"), ino(3));
+        assert!(matches!(volume.lookup(&who, dir, &name("z")).await, Ok(Lookup::Found(_))));
+    });
+}
+
+#[test]
+fn a_directory_that_lost_a_name_is_asked_again() {
+    cfs_sim::run(9, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        let (who, dir) = (Identity::default(), ino(2));
+        fake.add(dir, FileKind::Directory, b"");
+        fake.lease.set(Some(LeaseKind::Shared));
+        volume.getattr(dir).await.expect("answered");
+        volume.create(&who, dir, &name("x"), &creation()).await.expect("made");
+        volume.unlink(&who, dir, &name("x")).await.expect("removed");
+        assert!(matches!(volume.lookup(&who, dir, &name("x")).await, Ok(Lookup::Missing { .. })));
+        assert_eq!(fake.count(is_lookup), 1);
+    });
+}
+
+#[test]
+fn own_creates_change_what_is_known_of_their_directory_as_the_server_does() {
+    cfs_sim::run(10, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        let (who, dir) = (Identity::default(), ino(2));
+        fake.add(dir, FileKind::Directory, b"");
+        fake.lease.set(Some(LeaseKind::Shared));
+        volume.getattr(dir).await.expect("answered");
+        let asked = fake.count(is_getattr);
+        for text in ["x", "y"] {
+            volume.lookup(&who, dir, &name(text)).await.expect("answered");
+            volume.create(&who, dir, &name(text), &creation()).await.expect("made");
+            let (attr, _) = volume.getattr(dir).await.expect("answered");
+            assert_eq!(attr, fake.files.borrow()[&dir].attr);
+        }
+        assert_eq!(fake.count(is_getattr), asked);
+    });
+}
+
+#[test]
+fn a_new_file_has_no_extended_attributes_until_it_is_given_one() {
+    cfs_sim::run(11, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        let who = Identity::default();
+        fake.lease.set(Some(LeaseKind::Exclusive));
+        let (entry, _) = volume.create(&who, InodeId::ROOT, &name("new"), &creation()).await.expect("made");
+        let file = entry.attr.ino;
+        assert_eq!(volume.getxattr(file, b"security.capability").await, Err(FsError::NoAttribute));
+        assert_eq!(volume.listxattr(file).await, Ok(Vec::new()));
+        let is_asked = |op: &Op| matches!(op, Op::GetXattr { .. } | Op::ListXattr { .. });
+        assert_eq!(fake.count(is_asked), 0);
+        volume.setxattr(&who, file, b"user.a", b"1", XattrMode::Set).await.expect("set");
+        assert_eq!(volume.getxattr(file, b"user.b").await, Err(FsError::NoAttribute));
+        assert_eq!(fake.count(is_asked), 1);
     });
 }
