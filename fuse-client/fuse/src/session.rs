@@ -20,13 +20,15 @@ use crate::reply::Answer;
 use crate::request::{FileOperation, HEAD_BYTES, Operation, Refusal, Request, decode};
 use cfs_exec::{Event, Gate, Pass, Permit, Semaphore};
 use cfs_runtime::Reactor;
-use cfs_seam::{Class, Clock, Io, Spawn, World, spawn, timeout};
+use cfs_seam::{Class, Clock, Io, Spawn, World, timeout};
 use cfs_types::FsError;
 use cfs_wire::Identity;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use table::{Table, Waiting};
 use zerocopy::IntoBytes;
@@ -150,7 +152,13 @@ impl<F: FileSystem> Session<F> {
             rest = Some(buffer);
             match received {
                 Received::Request(bytes) => {
-                    if let Next::End = self.accept(decode(&head, &mut rest, bytes), permit) {
+                    let request = decode(&head, &mut rest, bytes);
+                    let mut request = Some((request, permit));
+                    let accepted = poll_fn(|cx| {
+                        let (request, permit) = request.take().expect("polled once");
+                        Poll::Ready(self.accept(request, permit, cx))
+                    });
+                    if let Next::End = accepted.await {
                         return Ok(());
                     }
                 }
@@ -171,7 +179,7 @@ impl<F: FileSystem> Session<F> {
     }
 
     /// Starts a request, or answers it at once.
-    fn accept(self: &Rc<Self>, request: Result<Request, Refusal>, permit: Permit) -> Next {
+    fn accept(self: &Rc<Self>, request: Result<Request, Refusal>, permit: Permit, cx: &mut Context<'_>) -> Next {
         let request = match request {
             Ok(request) => request,
             Err(Refusal { unique, errno }) => {
@@ -190,7 +198,8 @@ impl<F: FileSystem> Session<F> {
             Operation::Forget => {}
             Operation::Interrupt { unique } => self.interrupt(unique),
             Operation::File(operation) => {
-                self.start(request.unique, request.pid, request.identity, operation, permit);
+                let caller = (request.pid, request.identity);
+                self.start(request.unique, caller, operation, permit, cx);
             }
         }
         Next::Go
@@ -212,12 +221,24 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    fn start(self: &Rc<Self>, unique: u64, pid: u32, who: Identity, operation: FileOperation, permit: Permit) {
+    /// An operation that needs nothing but memory is answered before the next request is read; others
+    /// go on in a task of their own.
+    fn start(
+        self: &Rc<Self>,
+        unique: u64,
+        (pid, who): (u32, Identity),
+        operation: FileOperation,
+        permit: Permit,
+        cx: &mut Context<'_>,
+    ) {
         let Some(pass) = self.gate.enter() else { return };
         let waiting = Rc::new(Waiting::new(pid));
         let session = self.clone();
-        let task = session.run(unique, who, operation, waiting.clone(), (permit, pass));
-        let handle = spawn(&self.host.tasks, Class::Foreground, task);
+        let mut task = Box::pin(session.run(unique, who, operation, waiting.clone(), (permit, pass)));
+        if task.as_mut().poll(cx).is_ready() {
+            return;
+        }
+        let handle = self.host.tasks.spawn_boxed(Class::Foreground, task);
         self.table.insert(unique, waiting, handle);
         self.watch();
     }
