@@ -60,8 +60,13 @@ fn a_payload_changes_hands_without_being_copied() {
                 let mut places = Vec::new();
                 for round in 0..100 {
                     assert_eq!(stream.recv().await.expect("the head"), b"head");
-                    let (result, buf) = stream.recv_exact(IoBuf::zeroed(100_000), 0).await;
-                    result.expect("the payload");
+                    assert!(stream.take_whole(99_999).is_none(), "of another length");
+                    let whole = (round % 2 == 0).then(|| stream.take_whole(100_000)).flatten();
+                    assert_eq!(whole.is_some(), round % 2 == 0, "it came with its head");
+                    let buf = match whole {
+                        Some(whole) => whole,
+                        None => stream.recv_exact(IoBuf::zeroed(100_000), 0).await.1,
+                    };
                     assert!(buf.iter().all(|byte| *byte == round));
                     places.push(place(&buf));
                     stream.send(b"taken".to_vec(), None).await.result.expect("answers");
@@ -88,10 +93,13 @@ fn a_payload_changes_hands_without_being_copied() {
 fn a_slow_reader_holds_the_sender_up_and_loses_nothing() {
     const SENDS: usize = 3000;
     let head = |number: usize| u32::try_from(number).expect("small").to_le_bytes().to_vec();
+    let (go, wait) = channel::<()>();
     let (received, sent) = on_two_cores(
         false,
         async move |world: World, stream: Rc<dyn Stream>| {
-            cfs_seam::sleep(&world.clock, Duration::from_millis(20)).await;
+            while wait.try_recv().is_err() {
+                cfs_seam::sleep(&world.clock, Duration::from_millis(1)).await;
+            }
             for number in 0..SENDS {
                 assert_eq!(stream.recv().await.expect("a head"), head(number));
                 let (result, buf) = stream.recv_exact(IoBuf::zeroed(10_000), 0).await;
@@ -108,14 +116,15 @@ fn a_slow_reader_holds_the_sender_up_and_loses_nothing() {
                 buf[0] = head(number)[0];
                 sends.push(stream.send(head(number), Some(buf)));
             }
-            let last = sends.pop().expect("the last");
-            let early = cfs_seam::timeout(&world.clock, world.clock.now(), last).await;
+            let mut last = std::pin::pin!(sends.pop().expect("the last"));
+            let early = cfs_seam::timeout(&world.clock, world.clock.now(), &mut last).await;
             assert!(early.is_none(), "30 MB do not fit a stream that nobody reads");
+            go.send(()).expect("the reader waits");
             for send in sends {
                 send.await.result.expect("sends");
             }
             // What was sent is received although the stream is dropped at once.
-            cfs_seam::sleep(&world.clock, Duration::from_millis(100)).await;
+            last.await.result.expect("sends");
             SENDS
         },
     );

@@ -60,6 +60,10 @@ pub trait Stream {
     fn recv(&self) -> Io<Result<Chunk, NetError>>;
     /// Fills `buf[from..]` completely, straight from the socket where nothing was received ahead.
     fn recv_exact(&self, buf: IoBuf, from: usize) -> Io<(Result<(), NetError>, IoBuf)>;
+    /// The next `len` bytes, where they are here already as one buffer that nothing was taken of.
+    fn take_whole(&self, _len: usize) -> Option<IoBuf> {
+        None
+    }
     /// Sends `head`, then `payload`, with nothing of another send between.
     fn send(&self, head: Vec<u8>, payload: Option<IoBuf>) -> Io<SendDone>;
     /// Closes both directions; pending operations complete with `Closed`.

@@ -105,6 +105,10 @@ impl Connection {
     }
 
     async fn recv_payload(&self, len: usize) -> Result<IoBuf, RpcError> {
+        let nothing_ahead = self.reader.borrow().held_bytes() == 0;
+        if let Some(payload) = nothing_ahead.then(|| self.stream.take_whole(len)).flatten() {
+            return Ok(payload);
+        }
         let mut payload = IoBuf::zeroed(len);
         let ahead = self.reader.borrow_mut().take_ahead(&mut payload);
         if ahead == len {

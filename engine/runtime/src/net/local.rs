@@ -245,6 +245,18 @@ impl End {
         Some((piece, 0))
     }
 
+    /// The next piece, if it is a payload of this length.
+    fn take_whole(&self, len: usize) -> Option<IoBuf> {
+        let mut receiving = self.receiving.borrow_mut();
+        match self.pop(&mut receiving)? {
+            (Piece::Payload(whole), 0) if whole.len() == len => Some(whole),
+            other => {
+                receiving.rest = Some(other);
+                None
+            }
+        }
+    }
+
     fn is_free(&self) -> bool {
         match &self.receiving.borrow().want {
             Want::Nothing => true,
@@ -350,6 +362,9 @@ impl Stream for LocalStream {
         let (promise, future) = io();
         self.end.receive(Want::Exact { buf, filled: from, promise });
         future
+    }
+    fn take_whole(&self, len: usize) -> Option<IoBuf> {
+        if self.end.is_free() { self.end.take_whole(len) } else { None }
     }
     fn send(&self, head: Vec<u8>, payload: Option<IoBuf>) -> Io<SendDone> {
         self.end.send(head, payload)
