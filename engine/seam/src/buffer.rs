@@ -42,11 +42,23 @@ impl IoBuf {
             None => IoBuf { blocks: vec![Block([0; BLOCK_BYTES]); count], len, capacity, home: None },
         }
     }
-    /// A copy of `bytes`.
+    /// A copy of `bytes`; each is written once.
     pub fn copy_of(bytes: &[u8]) -> Self {
-        let mut buf = Self::zeroed(bytes.len());
-        buf.copy_from_slice(bytes);
-        buf
+        let count = bytes.len().div_ceil(BLOCK_BYTES);
+        if let Some((blocks, home)) = pool::take(count) {
+            let mut buf = IoBuf { blocks, len: bytes.len(), capacity: count * BLOCK_BYTES, home: Some(home) };
+            buf.copy_from_slice(bytes);
+            return buf;
+        }
+        let (whole, rest) = bytes.as_chunks::<BLOCK_BYTES>();
+        let mut blocks = Vec::with_capacity(count);
+        blocks.extend(whole.iter().map(|block| Block(*block)));
+        if !rest.is_empty() {
+            let mut last = Block([0; BLOCK_BYTES]);
+            last.0[..rest.len()].copy_from_slice(rest);
+            blocks.push(last);
+        }
+        IoBuf { blocks, len: bytes.len(), capacity: count * BLOCK_BYTES, home: None }
     }
     /// Bytes it can hold.
     pub fn capacity(&self) -> usize {
@@ -94,5 +106,16 @@ mod tests {
         let buf = IoBuf::zeroed(4097);
         assert_eq!(buf.as_ptr().addr() % BLOCK_BYTES, 0);
         assert_eq!((buf.len(), buf.capacity()), (4097, 8192));
+    }
+
+    #[test]
+    fn a_copy_is_equal_and_zero_behind_its_end() {
+        for len in [0, 1, 4095, 4096, 4097, 70_000] {
+            let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251 + 1).expect("small")).collect();
+            let mut copy = IoBuf::copy_of(&bytes);
+            assert_eq!((&copy[..], copy.as_ptr().addr() % BLOCK_BYTES), (&bytes[..], 0));
+            copy.set_len(copy.capacity());
+            assert!(copy[len..].iter().all(|byte| *byte == 0), "{len}");
+        }
     }
 }
