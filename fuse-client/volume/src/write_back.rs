@@ -2,7 +2,7 @@
 
 use crate::call::HeldSince;
 use crate::core::Core;
-use crate::names::all;
+use crate::names::some_at_once;
 use crate::write::Sending;
 use cfs_seam::Class;
 use cfs_types::{FsError, InodeId};
@@ -74,7 +74,7 @@ impl Core {
                 Some(inode.dirty.launch())
             });
             let Some(flight) = flight else { break };
-            let result = self.send_all(ino, &flight).await;
+            let result = self.send_all(ino, flight).await;
             let (freed, more) = self.inodes.with(ino, |inode| {
                 if let Err(error) = result {
                     inode.fail(error);
@@ -96,16 +96,20 @@ impl Core {
         }
     }
 
-    async fn send_all(self: &Rc<Self>, ino: InodeId, flight: &[Extent]) -> Result<(), FsError> {
+    async fn send_all(self: &Rc<Self>, ino: InodeId, flight: Vec<Extent>) -> Result<(), FsError> {
         let epoch = self.inodes.find(ino, |inode| inode.held_epoch).flatten();
         let held = HeldSince { ino, epoch: epoch.ok_or(FsError::Stale)? };
-        let mut result = Ok(());
-        for some in flight.chunks(EXTENTS_IN_FLIGHT_MAX) {
-            let sent = some.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, Sending::HeldBack(held)));
-            for sent in all(sent.collect()).await {
-                result = result.and(sent.map(|_| ()));
-            }
-        }
-        result
+        let sends = flight.into_iter().map(|(offset, bytes)| self.send_held(offset, bytes, held));
+        let sent = some_at_once(sends, EXTENTS_IN_FLIGHT_MAX).await;
+        sent.into_iter().fold(Ok(()), Result::and)
+    }
+
+    /// Sends one extent. Once the server has it there is room for others.
+    async fn send_held(self: &Rc<Self>, offset: u64, bytes: Rc<Vec<u8>>, held: HeldSince) -> Result<(), FsError> {
+        self.send_write(held.ino, offset, &bytes, Sending::HeldBack(held)).await?;
+        drop(bytes);
+        let freed = self.inodes.find(held.ino, |inode| inode.dirty.land_one(offset));
+        self.less_dirty(freed.unwrap_or(0));
+        Ok(())
     }
 }
