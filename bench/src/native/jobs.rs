@@ -75,7 +75,7 @@ async fn directories(client: &Client, prefix: &str, count: usize) -> Result<Vec<
 
 async fn write_at(client: &Client, ino: InodeId, offset: u64, data: IoBuf) -> Result<(u64, u64), Failure> {
     let len = u32::try_from(data.len()).expect("writes are short");
-    let op = Op::Write { ino, offset, len, append: false, kill_privileges: false };
+    let op = Op::Write { ino, offset, len, append: false, kill_privileges: false, held: None };
     match client.call(ino.shard(), op, Some(data)).await? {
         (Reply::Written { attr, sequence, .. }, _) => Ok((attr.epoch, sequence)),
         (other, _) => Err(Failure(format!("write: {other:?}"))),

@@ -6,7 +6,7 @@ use crate::options::Patience;
 use crate::session::Numbered;
 use crate::wait::Backoff;
 use cfs_seam::{Instant, IoBuf};
-use cfs_types::{FsError, InodeId, RequestNumber, ShardId, VolumeId};
+use cfs_types::{FsError, RequestNumber, ShardId, VolumeId};
 use cfs_wire::{Identity, Op, Reply, Request, RequestContext};
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,14 +40,6 @@ impl From<Failure> for FsError {
     fn from(failure: Failure) -> Self {
         failure.error
     }
-}
-
-/// Bytes held back since the file had this epoch: not to be written over those of whoever took
-/// the file meanwhile.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HeldSince {
-    pub ino: InodeId,
-    pub epoch: u64,
 }
 
 enum Verdict {
@@ -147,19 +139,6 @@ impl Core {
         op: &Op,
         payload: Option<&[u8]>,
     ) -> Result<Answer, Failure> {
-        self.call_held(shard, who, op, payload, None).await
-    }
-
-    /// `call`; where the lease under which bytes were held is over, each attempt first makes
-    /// sure that nobody took the file: `Stale` otherwise.
-    pub async fn call_held(
-        self: &Rc<Self>,
-        shard: ShardId,
-        who: &Identity,
-        op: &Op,
-        payload: Option<&[u8]>,
-        held: Option<HeldSince>,
-    ) -> Result<Answer, Failure> {
         let mut attempts = Attempts::new(self, op);
         loop {
             let limit = attempts.begin()?;
@@ -172,18 +151,6 @@ impl Core {
             let generation = self.session.generation();
             if attempts.is_of_old_session() {
                 continue;
-            }
-            if let Some(held) = held.filter(|held| !self.inodes.is_sure(*held, self.now())) {
-                match self.check_held(&link, held, limit).await {
-                    Ok(()) => {}
-                    Err(Refused::Lost) => continue,
-                    Err(Refused::Error(error)) => {
-                        if attempts.recover(error, &link, generation).await {
-                            continue;
-                        }
-                        return Err(error.into());
-                    }
-                }
             }
             let request = self.build(shard, attempts.running_number(), who, op, limit);
             match link.request(self, &request, payload.map(IoBuf::copy_of), limit).await {
@@ -205,25 +172,6 @@ impl Core {
         }
     }
 
-    /// Asks for the file's epoch: one that rose says that others had the file.
-    async fn check_held(self: &Rc<Self>, link: &Link, held: HeldSince, limit: Instant) -> Result<(), Refused> {
-        let op = Op::Getattr { ino: held.ino };
-        let request = self.build(held.ino.shard(), RequestNumber::default(), &Identity::default(), &op, limit);
-        match link.request(self, &request, None, limit).await {
-            Ok(answered) => match answered.response.result {
-                Ok(Reply::Attr(attr)) if attr.epoch == held.epoch => Ok(()),
-                Ok(_) => Err(Refused::Error(FsError::Stale)),
-                Err(error) => Err(Refused::Error(error)),
-            },
-            Err(lost) => {
-                if lost == Lost::TimedOut {
-                    link.close();
-                }
-                Err(Refused::Lost)
-            }
-        }
-    }
-
     /// A request as it goes out now.
     pub fn build(&self, shard: ShardId, number: RequestNumber, identity: &Identity, op: &Op, end: Instant) -> Request {
         let time = end.since(self.now()).saturating_sub(ANSWER_MARGIN).max(Duration::from_millis(1));
@@ -241,10 +189,4 @@ impl Core {
         };
         Request { context, op: op.clone() }
     }
-}
-
-enum Refused {
-    /// The connection ended.
-    Lost,
-    Error(FsError),
 }

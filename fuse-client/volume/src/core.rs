@@ -132,13 +132,12 @@ impl Core {
         sent.after(term.saturating_sub(term / LEASE_MARGIN_DIVISOR))
     }
 
-    /// Takes what every response carries. Called in the order of arrival. `own`: the response is
-    /// to a mutation.
-    pub fn absorb(&self, response: &Response, sent: Sent, own: bool) {
+    /// Takes what every response carries. Called in the order of arrival.
+    pub fn absorb(&self, response: &Response, sent: Sent) {
         self.session.observe(response.timestamp);
         self.full_percent.set(response.full_percent);
         if let Ok(Reply::Attr(attr) | Reply::Written { attr, .. }) = &response.result {
-            self.inodes.observe(attr, own);
+            self.inodes.observe(attr);
         }
         let end = self.lease_end(sent.at);
         for lease in &response.leases {

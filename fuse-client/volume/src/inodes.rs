@@ -6,7 +6,6 @@
 //! the kernel with a time-out only while it is recorded here, so that a revocation can name it;
 //! records and names are bounded.
 
-use crate::call::HeldSince;
 use crate::dirty::Dirty;
 use crate::link::Sent;
 use crate::signal::Signal;
@@ -58,7 +57,8 @@ pub(crate) struct Inode {
     /// A close is on its way to the server.
     pub closing: bool,
     pub dirty: Dirty,
-    /// The file's epoch when the first of them was held back.
+    /// The file's epoch when the first of them was held back: the server refuses them where others
+    /// have had the file since.
     pub held_epoch: Option<u64>,
     /// Local time of the last write held back.
     pub written_at: Nanos,
@@ -248,27 +248,9 @@ impl Inodes {
         links
     }
 
-    /// The epoch and sequence that a reply told, before anything else of it is used. `own`: this
-    /// volume's own operation changed them, what is held back goes along.
-    pub fn observe(&self, attr: &Attr, own: bool) {
-        self.find(attr.ino, |inode| {
-            let position = (attr.epoch, attr.sequence);
-            let before = inode.position;
-            inode.position = before.max(Some(position));
-            let current = inode.held_epoch.is_some() && inode.held_epoch == before.map(|(epoch, _)| epoch);
-            if own && current {
-                inode.held_epoch = inode.position.map(|(epoch, _)| epoch);
-            }
-        });
-    }
-
-    /// Whether bytes held back since may be written without asking: the lease has lasted.
-    pub fn is_sure(&self, held: HeldSince, now: Instant) -> bool {
-        let sure = self.find(held.ino, |inode| {
-            let same = inode.position.is_some_and(|(epoch, _)| epoch == held.epoch);
-            same && (inode.revoking > 0 || inode.is_exclusive(now))
-        });
-        sure == Some(true)
+    /// The epoch and sequence that a reply told, before anything else of it is used.
+    pub fn observe(&self, attr: &Attr) {
+        self.find(attr.ino, |inode| inode.position = inode.position.max(Some((attr.epoch, attr.sequence))));
     }
 
     /// Keeps attributes if a lease covers them; gives them as a user sees them, and until when.

@@ -40,7 +40,6 @@ pub(crate) enum Lost {
 
 struct Pending {
     sent: Sent,
-    mutation: bool,
     promise: Promise<Result<Answered, Lost>>,
 }
 
@@ -93,7 +92,7 @@ impl Link {
         let sent = Sent { at: volume.now(), tick: volume.inodes.tick(), link: self.id };
         self.last_sent.set(sent.at);
         let (promise, answer) = io();
-        self.pending.borrow_mut().insert(number, Pending { sent, mutation: request.op.is_mutation(), promise });
+        self.pending.borrow_mut().insert(number, Pending { sent, promise });
         let _forget = Forget(self, number);
         let opcode = request.op.opcode();
         let exchange = async {
@@ -137,7 +136,7 @@ impl Link {
         let pending = self.pending.borrow_mut().remove(&frame.header.request);
         // A caller that gave up has taken its entry away: its leases are not wanted.
         let Some(pending) = pending else { return Ok(()) };
-        volume.absorb(&response, pending.sent, pending.mutation);
+        volume.absorb(&response, pending.sent);
         let payload = frame.into_bulk();
         pending.promise.complete(Ok(Answered { response, payload, sent: pending.sent }));
         Ok(())

@@ -197,7 +197,12 @@ impl Volume {
         // names, has to be written first.
         let op = Op::Create { dir, name: name.clone(), mode, exclusive, truncate: false };
         let mut entry = core.make(who, dir, name, &op).await?;
-        let handle = core.opened_by_create(entry.attr.ino, flags).await?;
+        // The server has pinned it where it lies in the shard that was asked.
+        let ino = entry.attr.ino;
+        let handle = match ino.shard() == dir.shard() {
+            true => core.opened_by_create(ino, flags).await?,
+            false => core.open(who, ino, flags).await?,
+        };
         if truncate && entry.attr.size > 0 {
             let change = AttrChange { size: Some(0), ..AttrChange::default() };
             match self.setattr(who, entry.attr.ino, change).await {

@@ -1,6 +1,5 @@
 //! Opening, writing, and what ends a handle.
 
-use crate::call::HeldSince;
 use crate::core::Core;
 use crate::files::{Handle, OpenFile, OpenFlags};
 use crate::volume::{Volume, WriteFlags};
@@ -21,8 +20,8 @@ const PRIVILEGE_BITS: u16 = 0o6000;
 pub(crate) enum Sending {
     /// While its caller waits.
     Through { append: bool, kill_privileges: bool },
-    /// After its caller was told that it is done.
-    HeldBack(HeldSince),
+    /// After its caller was told that it is done; held back since the file had this epoch.
+    HeldBack(u64),
 }
 
 /// An open under way: counted, so that no close overtakes it.
@@ -42,7 +41,7 @@ impl Drop for Opening {
 }
 
 impl Core {
-    async fn open(self: &Rc<Self>, who: &Identity, ino: InodeId, flags: OpenFlags) -> Result<Handle, FsError> {
+    pub async fn open(self: &Rc<Self>, who: &Identity, ino: InodeId, flags: OpenFlags) -> Result<Handle, FsError> {
         while self.inodes.find(ino, |inode| inode.closing) == Some(true) {
             self.check()?;
             self.inodes.changed.changed().await;
@@ -244,10 +243,10 @@ impl Core {
         let len = u32::try_from(piece.len()).map_err(|_| FsError::TooLarge)?;
         let (append, kill_privileges, held) = match how {
             Sending::Through { append, kill_privileges } => (append, kill_privileges, None),
-            Sending::HeldBack(held) => (false, false, Some(held)),
+            Sending::HeldBack(epoch) => (false, false, Some(epoch)),
         };
-        let op = Op::Write { ino, offset, len, append, kill_privileges };
-        let answer = self.call_held(ino.shard(), &Identity::default(), &op, Some(piece), held).await;
+        let op = Op::Write { ino, offset, len, append, kill_privileges, held };
+        let answer = self.call(ino.shard(), &Identity::default(), &op, Some(piece)).await;
         let (place, result) = match answer {
             Ok(answer) => match answer.reply {
                 Reply::Written { offset, attr, .. } if attr.ino == ino => (offset, Ok(self.keep(&attr, answer.sent).0)),

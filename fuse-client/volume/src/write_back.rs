@@ -1,6 +1,5 @@
 //! Writing back what is held: one flight of extents a file at a time, several extents at once.
 
-use crate::call::HeldSince;
 use crate::core::Core;
 use crate::names::some_at_once;
 use crate::write::Sending;
@@ -98,17 +97,23 @@ impl Core {
 
     async fn send_all(self: &Rc<Self>, ino: InodeId, flight: Vec<Extent>) -> Result<(), FsError> {
         let epoch = self.inodes.find(ino, |inode| inode.held_epoch).flatten();
-        let held = HeldSince { ino, epoch: epoch.ok_or(FsError::Stale)? };
-        let sends = flight.into_iter().map(|(offset, bytes)| self.send_held(offset, bytes, held));
+        let held = epoch.ok_or(FsError::Stale)?;
+        let sends = flight.into_iter().map(|(offset, bytes)| self.send_held(ino, offset, bytes, held));
         let sent = some_at_once(sends, EXTENTS_IN_FLIGHT_MAX).await;
         sent.into_iter().fold(Ok(()), Result::and)
     }
 
-    /// Sends one extent. Once the server has it there is room for others.
-    async fn send_held(self: &Rc<Self>, offset: u64, bytes: Rc<Vec<u8>>, held: HeldSince) -> Result<(), FsError> {
-        self.send_write(held.ino, offset, &bytes, Sending::HeldBack(held)).await?;
+    /// Sends one extent, held back since `epoch`. Once the server has it there is room for others.
+    async fn send_held(
+        self: &Rc<Self>,
+        ino: InodeId,
+        offset: u64,
+        bytes: Rc<Vec<u8>>,
+        epoch: u64,
+    ) -> Result<(), FsError> {
+        self.send_write(ino, offset, &bytes, Sending::HeldBack(epoch)).await?;
         drop(bytes);
-        let freed = self.inodes.find(held.ino, |inode| inode.dirty.land_one(offset));
+        let freed = self.inodes.find(ino, |inode| inode.dirty.land_one(offset));
         self.less_dirty(freed.unwrap_or(0));
         Ok(())
     }

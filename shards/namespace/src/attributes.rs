@@ -2,15 +2,16 @@
 
 use crate::data;
 use crate::lock;
-use crate::outcome::{Step, Stop};
+use crate::outcome::{Begun, Step, Stop};
 use crate::record::Inode;
 use crate::state::State;
 use crate::xattr;
-use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, Nanos};
+use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, SessionId};
 use cfs_wire::{AttrChange, FileKind, Reply, TimeChange};
 
-/// Changes attributes; nothing changes where nothing is asked.
-pub fn set(state: &mut State<'_>, ino: InodeId, change: &AttrChange) -> Step<Reply> {
+/// Changes attributes; nothing changes where nothing is asked. A file that shrinks by much does so in
+/// steps: `Reply::Offset`, and all else changes with the last one.
+pub fn set(state: &mut State<'_>, session: SessionId, ino: InodeId, change: &AttrChange, begun: Begun) -> Step<Reply> {
     let mut inode = state.inode(ino)?;
     lock::check_all(state, ino, &inode, None)?;
     if *change == AttrChange::default() {
@@ -18,7 +19,11 @@ pub fn set(state: &mut State<'_>, ino: InodeId, change: &AttrChange) -> Step<Rep
     }
     let now = state.ctx.now;
     if let Some(size) = change.size {
-        resize(state, ino, &mut inode, size)?;
+        inode.written_by(session);
+        if let Some(at) = resize(state, ino, &mut inode, size, begun)? {
+            state.put_inode(ino, &inode);
+            return Ok(Reply::Offset(at));
+        }
     }
     let chown = change.uid.is_some() || change.gid.is_some();
     if change.kill_privileges || chown {
@@ -44,7 +49,7 @@ pub fn set(state: &mut State<'_>, ino: InodeId, change: &AttrChange) -> Step<Rep
     Ok(Reply::Attr(inode.attr(ino)))
 }
 
-fn resize(state: &mut State<'_>, ino: InodeId, inode: &mut Inode, size: u64) -> Step<()> {
+fn resize(state: &mut State<'_>, ino: InodeId, inode: &mut Inode, size: u64, begun: Begun) -> Step<Begun> {
     match inode.kind {
         FileKind::File => {}
         FileKind::Directory => return Err(Stop::Fail(FsError::IsDirectory)),
@@ -53,6 +58,5 @@ fn resize(state: &mut State<'_>, ino: InodeId, inode: &mut Inode, size: u64) -> 
     if size > FILE_BYTES_MAX {
         return Err(Stop::Fail(FsError::FileTooLarge));
     }
-    let now: Nanos = state.ctx.now;
-    data::truncate(state, ino, inode, size, now)
+    data::truncate(state, ino, inode, size, begun)
 }

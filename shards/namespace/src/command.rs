@@ -63,7 +63,10 @@ pub enum CommandBody {
     Op {
         /// The operation.
         op: Op,
-        /// Sessions that hold the inode open whose last link the operation may remove.
+        /// Of an unlink: the inode whose leases were revoked and whose holders were asked. Where the name
+        /// leads to another one by now, the answer is `Conflict`. None: it was not looked at.
+        asked: Option<InodeId>,
+        /// Sessions that hold that inode open.
         pinned_by: Vec<SessionId>,
     },
     /// Extents, chunks, ranges.
@@ -118,6 +121,12 @@ pub enum CommandBody {
     Conclude {
         /// The failure.
         error: FsError,
+    },
+    /// A session that may hold written bytes of the file back did not give way in time: they are
+    /// refused from now on.
+    Take {
+        /// The file.
+        ino: InodeId,
     },
 }
 

@@ -38,11 +38,11 @@ pub use read::{
     plan_read, range_sequence, seek,
 };
 pub use record::{BackRef, ChunkRecord, RangeRecord, Shape, Summary};
-pub use resize::{fallocate_slice, reap_step, truncate};
+pub use resize::{reap_step, truncate};
 pub use write::{ChunkSlice, WriteAt, WriteData};
 
 use crate::command::{Command, EntryContext};
-use crate::outcome::{Step, Stop};
+use crate::outcome::{Begun, Step, Stop};
 use crate::record as records;
 use crate::state::{State, find, find_inode};
 use crate::view::{Key, View};
@@ -54,7 +54,7 @@ use serde::{Deserialize, Serialize};
 /// Extents that one step of trimming deletes and one plan of a read lists: about a millisecond.
 /// Few under test, so that short histories need several steps.
 pub const EXTENTS_MAX: usize = if cfg!(test) { 4 } else { 512 };
-/// Ranges that one command of fallocate or one step of reaping tells.
+/// Ranges that one command tells: a step of fallocate, of a truncation or of reaping.
 pub const RANGES_MAX: u32 = if cfg!(test) { 3 } else { 64 };
 
 /// Commands on file data. Part of the log's format: append only.
@@ -71,7 +71,7 @@ pub enum DataCommand {
         /// Clear setuid and setgid.
         kill_privileges: bool,
     },
-    /// Inode's shard. Reply: Attr. At most what [`fallocate_slice`] allows.
+    /// Inode's shard. Reply: Attr; `Offset` where more is left: propose it again.
     Fallocate {
         /// The file.
         ino: InodeId,
@@ -124,14 +124,15 @@ pub enum DataEffect {
 }
 
 /// Executes a command on data.
-pub fn execute(state: &mut State<'_>, _command: &Command, body: &DataCommand) -> Step<Reply> {
+pub fn execute(state: &mut State<'_>, command: &Command, begun: Begun, body: &DataCommand) -> Step<Reply> {
+    let session = command.session;
     match *body {
         DataCommand::Write { ino, at, ref data, kill_privileges } => {
-            write::execute(state, write::Write { ino, at, data, kill_privileges })
+            write::execute(state, session, write::Write { ino, at, data, kill_privileges })
         }
         DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges } => {
             let asked = resize::Fallocate { ino, offset, len, mode, keep_size, kill_privileges };
-            resize::fallocate(state, asked)
+            resize::fallocate(state, session, asked, begun)
         }
         DataCommand::Pack { ref chunks, ref moves } => pack::execute(state, chunks, moves),
         DataCommand::Trim { ino, range } => trim(state, ino, range),

@@ -3,7 +3,7 @@
 use crate::command::{Command, Message};
 use crate::data;
 use crate::lock;
-use crate::outcome::{Step, Stop};
+use crate::outcome::{Begun, Step, Stop};
 use crate::query;
 use crate::reap;
 use crate::record::{Dentry, Inode, SYMLINK_BYTES_MAX};
@@ -33,6 +33,7 @@ pub fn create(
     (dir, name): (InodeId, &Name),
     mode: u16,
     (exclusive, truncate): (bool, bool),
+    begun: Begun,
 ) -> Step<Reply> {
     let directory = state.directory(dir)?;
     lock::check(state, dir, &directory, name.as_bytes(), None)?;
@@ -49,8 +50,12 @@ pub fn create(
     let ino = found.dentry.ino;
     if truncate && found.dentry.kind == FileKind::File && ino.shard() == state.ctx.shard {
         let mut inode = state.inode(ino)?;
-        data::truncate(state, ino, &mut inode, 0, state.ctx.now)?;
+        inode.written_by(command.session);
+        let left = data::truncate(state, ino, &mut inode, 0, begun)?;
         state.put_inode(ino, &inode);
+        if let Some(at) = left {
+            return Ok(Reply::Offset(at));
+        }
     }
     query::entry(state, state.ctx, found.dentry).map(Reply::Entry)
 }
@@ -88,6 +93,9 @@ fn bear(
         inode.rdev = birth.rdev;
     }
     inode.target = birth.target.into();
+    if birth.kind == FileKind::File {
+        inode.writer = command.session;
+    }
     state.add_dentry(dir, name, Dentry { ino, kind: birth.kind })?;
     state.put_inode(ino, &inode);
     directory.size += 1;
@@ -98,12 +106,21 @@ fn bear(
 }
 
 /// Removes a name that leads to no directory, and a link of its inode, here or by message.
-pub fn unlink(state: &mut State<'_>, dir: InodeId, name: &Name, pinned_by: &[SessionId]) -> Step<Reply> {
+/// `Conflict`: it does not lead to the inode that was `asked` about.
+pub fn unlink(
+    state: &mut State<'_>,
+    (dir, name): (InodeId, &Name),
+    asked: Option<InodeId>,
+    pinned_by: &[SessionId],
+) -> Step<Reply> {
     let mut directory = state.directory(dir)?;
     lock::check(state, dir, &directory, name.as_bytes(), None)?;
     let found = state.dentry(dir, name)?.ok_or(Stop::Fail(FsError::NotFound))?;
     if found.dentry.is_dir() {
         return Err(Stop::Fail(FsError::IsDirectory));
+    }
+    if asked.is_some_and(|ino| ino != found.dentry.ino) {
+        return Err(Stop::Fail(FsError::Conflict));
     }
     let now = state.ctx.now;
     state.remove_dentry(dir, name, found.cookie);

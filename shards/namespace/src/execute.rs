@@ -1,9 +1,10 @@
 //! Dispatch of commands and queries.
 
 use crate::command::{Command, CommandBody, EntryContext, Message};
+use crate::data::DataCommand;
 use crate::entry::{self, Birth};
 use crate::keys;
-use crate::outcome::{Answer, Outcome, Step, Stop};
+use crate::outcome::{Answer, Begun, Outcome, Step, Stop};
 use crate::record::Inode;
 use crate::state::{State, find_dentry, find_inode};
 use crate::view::{Key, NeedMore, View};
@@ -90,20 +91,35 @@ fn run(state: &mut State<'_>, command: &Command) -> Step<Answer> {
     if let CommandBody::Txn(body) = &command.body {
         return txn::execute(state, command, body).map(Answer::Txn);
     }
-    if let Some(result) = session::recall(state, command)? {
-        let reply = result?;
-        outbox::announce(state)?;
-        return Ok(Answer::Wire(reply));
-    }
-    let reply = run_body(state, command)?;
+    let begun = match session::recall(state, command)? {
+        Some(Ok(Reply::Offset(at))) if in_steps(&command.body) => Some(at),
+        Some(result) => {
+            let reply = result?;
+            outbox::announce(state)?;
+            return Ok(Answer::Wire(reply));
+        }
+        None => None,
+    };
+    let reply = run_body(state, command, begun)?;
     session::keep(state, command, &Ok(reply.clone()))?;
     Ok(Answer::Wire(reply))
 }
 
-fn run_body(state: &mut State<'_>, command: &Command) -> Step<Reply> {
+/// Whether a command may do a bounded part of its work only and answer `Reply::Offset`: the driver
+/// proposes the same command until it answers otherwise. The part done is kept as the request's result,
+/// so that no part is done twice, also where a retry goes on with it.
+fn in_steps(body: &CommandBody) -> bool {
+    matches!(
+        body,
+        CommandBody::Data(DataCommand::Fallocate { .. })
+            | CommandBody::Op { op: Op::Setattr { .. } | Op::Create { .. }, .. }
+    )
+}
+
+fn run_body(state: &mut State<'_>, command: &Command, begun: Begun) -> Step<Reply> {
     match &command.body {
-        CommandBody::Op { op, pinned_by } => return run_op(state, command, op, pinned_by),
-        CommandBody::Data(body) => return data::execute(state, command, body),
+        CommandBody::Op { op, asked, pinned_by } => return run_op(state, command, op, begun, (*asked, pinned_by)),
+        CommandBody::Data(body) => return data::execute(state, command, begun, body),
         CommandBody::Txn(_) => return Err(Stop::Fail(FsError::Invalid)),
         CommandBody::Deliver { from, sequence, message, pinned_by } => {
             outbox::deliver(state, *from, *sequence, message, pinned_by)?;
@@ -114,14 +130,21 @@ fn run_body(state: &mut State<'_>, command: &Command) -> Step<Reply> {
         CommandBody::Reap { ino } => reap::proceed(state, *ino)?,
         CommandBody::ExpireSession { session } => session::expire(state, *session)?,
         CommandBody::Conclude { error } => return Err(Stop::Fail(*error)),
+        CommandBody::Take { ino } => take(state, *ino)?,
     }
     Ok(Reply::Done)
 }
 
-fn run_op(state: &mut State<'_>, command: &Command, op: &Op, pinned_by: &[SessionId]) -> Step<Reply> {
+fn run_op(
+    state: &mut State<'_>,
+    command: &Command,
+    op: &Op,
+    begun: Begun,
+    (asked, pinned_by): (Option<InodeId>, &[SessionId]),
+) -> Step<Reply> {
     match op {
         Op::Create { dir, name, mode, exclusive, truncate } => {
-            entry::create(state, command, (*dir, name), *mode, (*exclusive, *truncate))
+            entry::create(state, command, (*dir, name), *mode, (*exclusive, *truncate), begun)
         }
         Op::Mknod { dir, name, kind, mode, rdev } => {
             let birth = Birth { kind: *kind, mode: *mode, rdev: *rdev, target: &[] };
@@ -131,12 +154,20 @@ fn run_op(state: &mut State<'_>, command: &Command, op: &Op, pinned_by: &[Sessio
             let birth = Birth { kind: FileKind::Symlink, mode: 0o777, rdev: 0, target };
             entry::make(state, command, (*dir, name), &birth)
         }
-        Op::Unlink { dir, name } => entry::unlink(state, *dir, name, pinned_by),
-        Op::Setattr { ino, change } => attributes::set(state, *ino, change),
+        Op::Unlink { dir, name } => entry::unlink(state, (*dir, name), asked, pinned_by),
+        Op::Setattr { ino, change } => attributes::set(state, command.session, *ino, change, begun),
         Op::SetXattr { ino, name, value, mode } => xattr::set(state, *ino, name, value, *mode),
         Op::RemoveXattr { ino, name } => xattr::remove(state, *ino, name),
         _ => Err(Stop::Fail(FsError::NotSupported)),
     }
+}
+
+fn take(state: &mut State<'_>, ino: InodeId) -> Step<()> {
+    if let Some(mut inode) = find_inode(state, ino)?.filter(|inode| inode.kind == FileKind::File) {
+        inode.take(SessionId::new(0));
+        state.put_inode(ino, &inode);
+    }
+    Ok(())
 }
 
 fn make_root(state: &mut State<'_>, mode: u16, uid: u32, gid: u32) -> Step<()> {
@@ -155,10 +186,11 @@ fn make_root(state: &mut State<'_>, mode: u16, uid: u32, gid: u32) -> Step<()> {
     Ok(())
 }
 
-/// The inode of this shard whose last link the command may remove: the driver asks the sessions
-/// that hold it open and fills in `pinned_by` before it proposes.
+/// The inode of this shard of which the command may remove a link, perhaps the last one: the driver
+/// asks the sessions that hold it open and fills in `pinned_by` before it proposes.
 pub fn last_link(view: &dyn View, ctx: &EntryContext, command: &Command) -> Result<Option<InodeId>, NeedMore> {
     let candidate = match &command.body {
+        CommandBody::Op { op: Op::Unlink { .. }, asked: Some(ino), .. } => Ok(Some(*ino)),
         CommandBody::Op { op: Op::Unlink { dir, name }, .. } => {
             find_dentry(view, ctx, *dir, name).map(|found| found.map(|found| found.dentry.ino))
         }
@@ -168,9 +200,8 @@ pub fn last_link(view: &dyn View, ctx: &EntryContext, command: &Command) -> Resu
         _ => Ok(None),
     };
     let last = candidate.and_then(|candidate| match candidate {
-        Some(ino) if ino.shard() == ctx.shard => {
-            Ok(find_inode(view, ino)?.filter(|inode| inode.is_dir() || inode.nlink <= 1).map(|_| ino))
-        }
+        // Also of several links: the others may be on their way out.
+        Some(ino) if ino.shard() == ctx.shard => Ok(find_inode(view, ino)?.map(|_| ino)),
         _ => Ok(None),
     });
     match last {

@@ -86,5 +86,8 @@ impl From<FsError> for Stop {
     }
 }
 
+/// Where an operation of several commands goes on: what the last one answered in `Reply::Offset`.
+pub type Begun = Option<u64>;
+
 /// Result of one step of an execution.
 pub type Step<T> = Result<T, Stop>;

@@ -6,8 +6,8 @@ use crate::keys::{self, space};
 use crate::outcome::{Step, Stop};
 use crate::record;
 use crate::state::find;
-use crate::txn::TxId;
 use crate::txn::decision::Decision;
+use crate::txn::{Part, TxId, participant};
 use crate::view::{Key, NeedMore, Rows, View};
 use cfs_types::{FsError, InodeId, SessionId, ShardId, VolumeId};
 
@@ -51,6 +51,11 @@ pub fn prepared(view: &dyn View, after: Option<TxId>, limit: usize) -> Listing<T
     listing(rows.and_then(|rows| rows.iter().map(|(k, _)| Ok(keys::parse_tx(k).ok_or(FsError::Corrupt)?)).collect()))
 }
 
+/// What a prepared transaction holds here: leases on it are revoked before its commit is delivered.
+pub fn held_parts(view: &dyn View, tx: TxId) -> Listing<Part> {
+    listing(participant::held_parts(view, tx))
+}
+
 /// Forced aborts recorded here: forget those of earlier terms.
 pub fn aborted(view: &dyn View, after: Option<TxId>, limit: usize) -> Listing<TxId> {
     let rows = page(view, space::DECISION, after.map(keys::decision), limit);
@@ -92,6 +97,11 @@ pub fn sessions(view: &dyn View, after: Option<SessionId>, limit: usize) -> List
 pub fn rename_lock(view: &dyn View, volume: VolumeId) -> Listing<TxId> {
     let holder = find::<TxId>(view, &keys::rename_lock(volume));
     listing(holder.map(|holder| holder.into_iter().collect()))
+}
+
+/// Whether a session may open an unlinked inode again: it is one of those that hold it.
+pub fn holds_orphan(view: &dyn View, ino: InodeId, session: SessionId) -> Result<bool, NeedMore> {
+    Ok(view.get(&keys::orphan(ino, session))?.is_some())
 }
 
 /// Whether the shard knows a session: there is something to expire.

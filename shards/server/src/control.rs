@@ -46,9 +46,17 @@ pub async fn end_session(core: &Rc<Core>, session: SessionId) {
         return;
     }
     core.last_seen.borrow_mut().remove(&session);
+    let floor = oldest_open(&group).await.unwrap_or_default();
     for to in (0..core.config.cores).map(CoreId::new) {
-        core.peers.call(to, CoreRequest::DropSession(session)).await;
+        core.peers.call(to, CoreRequest::DropSession(session, floor)).await;
     }
+}
+
+/// The oldest session that is open, or the next one to be.
+async fn oldest_open(group: &Rc<Shard>) -> Result<SessionId, FsError> {
+    let next = group.read(|view, _| cfs_cluster::next_session(view)).await?;
+    let open = group.read(|view, _| cfs_cluster::open_sessions(view, SessionId::new(0), 1)).await?;
+    Ok(open.first().copied().unwrap_or(next))
 }
 
 /// Notes that sessions were heard of.

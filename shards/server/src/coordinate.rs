@@ -10,6 +10,7 @@ use crate::machine::GroupAnswer;
 use crate::messages::{CoreReply, CoreRequest, Remote};
 use crate::shard::Shard;
 use crate::touched::touched;
+use crate::unlinking::Asked;
 use cfs_exec::channel;
 use cfs_namespace::txn::{Action, Coordinator, DecideReply, Event, Request, TxnCommand, TxnReply, Verdict};
 use cfs_namespace::{Answer, Command, CommandBody, TxId, pending};
@@ -99,7 +100,7 @@ pub async fn execute_here(core: &Rc<Core>, shard: ShardId, command: Command, dat
 async fn try_execute(core: &Rc<Core>, shard: ShardId, mut command: Command, data: Vec<u8>) -> Result<Remote, FsError> {
     let shard = core.shard(shard)?.clone();
     let inodes = touched(&shard, &command).await?;
-    let _held = core.hold(inodes, command.session, Intent::Change).await;
+    let _held = core.hold(inodes, command.session, Intent::Change).await?;
     let pinned = fill_pins(core, &shard, &mut command).await?;
     let concludes = matches!(command.body, CommandBody::Conclude { .. });
     let place = core.log_place(Asker::FollowUp, data.len()).await;
@@ -121,27 +122,26 @@ fn is_duplicate(result: &Result<GroupAnswer, FsError>) -> bool {
     matches!(result, Ok(GroupAnswer::Shard(Answer::Txn(TxnReply::Decided(DecideReply::Duplicate(_))))))
 }
 
-/// An inode that may lose its last link, and who holds it open.
-pub type Pinned = Option<(InodeId, Vec<SessionId>)>;
-
-/// Names the sessions that hold the inode open whose last link the command removes.
-pub async fn fill_pins(core: &Rc<Core>, shard: &Rc<Shard>, command: &mut Command) -> Result<Pinned, FsError> {
+/// Names the sessions that hold the inode open of which the command removes a link. Whoever opens it
+/// while the result lives waits.
+pub async fn fill_pins(core: &Rc<Core>, shard: &Rc<Shard>, command: &mut Command) -> Result<Option<Asked>, FsError> {
     let last = shard.read(|view, context| cfs_namespace::last_link(view, context, command)).await?;
     let Some(ino) = last else { return Ok(None) };
     let pins = core.leases.borrow().pinned_by(ino);
-    let pinned = Some((ino, pins.clone()));
+    let asked = core.unlinking.begin(ino, pins.clone());
     match &mut command.body {
         CommandBody::Op { pinned_by, .. } | CommandBody::Deliver { pinned_by, .. } => *pinned_by = pins,
         CommandBody::Txn(TxnCommand::Decide { pinned_by, .. }) => *pinned_by = pins,
         _ => {}
     }
-    Ok(pinned)
+    Ok(Some(asked))
 }
 
 /// After the command: a session that closed the inode meanwhile found its last link still there.
-pub async fn release_unpinned(core: &Rc<Core>, shard: &Rc<Shard>, pinned: Pinned) -> Result<(), FsError> {
-    let Some((ino, sessions)) = pinned else { return Ok(()) };
-    for session in sessions {
+pub async fn release_unpinned(core: &Rc<Core>, shard: &Rc<Shard>, asked: Option<Asked>) -> Result<(), FsError> {
+    let Some(asked) = asked else { return Ok(()) };
+    let ino = asked.ino;
+    for session in asked.holders.iter().copied() {
         if !core.leases.borrow().pinned_by(ino).contains(&session) {
             shard.command(Command::internal(CommandBody::ReleaseOrphan { ino, session })).await?;
         }

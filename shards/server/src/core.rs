@@ -5,6 +5,7 @@
 //! whether or not somebody still waits for it.
 
 use crate::config::ServerConfig;
+use crate::fence::Fence;
 use crate::former::{Former, forget_in};
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
@@ -17,9 +18,11 @@ use crate::operation::Served;
 use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::shard::Shard;
+use crate::unlinking::Unlinking;
 use cfs_exec::{Event, Permit, Semaphore};
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
+use cfs_namespace::{Command, CommandBody};
 use cfs_rpc::Connection;
 use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
 use cfs_segment::Space;
@@ -96,6 +99,12 @@ pub struct Core {
     pub heard: RefCell<BTreeSet<SessionId>>,
     /// When each session was last heard of by any core (core 0).
     pub last_seen: RefCell<BTreeMap<SessionId, Instant>>,
+    /// Once it has stopped: the right to change the tables of every store.
+    pub at_rest: RefCell<Option<Vec<Permit>>>,
+    /// Sessions that are over.
+    pub fence: Rc<Fence>,
+    /// Inodes that commands on their way may remove.
+    pub unlinking: Unlinking,
     /// The core's tasks; they end with it.
     pub tasks: RefCell<Vec<TaskHandle>>,
 }
@@ -239,8 +248,9 @@ impl Core {
         self.session_back(session);
     }
 
-    /// This core forgets a session that has ended, and what it held.
-    pub async fn drop_session(self: &Rc<Self>, session: SessionId) {
+    /// This core forgets a session that has ended, and what it held; `floor` is the oldest one left.
+    pub async fn drop_session(self: &Rc<Self>, session: SessionId, floor: SessionId) {
+        self.fence.end(session, floor);
         self.end_session(session);
         for shard in self.groups.values().filter(|s| s.group().shard().is_some()) {
             forget_in(shard, session).await;
@@ -254,10 +264,10 @@ impl Core {
         self.links.close(None);
         self.upkeep.notify_all();
         let end = self.world.clock.now().after(FLUSH_TIME_MAX);
-        let at_rest = timeout(&self.world.clock, end, self.rest_tables()).await;
+        // Kept: upkeep that waited for its turn would begin a flush after the stop.
+        *self.at_rest.borrow_mut() = timeout(&self.world.clock, end, self.rest_tables()).await;
         let _failed = self.space.seal_all().await;
         let _failed = self.log.close().await;
-        drop(at_rest);
     }
 
     /// Waits until no store's tables are being changed; nobody begins while the result lives.
@@ -289,8 +299,14 @@ impl Core {
     }
 
     /// Asks others to give way on objects and waits until they have. While the result lives,
-    /// nobody is granted what conflicts with it.
-    pub async fn hold(self: &Rc<Self>, mut inodes: Vec<InodeId>, by: SessionId, intent: Intent) -> Held {
+    /// nobody is granted what conflicts with it. What a silent session held exclusively is taken from
+    /// it first: its bytes that come later are refused.
+    pub async fn hold(
+        self: &Rc<Self>,
+        mut inodes: Vec<InodeId>,
+        by: SessionId,
+        intent: Intent,
+    ) -> Result<Held, FsError> {
         self.grace().await;
         inodes.sort_unstable();
         inodes.dedup();
@@ -311,13 +327,24 @@ impl Core {
                 }
                 match clearance {
                     Clearance::Clear => break,
+                    Clearance::Broken => self.take(*ino).await?,
                     Clearance::WaitUntil(at) => {
                         timeout(&self.world.clock, at, self.leases_moved.wait()).await;
                     }
                 }
             }
         }
-        held
+        Ok(held)
+    }
+
+    /// Commits that an exclusive lease is broken, before anybody relies on it.
+    async fn take(&self, ino: InodeId) -> Result<(), FsError> {
+        let shard = self.shard(ino.shard())?.clone();
+        shard.command(Command::internal(CommandBody::Take { ino })).await?;
+        self.metrics.leases_broken.bump();
+        self.leases.borrow_mut().taken(ino);
+        self.leases_moved.notify_all();
+        Ok(())
     }
 
     /// Grants leases on what a reply shows.

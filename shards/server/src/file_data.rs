@@ -42,6 +42,18 @@ pub struct WriteRequest {
     pub append: bool,
     /// Clear setuid and setgid.
     pub kill_privileges: bool,
+    /// The file's epoch since which the bytes were held back.
+    pub held: Option<u64>,
+}
+
+impl WriteRequest {
+    fn place(&self, start: u64) -> WriteAt {
+        match self.held {
+            _ if self.append => WriteAt::Append,
+            Some(epoch) => WriteAt::HeldBack { offset: start, epoch },
+            None => WriteAt::Offset(start),
+        }
+    }
 }
 
 /// Turns a step of the state machine into what [`Shard::read`] wants.
@@ -77,7 +89,7 @@ pub async fn write(
     let inline_max = (INLINE_WRITE_BYTES_MAX as usize).min(core.log.record_bytes_max() / 2);
     if data.len() <= inline_max {
         let _admitted = admit_inline(core, data.len()).await?;
-        let at = if request.append { WriteAt::Append } else { WriteAt::Offset(request.offset) };
+        let at = request.place(request.offset);
         let len = u32::try_from(data.len()).expect("at most 64 KiB");
         let inline = WriteData::Inline { data_offset: 0, len, checksums: block_checksums(&data) };
         let command = write_command(context, request, at, inline);
@@ -86,7 +98,7 @@ pub async fn write(
     let mut data = Some(data);
     loop {
         let start = if request.append { size_of(shard, request.ino).await? } else { request.offset };
-        let at = if request.append { WriteAt::Append } else { WriteAt::Offset(start) };
+        let at = request.place(start);
         let bytes = data.take().expect("given back for each attempt");
         let (kept, slices, locals) = store_slices(core, shard, request.ino, start, bytes, request.append).await?;
         let command = write_command(context, request, at, WriteData::Chunks(slices.clone()));
@@ -169,7 +181,7 @@ fn units_promised(core: &Core) -> u64 {
 }
 
 /// The end of a span, unless no file is so long.
-pub fn within_file(layout: Layout, offset: u64, len: u64) -> Result<u64, FsError> {
+fn within_file(layout: Layout, offset: u64, len: u64) -> Result<u64, FsError> {
     let end = offset.checked_add(len).filter(|end| *end <= layout.file_bytes_max());
     end.ok_or(FsError::FileTooLarge)
 }

@@ -94,10 +94,11 @@ pub async fn forget_ended(core: &Rc<Core>, issued: &Issued) -> Result<(), FsErro
 }
 
 /// Forgets an ended session's results and pins in one shard. What fails is found again at the
-/// next start.
+/// next start. The session is behind the fence: what of it is on its way is executed before its end.
 pub async fn forget_in(shard: &Rc<Shard>, session: SessionId) {
+    let quiet = shard.replica.is_quiet();
     let known = shard.read(|view, _| pending::knows_session(view, session)).await;
-    if matches!(known, Ok(true)) {
+    if !quiet || matches!(known, Ok(true)) {
         let _failed = shard.command(Command::internal(CommandBody::ExpireSession { session })).await;
     }
     let _failed = release_orphans(shard, session, |_| true).await;

@@ -2,7 +2,9 @@
 //!
 //! Sans-I/O. Leases are memory only; what survives a restart is one line a session in replicated
 //! state (ARCHITECTURE, Leases and sessions). A lease ends by itself when its session has been
-//! silent for the term; until then a conflicting request waits for the holder's answer.
+//! silent for the term; until then a conflicting request waits for the holder's answer. Behind an
+//! exclusive one there may be written bytes: before the request goes on, the broken lease is committed,
+//! so that these bytes are refused whenever they arrive.
 //!
 //! Memory is bounded: where the table is full, holders of other objects are asked to give way, and
 //! until they have nothing more is granted.
@@ -54,6 +56,9 @@ pub struct Revocation {
 pub enum Clearance {
     /// Nobody else holds a conflicting lease.
     Clear,
+    /// Somebody held the object exclusively and did not give way in time: commit that it is taken,
+    /// tell with [`Leases::taken`], and ask again.
+    Broken,
     /// Look again when a holder answers, or at this time at the latest.
     WaitUntil(Instant),
 }
@@ -65,6 +70,8 @@ struct Holding {
     asked: u64,
     /// When somebody first waited for its answer.
     waited_from: Option<Instant>,
+    /// It did not give way in time: the object is being taken.
+    broken: bool,
 }
 
 #[derive(Default)]
@@ -136,7 +143,7 @@ impl Leases {
         let (term, renewed, lapsed) = (self.term, &self.renewed, &mut self.lapsed);
         let fenced = &mut self.fenced;
         let Some(object) = self.objects.get_mut(&ino) else { return Clearance::Clear };
-        let mut latest = None;
+        let (mut latest, mut broken) = (None, false);
         object.holders.retain(|session, holding| {
             if session == by || !conflicts(holding.kind, intent) {
                 return true;
@@ -149,12 +156,33 @@ impl Leases {
             let ends = seen.after(term).min(patience);
             if ends > now {
                 latest = latest.max(Some(ends));
-            } else {
+                return true;
+            }
+            if holding.kind == LeaseKind::Exclusive {
+                holding.broken = true;
+                broken = true;
+                return true;
+            }
+            lapsed.insert(session);
+            false
+        });
+        match latest {
+            Some(latest) => Clearance::WaitUntil(latest),
+            None if broken => Clearance::Broken,
+            None => Clearance::Clear,
+        }
+    }
+
+    /// It is committed that the object was taken: the broken leases on it are gone.
+    pub fn taken(&mut self, ino: InodeId) {
+        let Some(object) = self.objects.get_mut(&ino) else { return };
+        let lapsed = &mut self.lapsed;
+        object.holders.retain(|session, holding| {
+            if holding.broken {
                 lapsed.insert(session);
             }
-            ends > now
+            !holding.broken
         });
-        latest.map_or(Clearance::Clear, Clearance::WaitUntil)
     }
 
     /// Sessions that did not give way in time: close their connections, so that they serve nothing
@@ -216,7 +244,7 @@ impl Leases {
             self.tidy(ino);
             return None;
         }
-        let fresh = Holding { kind, granted: now, asked: 0, waited_from: None };
+        let fresh = Holding { kind, granted: now, asked: 0, waited_from: None, broken: false };
         let holding = object.holders.get_or_insert(session, fresh);
         holding.kind = holding.kind.max(kind);
         holding.granted = now;
@@ -224,7 +252,8 @@ impl Leases {
     }
 
     /// The session is alive. False where leases of it had lapsed: they are gone and it must know.
-    /// Those granted within the term are not touched: the client serves from them.
+    /// Those granted within the term are not touched: the client serves from them. Nor are exclusive
+    /// ones: the client may hold bytes back, and is asked for them before others see the object.
     pub fn renew(&mut self, session: SessionId, now: Instant) -> bool {
         let last = self.renewed.insert(session, now).unwrap_or_default();
         let mut lapsed = self.lapsed.remove(&session);
@@ -233,9 +262,11 @@ impl Leases {
         }
         let term = self.term;
         self.objects.retain(|_, object| {
-            if object.holders.get(session).is_some_and(|h| h.granted.after(term) <= now) {
-                object.holders.remove(session);
+            if let Some(holding) = object.holders.get(session).filter(|h| h.granted.after(term) <= now) {
                 lapsed = true;
+                if holding.kind == LeaseKind::Shared {
+                    object.holders.remove(session);
+                }
             }
             !object.is_idle()
         });
@@ -376,6 +407,9 @@ mod tests {
         assert!(t.renew(A, at(1000)));
         t.begin(ino(), B, Intent::Read);
         assert_eq!(t.clearance(ino(), B, Intent::Read, at(2500)), Clearance::WaitUntil(at(3000)));
+        assert_eq!(t.clearance(ino(), B, Intent::Read, at(3000)), Clearance::Broken);
+        assert_eq!(t.clearance(ino(), B, Intent::Read, at(3000)), Clearance::Broken, "nobody has committed it yet");
+        t.taken(ino());
         assert_eq!(t.clearance(ino(), B, Intent::Read, at(3000)), Clearance::Clear);
         assert!(!t.renew(A, at(3001)), "it must learn that its leases are gone");
     }
@@ -391,6 +425,8 @@ mod tests {
             assert!(t.take_fenced().is_empty());
         }
         t.renew(A, at(9_999));
+        assert_eq!(t.clearance(ino(), B, Intent::Change, at(10_000)), Clearance::Broken);
+        t.taken(ino());
         assert_eq!(t.clearance(ino(), B, Intent::Change, at(10_000)), Clearance::Clear);
         assert_eq!(t.take_fenced(), BTreeSet::from([A]));
         assert!(!t.renew(A, at(10_001)), "it must learn that its leases are gone");
@@ -406,6 +442,16 @@ mod tests {
         assert!(!t.renew(A, at(3000)), "the first has lapsed");
         assert!(t.begin(ino(), B, Intent::Change).is_empty());
         assert_eq!(t.begin(other, B, Intent::Change).len(), 1, "the second still stands");
+    }
+
+    #[test]
+    fn who_comes_back_late_is_asked_for_what_it_holds_back() {
+        let mut t = table();
+        t.renew(A, at(0));
+        t.grant(ino(), A, LeaseKind::Exclusive, at(0));
+        assert!(!t.renew(A, at(3000)), "it must not count on the lease");
+        assert_eq!(t.begin(ino(), B, Intent::Read).len(), 1);
+        assert!(matches!(t.clearance(ino(), B, Intent::Read, at(3001)), Clearance::WaitUntil(_)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod core;
 mod delivery;
 mod effects;
 mod entry;
+mod fence;
 mod file_data;
 mod former;
 mod fsck;
@@ -37,6 +38,7 @@ mod shard;
 mod status;
 mod sweep;
 mod touched;
+mod unlinking;
 mod unpacked;
 mod upkeep;
 mod view;
@@ -51,6 +53,7 @@ pub use peers::Envelope;
 /// voters are run so, as long as servers have no peers.
 pub mod group {
     pub use crate::boot::region_layout;
+    pub use crate::fence::Fence;
     pub use crate::hybrid_clock::HybridClock;
     pub use crate::inline_cache::InlineCache;
     pub use crate::machine::{GroupAnswer, GroupCommand, Machine};

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub written_bytes: Counter,
     /// Leases revoked because another session wanted the object.
     pub revocations: Counter,
+    /// Exclusive leases that were broken: their holders did not give way in time.
+    pub leases_broken: Counter,
     /// Stores flushed to tables.
     pub flushes: Counter,
     /// Steps of compaction.

@@ -8,13 +8,13 @@ use crate::leases::Intent;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::shard::Shard;
 use crate::touched::touched;
-use cfs_namespace::data::{DataCommand, Layout, fallocate_slice};
+use cfs_namespace::data::DataCommand;
 use cfs_namespace::txn::{Coordinator, Request as TxRequest};
-use cfs_namespace::{Answer, Command, CommandBody};
+use cfs_namespace::{Answer, Command, CommandBody, pending};
 use cfs_seam::{Class, IoBuf, spawn};
 use cfs_segment::Purpose;
 use cfs_types::{CoreId, FsError, InodeId, SessionId, UNIT_BYTES};
-use cfs_wire::{Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
+use cfs_wire::{EntryReply, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
 use std::rc::Rc;
 
 /// A result, the leases that go with it, and bulk bytes.
@@ -59,8 +59,8 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
         Op::Statfs => (statfs(&core).await, Vec::new(), None),
         Op::Close { ino } => (close(&core, &shard, ino, session).await, Vec::new(), None),
         Op::Read { .. } => read(&core, &shard, &context, &op, direct).await,
-        Op::Write { ino, offset, len, append, kill_privileges } => {
-            let asked = WriteRequest { ino, offset, append, kill_privileges };
+        Op::Write { ino, offset, len, append, kill_privileges, held } => {
+            let asked = WriteRequest { ino, offset, append, kill_privileges, held };
             (write(&core, &shard, &context, asked, len, payload).await, Vec::new(), None)
         }
         Op::Fallocate { .. } => (fallocate(&core, &shard, &context, &op).await, Vec::new(), None),
@@ -159,14 +159,73 @@ async fn look(core: &Rc<Core>, shard: &Rc<Shard>, session: SessionId, op: &Op, d
         let shown = shown(op, &result);
         let dirty = core.leases.borrow().dirty_elsewhere(&shown, session);
         if !dirty.is_empty() && held.is_empty() {
-            held.push(core.hold(dirty, session, Intent::Read).await);
+            match core.hold(dirty, session, Intent::Read).await {
+                Ok(clear) => held.push(clear),
+                Err(error) => return (Err(error), Vec::new(), None),
+            }
             continue;
         }
         if let (Op::Open { ino, .. }, Ok(_)) = (op, &result) {
-            core.leases.borrow_mut().pin(*ino, session);
+            if core.unlinking.is_under_way(*ino) {
+                core.unlinking.wait(*ino).await;
+                continue;
+            }
+            if let Err(error) = pin(core, shard, *ino, session, &result).await {
+                return (Err(error), Vec::new(), None);
+            }
         }
         let leases = if direct { core.grant(session, &grants(op, &result)) } else { Vec::new() };
         return (result, leases, None);
+    }
+}
+
+/// Pins an inode that was just found there. One without a name is gone, but for those that hold it.
+async fn pin(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    ino: InodeId,
+    session: SessionId,
+    found: &Result<Reply, FsError>,
+) -> Result<(), FsError> {
+    let nameless = matches!(found, Ok(Reply::Attr(attr)) if attr.nlink == 0);
+    if nameless && !shard.read(|view, _| pending::holds_orphan(view, ino, session)).await? {
+        return Err(FsError::Stale);
+    }
+    core.leases.borrow_mut().pin(ino, session);
+    Ok(())
+}
+
+/// What a create has found may be longer than the server knows: others hold back what they wrote.
+async fn show_whole(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    session: SessionId,
+    entry: &mut EntryReply,
+) -> Result<(), FsError> {
+    let Some(attr) = &mut entry.attr else { return Ok(()) };
+    let dirty = core.leases.borrow().dirty_elsewhere(&[entry.ino], session);
+    if !dirty.is_empty() {
+        let _held = core.hold(dirty, session, Intent::Read).await?;
+        if let Reply::Attr(now) = shard.query(&Op::Getattr { ino: entry.ino }).await? {
+            *attr = now;
+        }
+    }
+    Ok(())
+}
+
+/// Pins a file that a create has made or found, unless it was removed since.
+async fn pin_created(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, session: SessionId) -> Result<(), FsError> {
+    loop {
+        core.unlinking.wait(ino).await;
+        let found = shard.query(&Op::Getattr { ino }).await;
+        if core.unlinking.is_under_way(ino) {
+            continue;
+        }
+        return match found {
+            Ok(_) => pin(core, shard, ino, session, &found).await,
+            Err(FsError::NotFound) => Err(FsError::Stale),
+            Err(error) => Err(error),
+        };
     }
 }
 
@@ -217,9 +276,21 @@ fn grants(op: &Op, result: &Result<Reply, FsError>) -> Vec<(InodeId, LeaseKind)>
 
 /// A change of the namespace or of attributes.
 async fn mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: Op, direct: bool) -> Served {
-    let result = try_mutate(core, shard, context, op.clone()).await;
-    if let (Op::Create { .. }, Ok(Reply::Entry(entry))) = (&op, &result) {
-        core.leases.borrow_mut().pin(entry.ino, context.session);
+    let quiet = core.unlinking.quiet_at();
+    let mut result = try_mutate(core, shard, context, op.clone()).await;
+    if let (Op::Create { .. }, Ok(Reply::Entry(entry))) = (&op, &result)
+        && entry.ino.shard() == shard.id()
+    {
+        if core.unlinking.was_quiet(quiet) {
+            core.leases.borrow_mut().pin(entry.ino, context.session);
+        } else if let Err(error) = pin_created(core, shard, entry.ino, context.session).await {
+            result = Err(error);
+        }
+    }
+    if let (Op::Create { .. }, Ok(Reply::Entry(entry))) = (&op, &mut result)
+        && let Err(error) = show_whole(core, shard, context.session, entry).await
+    {
+        result = Err(error);
     }
     let wanted = grants(&op, &result);
     let mine = wanted.into_iter().filter(|(ino, _)| ino.shard() == shard.id());
@@ -239,14 +310,13 @@ async fn try_mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext
         };
         return coordinate(core, shard, request).await;
     }
-    let mut command = command(context, CommandBody::Op { op, pinned_by: Vec::new() });
+    let mut command = command(context, body_of(shard, op).await?);
     let inodes = touched(shard, &command).await?;
-    let _held = core.hold(inodes, context.session, Intent::Change).await;
+    let _held = core.hold(inodes, context.session, Intent::Change).await?;
     let pinned = fill_pins(core, shard, &mut command).await?;
-    let (answer, executed) = shard.command(command).await?;
+    let reply = execute_steps(core, shard, command).await?;
     release_unpinned(core, shard, pinned).await?;
-    core.await_delivery(shard, &executed.effects).await?;
-    Ok(answer.into_wire())
+    Ok(reply)
 }
 
 fn command(context: &RequestContext, body: CommandBody) -> Command {
@@ -257,6 +327,21 @@ fn command(context: &RequestContext, body: CommandBody) -> Command {
         identity: context.identity.clone(),
         body,
     }
+}
+
+/// The body of an operation's command. An unlink names the inode that it is about, so that the
+/// right leases are revoked and the right sessions asked; the name is missing, or it leads there.
+async fn body_of(shard: &Rc<Shard>, op: Op) -> Result<CommandBody, FsError> {
+    let mut asked = None;
+    if let Op::Unlink { dir, name } = &op {
+        match shard.query(&Op::Lookup { dir: *dir, name: name.clone() }).await {
+            Ok(Reply::Entry(entry)) => asked = Some(entry.ino),
+            Err(error @ FsError::NotFound) => return Ok(CommandBody::Conclude { error }),
+            // The command says so.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(CommandBody::Op { op, asked, pinned_by: Vec::new() })
 }
 
 /// Refuses what makes metadata grow when only the reserve is left. What frees space always passes.
@@ -288,8 +373,14 @@ async fn read(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: 
     core.grace().await;
     let here = ino.shard() == shard.id();
     let dirty = if here { core.leases.borrow().dirty_elsewhere(&[ino], context.session) } else { Vec::new() };
-    let _held = if dirty.is_empty() { None } else { Some(core.hold(dirty, context.session, Intent::Read).await) };
-    match file_data::read(core, shard, op).await {
+    let read = async {
+        let _held = match dirty.is_empty() {
+            true => None,
+            false => Some(core.hold(dirty, context.session, Intent::Read).await?),
+        };
+        file_data::read(core, shard, op).await
+    };
+    match read.await {
         Ok(data) => {
             let wanted = [(ino, LeaseKind::Shared)];
             let leases = if direct && here { core.grant(context.session, &wanted) } else { Vec::new() };
@@ -312,34 +403,29 @@ async fn write(
     if data.len() != len as usize {
         return Err(FsError::Malformed);
     }
-    let _held = core.hold(vec![asked.ino], context.session, Intent::Change).await;
+    let _held = core.hold(vec![asked.ino], context.session, Intent::Change).await?;
     file_data::write(core, shard, context, asked, data).await
 }
 
 async fn fallocate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: &Op) -> Result<Reply, FsError> {
     let Op::Fallocate { ino, offset, len, mode, keep_size } = *op else { return Err(FsError::Invalid) };
-    let end = file_data::within_file(Layout::default(), offset, len)?;
-    let _held = core.hold(vec![ino], context.session, Intent::Change).await;
+    let _held = core.hold(vec![ino], context.session, Intent::Change).await?;
     // The kernel does not say so with the request, as it does with a write: only root keeps them.
     let kill_privileges = context.identity.uid != 0;
-    let mut at = offset;
+    let body = DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges };
+    execute_steps(core, shard, command(context, CommandBody::Data(body))).await
+}
+
+/// Executes a command, again and again while it answers that more is left. What was done is kept under
+/// the request's number, so one without a number cannot go on.
+async fn execute_steps(core: &Rc<Core>, shard: &Rc<Shard>, command: Command) -> Result<Reply, FsError> {
     loop {
-        let len = fallocate_slice(Layout::default(), at, end - at);
-        let body = DataCommand::Fallocate { ino, offset: at, len, mode, keep_size, kill_privileges };
-        at += len;
-        // Only the last slice carries the request's number: the others are repeated harmlessly.
-        let command = if at >= end {
-            command(context, CommandBody::Data(body))
-        } else {
-            Command::internal(CommandBody::Data(body))
-        };
-        let (answer, executed) = shard.command(command).await?;
+        let (answer, executed) = shard.command(command.clone()).await?;
         core.await_delivery(shard, &executed.effects).await?;
-        if at >= end {
-            return match answer {
-                Answer::Wire(reply) => Ok(reply),
-                Answer::Txn(_) => Err(FsError::Invalid),
-            };
+        match answer {
+            Answer::Wire(Reply::Offset(_)) if command.number.get() > 0 => {}
+            Answer::Wire(Reply::Offset(_)) | Answer::Txn(_) => return Err(FsError::Invalid),
+            Answer::Wire(reply) => return Ok(reply),
         }
     }
 }

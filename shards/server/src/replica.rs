@@ -333,18 +333,26 @@ impl Replica {
         if entry_bytes + OVERHEAD_BYTES > self.log.record_bytes_max() {
             return Err(FsError::TooLarge);
         }
-        while self.queued_bytes.get() > QUEUE_BYTES_MAX && self.failed.get().is_none() {
-            self.executed.wait().await;
-        }
-        if let Some(error) = self.failed.get() {
-            return Err(error);
-        }
+        self.room().await?;
         let (promise, result): (_, Io<Result<Option<Executed>, FsError>>) = io();
         let proposal = Proposal { command, data, locals, entry_bytes, promise };
         self.queued_bytes.set(self.queued_bytes.get() + proposal.queued_bytes());
         self.queue.borrow_mut().push_back(proposal);
         self.work.notify_all();
         result.await
+    }
+
+    /// Waits while the queue is full. What is proposed right afterwards is queued at once.
+    pub async fn room(&self) -> Result<(), FsError> {
+        while self.queued_bytes.get() > QUEUE_BYTES_MAX && self.failed.get().is_none() {
+            self.executed.wait().await;
+        }
+        self.failed.get().map_or(Ok(()), Err)
+    }
+
+    /// Whether nothing that was proposed waits to be executed.
+    pub fn is_quiet(&self) -> bool {
+        self.queue.borrow().is_empty() && self.waiting.borrow().is_empty()
     }
 
     /// What executed commands ask the driver to do; waits until there is something.

@@ -188,8 +188,8 @@ impl Seat {
                 control::end_session(core, session).await;
                 CoreReply::Done
             }
-            CoreRequest::DropSession(session) => {
-                core.drop_session(session).await;
+            CoreRequest::DropSession(session, floor) => {
+                core.drop_session(session, floor).await;
                 CoreReply::Done
             }
             CoreRequest::Alive(sessions) => {

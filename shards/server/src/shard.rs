@@ -1,17 +1,18 @@
 //! One shard (or the control group) on its core: queries and commands against its replica.
 
 use crate::delivery::Outbox;
+use crate::fence::Fence;
 use crate::machine::{GroupAnswer, GroupCommand};
 use crate::replica::{Executed, LocalWrite, Replica};
 use crate::view::StoreView;
 use cfs_exec::Event;
 use cfs_kv::Pins;
 use cfs_namespace::data::Layout;
-use cfs_namespace::{Answer, Command, EntryContext, NeedMore, TxId, View};
-use cfs_types::{ChunkId, FsError, GroupId, InodeId, LogIndex, ShardId, VolumeId};
+use cfs_namespace::{Answer, Command, EntryContext, NeedMore, View};
+use cfs_types::{ChunkId, FsError, GroupId, LogIndex, ShardId, VolumeId};
 use cfs_wire::{Op, Reply};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// A group and what its core keeps in memory about it.
@@ -30,15 +31,14 @@ pub struct Shard {
     chunk_turns: RefCell<BTreeSet<ChunkId>>,
     /// One of them is done.
     pub chunk_turns_moved: Event,
-    /// Inodes of transactions prepared here: their leases are revoked again at the commit.
-    pub prepared: RefCell<BTreeMap<TxId, Vec<InodeId>>>,
+    fence: Rc<Fence>,
     /// Messages to other shards.
     pub outbox: Outbox,
 }
 
 impl Shard {
-    /// A shard over its replica.
-    pub fn new(replica: Rc<Replica>, name_key: [u8; 32]) -> Rc<Self> {
+    /// A shard over its replica; sessions behind the core's fence are refused.
+    pub fn new(replica: Rc<Replica>, name_key: [u8; 32], fence: Rc<Fence>) -> Rc<Self> {
         Rc::new(Shard {
             replica,
             name_key,
@@ -47,7 +47,7 @@ impl Shard {
             packing: Cell::new(false),
             chunk_turns: RefCell::default(),
             chunk_turns_moved: Event::new(),
-            prepared: RefCell::default(),
+            fence,
             outbox: Outbox::default(),
         })
     }
@@ -114,9 +114,14 @@ impl Shard {
         }
     }
 
-    /// Executes a command once; `Blocked` is the caller's to handle.
+    /// Executes a command once; `Blocked` is the caller's to handle. `SessionExpired`: its session ended
+    /// before it could be proposed.
     pub async fn execute(&self, command: Command, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Executed, FsError> {
         self.replica.ready().await?;
+        self.replica.room().await?;
+        if self.fence.is_over(command.session) {
+            return Err(FsError::SessionExpired);
+        }
         self.replica.propose(GroupCommand::Shard(Box::new(command)), data, locals).await
     }
 

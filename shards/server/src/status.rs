@@ -59,6 +59,7 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::counter("read", bytes, "File data read by clients", m.read_bytes.get()),
         Number::counter("written", bytes, "File data written by clients", m.written_bytes.get()),
         Number::counter("lease", of("revocations"), "Leases revoked for another session", m.revocations.get()),
+        Number::counter("lease", of("broken"), "Exclusive leases whose holder did not give way", m.leases_broken.get()),
         Number::gauge("leased", of("objects"), "Inodes with a lease, pin or request", objects),
         Number::counter("store", of("flushes"), "Memtables flushed to sorted tables", m.flushes.get()),
         Number::counter("store", of("compactions"), "Steps of compaction", m.compactions.get()),

@@ -3,7 +3,7 @@
 use crate::shard::Shard;
 use cfs_namespace::data::DataCommand;
 use cfs_namespace::txn::{Part, TxnCommand};
-use cfs_namespace::{Command, CommandBody, Message};
+use cfs_namespace::{Command, CommandBody, Message, pending};
 use cfs_types::{FsError, InodeId, Name};
 use cfs_wire::{Op, Reply};
 use std::rc::Rc;
@@ -21,22 +21,26 @@ struct Touched {
 pub async fn touched(shard: &Rc<Shard>, command: &Command) -> Result<Vec<InodeId>, FsError> {
     let mut found = Touched::default();
     match &command.body {
-        CommandBody::Op { op, .. } => of_op(op, &mut found),
+        CommandBody::Op { op, asked, .. } => {
+            of_op(op, &mut found);
+            found.inodes.extend(*asked);
+        }
         CommandBody::Data(DataCommand::Write { ino, .. } | DataCommand::Fallocate { ino, .. }) => {
             found.inodes.push(*ino);
         }
-        CommandBody::Txn(TxnCommand::Prepare { tx, parts }) => {
+        CommandBody::Txn(TxnCommand::Prepare { parts, .. }) => {
             parts.iter().for_each(|part| of_part(part, &mut found));
-            let mut all = found.inodes.clone();
-            all.extend(resolve(shard, &found.names).await?);
-            shard.prepared.borrow_mut().insert(*tx, all.clone());
-            return Ok(here(shard, all));
         }
         CommandBody::Txn(TxnCommand::Decide { parts, after, .. }) => {
             parts.iter().for_each(|part| of_part(part, &mut found));
-            after.iter().for_each(|message| of_message(shard, message, &mut found));
+            after.iter().for_each(|message| of_message(message, &mut found));
         }
-        CommandBody::Deliver { message, .. } => of_message(shard, message, &mut found),
+        // Leases may have been granted since it was prepared.
+        CommandBody::Deliver { message: Message::Commit { tx, .. }, .. } => {
+            let parts = shard.read(|view, _| pending::held_parts(view, *tx)).await??;
+            parts.iter().for_each(|part| of_part(part, &mut found));
+        }
+        CommandBody::Deliver { message, .. } => of_message(message, &mut found),
         _ => {}
     }
     let mut all = found.inodes;
@@ -74,7 +78,8 @@ fn of_op(op: &Op, found: &mut Touched) {
             }
         }
         Op::Mknod { dir, .. } | Op::Mkdir { dir, .. } | Op::Symlink { dir, .. } => found.inodes.push(*dir),
-        Op::Unlink { dir, name } | Op::Rmdir { dir, name } => {
+        Op::Unlink { dir, .. } => found.inodes.push(*dir),
+        Op::Rmdir { dir, name } => {
             found.inodes.push(*dir);
             found.names.push((*dir, name.clone()));
         }
@@ -92,19 +97,16 @@ fn of_part(part: &Part, found: &mut Touched) {
         Part::MakeDir { .. } => {}
         Part::AddLink { ino } => found.inodes.push(*ino),
         Part::RemoveDir { dir } | Part::Reparent { dir, .. } => found.inodes.push(*dir),
-        Part::Rebind { dir, name, .. } => {
+        // The name is bound to what is expected, or the part fails.
+        Part::Rebind { dir, expect, .. } => {
             found.inodes.push(*dir);
-            found.names.push((*dir, name.clone()));
+            found.inodes.extend(expect.map(|dentry| dentry.ino));
         }
     }
 }
 
-fn of_message(shard: &Rc<Shard>, message: &Message, found: &mut Touched) {
-    match message {
-        Message::Unlink { ino, .. } | Message::Touch { ino, .. } => found.inodes.push(*ino),
-        Message::Commit { tx, .. } => {
-            found.inodes.extend(shard.prepared.borrow_mut().remove(tx).unwrap_or_default());
-        }
-        Message::Data(_) => {}
+fn of_message(message: &Message, found: &mut Touched) {
+    if let Message::Unlink { ino, .. } | Message::Touch { ino, .. } = message {
+        found.inodes.push(*ino);
     }
 }

@@ -287,8 +287,9 @@ pub enum Op {
     /// (`epoch`, `sequence`) as the client learned them from the inode; holes read as zeros.
     Read { ino: InodeId, offset: u64, len: u32, epoch: u64, sequence: u64 },
     /// Payload: the data, within one range, at most 2 MiB.
-    /// Inode's shard. `append`: the server gives the offset (reply `Written.offset`).
-    Write { ino: InodeId, offset: u64, len: u32, append: bool, kill_privileges: bool },
+    /// Inode's shard. `append`: the server gives the offset (reply `Written.offset`). `held`: the bytes
+    /// were held back since the file had this epoch; `Stale` where others have had it since.
+    Write { ino: InodeId, offset: u64, len: u32, append: bool, kill_privileges: bool, held: Option<u64> },
     /// ino's shard. Reply: Attr.
     Fallocate { ino: InodeId, offset: u64, len: u64, mode: FallocateMode, keep_size: bool },
     /// ino's shard. Reply: Offset.

@@ -40,7 +40,8 @@ fn golden_frames() -> Vec<(&'static str, Vec<u8>)> {
         instance: 0x1122_3344_5566_7788,
         bulk: false,
     };
-    let write = request(Op::Write { ino: ino(0x107), offset: 4096, len: 5, append: false, kill_privileges: true });
+    let write =
+        request(Op::Write { ino: ino(0x107), offset: 4096, len: 5, append: false, kill_privileges: true, held: None });
     let response = Response {
         timestamp: Timestamp::new(9 << 20),
         map_epoch: MapEpoch::new(3),

@@ -28,6 +28,8 @@ pub fn ino(sequence: u64) -> InodeId {
 
 pub struct File {
     pub attr: Attr,
+    /// Bytes held back since an earlier epoch are refused.
+    pub taken_at: u64,
     pub bytes: Vec<u8>,
 }
 
@@ -115,7 +117,7 @@ impl Fake {
             epoch: 1,
             sequence: 0,
         };
-        self.files.borrow_mut().insert(ino, File { attr, bytes: bytes.to_vec() });
+        self.files.borrow_mut().insert(ino, File { attr, taken_at: 0, bytes: bytes.to_vec() });
     }
 
     /// Adds a name, and what that does to its directory.
@@ -290,9 +292,10 @@ impl Fake {
                 let gone = self.names.borrow_mut().remove(&(*dir, name.clone()));
                 gone.map(|_| Reply::Done).ok_or(FsError::NotFound)
             }
-            Op::Write { ino, offset, append, .. } => match (self.write_error.get(), files.get_mut(ino)) {
+            Op::Write { ino, offset, append, held, .. } => match (self.write_error.get(), files.get_mut(ino)) {
                 (Some(error), _) => Err(error),
                 (None, None) => Err(FsError::Stale),
+                (None, Some(file)) if held.is_some_and(|epoch| epoch < file.taken_at) => Err(FsError::Stale),
                 (None, Some(file)) => {
                     let at = if *append { file.bytes.len() } else { index(*offset) };
                     file.bytes.resize(file.bytes.len().max(at + payload.len()), 0);

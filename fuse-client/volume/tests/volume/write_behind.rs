@@ -174,7 +174,11 @@ fn bytes_held_for_a_file_that_others_took_are_lost_and_said_to_be() {
     cfs_sim::run(5, |world| async move {
         let (fake, volume, handle) = exclusive(&world).await;
         write(&volume, handle, 0, b"new").await;
-        fake.files.borrow_mut().get_mut(&ino(1)).expect("exists").attr.epoch += 1;
+        let taken = |file: &mut crate::fake::File| {
+            file.attr.epoch += 1;
+            file.taken_at = file.attr.epoch;
+        };
+        taken(fake.files.borrow_mut().get_mut(&ino(1)).expect("exists"));
         fake.restart();
         assert_eq!(volume.fsync(handle).await, Err(FsError::Stale));
         assert_eq!(stored(&fake), b"old content");

@@ -23,9 +23,15 @@ pub fn read_summary(view: &dyn View, ino: InodeId, range: RangeIndex) -> Step<Su
     }
 }
 
-/// Summaries of the ranges from `first` on, at most `limit`.
-pub fn summaries(view: &dyn View, ino: InodeId, first: RangeIndex, limit: usize) -> Step<Vec<(RangeIndex, Summary)>> {
-    let rows = view.scan(&keys::summary(ino, first), &keys::summaries_end(ino), limit)?;
+/// Summaries of the ranges from `first` to below `end`, or to the last one; at most `limit`.
+pub fn summaries(
+    view: &dyn View,
+    ino: InodeId,
+    (first, end): (RangeIndex, Option<RangeIndex>),
+    limit: usize,
+) -> Step<Vec<(RangeIndex, Summary)>> {
+    let end = end.map_or_else(|| keys::summaries_end(ino), |end| keys::summary(ino, end));
+    let rows = view.scan(&keys::summary(ino, first), &end, limit)?;
     let decoded =
         rows.iter().map(|(key, value)| Ok((record_of(keys::summary_range(key))?, record_of(Summary::decode(value))?)));
     decoded.collect()

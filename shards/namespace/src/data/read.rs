@@ -178,7 +178,7 @@ impl Spans<'_> {
         }
         let mut next = self.layout.range_of(at).get().max(1);
         loop {
-            let told = summaries(self.view, self.ino, RangeIndex::new(next), SUMMARIES)?;
+            let told = summaries(self.view, self.ino, (RangeIndex::new(next), None), SUMMARIES)?;
             let found = told.iter().find(|(_, s)| s.from < s.through && s.through > at);
             if let Some((_, summary)) = found {
                 return Ok(Some((summary.from, summary.through)));

@@ -4,55 +4,88 @@ use super::RANGES_MAX;
 use super::file::{File, summaries};
 use super::layout::Layout;
 use super::message::Change;
-use crate::outcome::{Step, Stop};
+use crate::outcome::{Begun, Step, Stop};
 use crate::record::Inode;
 use crate::state::State;
 use crate::xattr;
-use cfs_types::{FsError, InodeId, Nanos, RangeIndex};
+use cfs_types::{FsError, InodeId, RangeIndex, SessionId};
 use cfs_wire::{FallocateMode, FileKind, Reply};
 
-/// Sets a file's size; the caller writes the inode. A shorter file's epoch rises.
-pub fn truncate(state: &mut State<'_>, ino: InodeId, inode: &mut Inode, size: u64, now: Nanos) -> Step<()> {
+/// Sets a file's size, or shortens it by a bounded part: then tells from where on nothing is left,
+/// which is where the next step goes on. The caller writes the inode. A shorter file's epoch rises.
+pub fn truncate(state: &mut State<'_>, ino: InodeId, inode: &mut Inode, size: u64, begun: Begun) -> Step<Begun> {
     File::check_kind(inode)?;
     if size > state.ctx.layout.file_bytes_max() {
         return Err(Stop::Fail(FsError::FileTooLarge));
     }
+    let now = state.ctx.now;
+    let mut left = None;
     if size < inode.size {
         inode.epoch += 1;
     }
     if size <= inode.size && inode.allocated > 0 {
-        cut(&mut File { state, ino, inode }, size)?;
+        // Somebody may have written beyond what was cut already.
+        let begun = begun.filter(|at| inode.size <= *at);
+        left = cut(&mut File { state, ino, inode }, size, begun)?;
     }
-    inode.size = size;
+    inode.size = left.map_or(size, |at| inode.size.min(at));
     inode.modify(now);
-    Ok(())
+    Ok(left)
 }
 
-fn cut(file: &mut File<'_, '_>, size: u64) -> Step<()> {
+/// Cuts what lies beyond `size` and below `end` in the last ranges of the file.
+fn cut(file: &mut File<'_, '_>, size: u64, end: Begun) -> Step<Begun> {
     let layout = file.state.ctx.layout;
     let first = layout.range_of(size);
+    if file.inode.sequence > 0 {
+        let lowest = RangeIndex::new(first.get().max(1));
+        let end = end.map(|at| layout.range_of(at));
+        let from = last_told(file, lowest, end)?;
+        for (range, summary) in summaries(file.state, file.ino, (from, end), limit())? {
+            let at = size.max(layout.start_of(range));
+            if summary.through > at {
+                file.change(range, Change::Cut { from: at })?;
+            }
+        }
+        if from > lowest {
+            return Ok(Some(layout.start_of(from)));
+        }
+    }
     if first.get() == 0 {
         file.change(first, Change::Cut { from: size })?;
     }
-    if file.inode.sequence == 0 {
-        return Ok(());
-    }
-    let first = RangeIndex::new(first.get().max(1));
-    for (range, summary) in summaries(file.state, file.ino, first, usize::MAX)? {
-        let from = size.max(layout.start_of(range));
-        if summary.through > from {
-            file.change(range, Change::Cut { from })?;
-        }
-    }
-    Ok(())
+    Ok(None)
 }
 
-/// How much of `offset..offset + len` one `Fallocate` command takes: the driver proposes the rest
-/// as further commands. All of it where it begins beyond the longest file: the command says so.
-pub fn fallocate_slice(layout: Layout, offset: u64, len: u64) -> u64 {
-    let last = layout.range_of(offset).get().saturating_add(RANGES_MAX - 1);
-    let room = layout.end_of(RangeIndex::new(last)).saturating_sub(offset);
-    if room > 0 { len.min(room) } else { len }
+/// The lowest range from `lowest` on behind which no more than [`RANGES_MAX`] were ever told anything.
+fn last_told(file: &File<'_, '_>, lowest: RangeIndex, end: Option<RangeIndex>) -> Step<RangeIndex> {
+    let fits = |from: u32| -> Step<bool> {
+        let told = summaries(file.state, file.ino, (RangeIndex::new(from), end), limit() + 1)?;
+        Ok(told.len() <= limit())
+    };
+    if fits(lowest.get())? {
+        return Ok(lowest);
+    }
+    let (mut too_low, mut fitting) = (lowest.get(), end.map_or(u32::MAX, RangeIndex::get));
+    while fitting - too_low > 1 {
+        let middle = too_low + (fitting - too_low) / 2;
+        if fits(middle)? {
+            fitting = middle;
+        } else {
+            too_low = middle;
+        }
+    }
+    Ok(RangeIndex::new(fitting))
+}
+
+fn limit() -> usize {
+    usize::try_from(RANGES_MAX).expect("small")
+}
+
+/// Where a step of fallocate that begins at `from` ends.
+fn step_end(layout: Layout, from: u64, end: u64) -> u64 {
+    let last = layout.range_of(from).get().saturating_add(RANGES_MAX - 1);
+    end.min(layout.end_of(RangeIndex::new(last)))
 }
 
 /// fallocate as asked for.
@@ -72,28 +105,37 @@ pub struct Fallocate {
     pub kill_privileges: bool,
 }
 
-/// Executes fallocate. `Invalid` where the span is empty or longer than [`fallocate_slice`] says.
-pub fn fallocate(state: &mut State<'_>, asked: Fallocate) -> Step<Reply> {
+/// Executes fallocate, or the next step of it. `Invalid` where the span is empty.
+pub fn fallocate(state: &mut State<'_>, session: SessionId, asked: Fallocate, begun: Begun) -> Step<Reply> {
     let Fallocate { ino, offset, len, mode, .. } = asked;
     let mut inode = File::writable(state, ino)?;
     let layout = state.ctx.layout;
     let end = offset.checked_add(len).filter(|end| *end <= layout.file_bytes_max());
     let end = end.ok_or(Stop::Fail(FsError::FileTooLarge))?;
-    if len == 0 || fallocate_slice(layout, offset, len) < len {
+    let from = begun.unwrap_or(offset);
+    if !(offset..end).contains(&from) {
         return Err(Stop::Fail(FsError::Invalid));
     }
+    inode.written_by(session);
     let mut file = File { state, ino, inode: &mut inode };
-    for (range, from, to) in layout.cut(offset, end) {
-        match mode {
-            FallocateMode::Allocate => file.change(range, Change::Allocate { from, to })?,
-            FallocateMode::ZeroRange => file.change(range, Change::Zero { from, to })?,
-            FallocateMode::PunchHole => punch(&mut file, range, from, to)?,
+    let stop = match mode {
+        FallocateMode::PunchHole => punch(&mut file, from, end)?,
+        FallocateMode::Allocate | FallocateMode::ZeroRange => {
+            let stop = step_end(layout, from, end);
+            for (range, from, to) in layout.cut(from, stop) {
+                let change = match mode {
+                    FallocateMode::ZeroRange => Change::Zero { from, to },
+                    _ => Change::Allocate { from, to },
+                };
+                file.change(range, change)?;
+            }
+            stop
         }
-    }
+    };
     let now = state.ctx.now;
-    let grows = mode != FallocateMode::PunchHole && !asked.keep_size && end > inode.size;
+    let grows = mode != FallocateMode::PunchHole && !asked.keep_size && stop > inode.size;
     if grows {
-        inode.size = end;
+        inode.size = stop;
     }
     if grows || mode != FallocateMode::Allocate {
         inode.modify(now);
@@ -105,17 +147,26 @@ pub fn fallocate(state: &mut State<'_>, asked: Fallocate) -> Step<Reply> {
     }
     xattr::drop_capability(state, ino, &mut inode)?;
     state.put_inode(ino, &inode);
-    Ok(Reply::Attr(inode.attr(ino)))
+    Ok(if stop < end { Reply::Offset(stop) } else { Reply::Attr(inode.attr(ino)) })
 }
 
-fn punch(file: &mut File<'_, '_>, range: RangeIndex, from: u64, to: u64) -> Step<()> {
-    if range.get() > 0 {
-        let summary = super::file::read_summary(file.state, file.ino, range)?;
-        if summary.through <= from || summary.from >= to {
-            return Ok(());
+/// Makes a hole from `from` on; tells where this step of it ends. Ranges that were never told anything
+/// are holes.
+fn punch(file: &mut File<'_, '_>, from: u64, end: u64) -> Step<u64> {
+    let layout = file.state.ctx.layout;
+    let first = layout.range_of(from);
+    if first.get() == 0 {
+        file.change(first, Change::Hole { from, to: end.min(layout.end_of(first)) })?;
+    }
+    let told = summaries(file.state, file.ino, (RangeIndex::new(first.get().max(1)), None), limit())?;
+    let last = told.last().map(|(range, _)| *range).filter(|_| told.len() == limit());
+    for (range, summary) in told {
+        let (from, to) = (from.max(layout.start_of(range)), end.min(layout.end_of(range)));
+        if from < to && summary.from < to && summary.through > from {
+            file.change(range, Change::Hole { from, to })?;
         }
     }
-    file.change(range, Change::Hole { from, to })
+    Ok(last.map_or(end, |last| end.min(layout.end_of(last))))
 }
 
 /// Frees a bounded part of an unlinked file's content; true when nothing is left here and every
@@ -127,10 +178,9 @@ pub fn reap_step(state: &mut State<'_>, ino: InodeId, inode: &mut Inode) -> Step
     }
     let mut file = File { state, ino, inode };
     file.change(RangeIndex::new(0), Change::Cut { from: 0 })?;
-    let limit = usize::try_from(RANGES_MAX).expect("small");
-    let told = summaries(file.state, ino, RangeIndex::new(1), limit)?;
+    let told = summaries(file.state, ino, (RangeIndex::new(1), None), limit())?;
     for (range, _) in &told {
         file.change(*range, Change::Forget)?;
     }
-    Ok(file.inode.trim_from.is_none() && told.len() < limit)
+    Ok(file.inode.trim_from.is_none() && told.len() < limit())
 }

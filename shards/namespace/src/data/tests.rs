@@ -3,4 +3,5 @@
 mod behaviour;
 mod history;
 mod rules;
+mod steps;
 mod world;

@@ -8,7 +8,7 @@ use crate::outcome::{Step, Stop};
 use crate::state::State;
 use crate::view::View;
 use crate::xattr;
-use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, InodeId};
+use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, InodeId, SessionId};
 use cfs_wire::Reply;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,13 @@ pub enum WriteAt {
     Offset(u64),
     /// At the end of the file, whatever it is when the command executes.
     Append,
+    /// At this offset, unless somebody else has had the file since.
+    HeldBack {
+        /// From the beginning of the file.
+        offset: u64,
+        /// The file's epoch when the session that writes began to hold bytes back.
+        epoch: u64,
+    },
 }
 
 /// A slice of a chunk that was made durable before the command is proposed.
@@ -78,13 +85,15 @@ pub struct Write<'a> {
     pub kill_privileges: bool,
 }
 
-/// Executes a write. `Conflict`: a chunk is not of the shard that the offset leads to (an append
+/// Executes a write of `session`. `Stale`: the bytes were held back too long. `Conflict`: a chunk is not of the shard that the offset leads to (an append
 /// went elsewhere than the driver thought): nothing is changed, and the chunks stay the driver's.
-pub fn execute(state: &mut State<'_>, write: Write<'_>) -> Step<Reply> {
+pub fn execute(state: &mut State<'_>, session: SessionId, write: Write<'_>) -> Step<Reply> {
     let mut inode = File::writable(state, write.ino)?;
     let start = match write.at {
         WriteAt::Offset(offset) => offset,
         WriteAt::Append => inode.size,
+        WriteAt::HeldBack { epoch, .. } if !inode.admits(session, epoch) => return Err(Stop::Fail(FsError::Stale)),
+        WriteAt::HeldBack { offset, .. } => offset,
     };
     let end = start.checked_add(write.data.len());
     let end = end.filter(|end| *end <= state.ctx.layout.file_bytes_max());
@@ -99,6 +108,7 @@ pub fn execute(state: &mut State<'_>, write: Write<'_>) -> Step<Reply> {
             }
             WriteData::Chunks(slices) => chunks(state, write.ino, start, slices)?,
         };
+        inode.written_by(session);
         let mut file = File { state, ino: write.ino, inode: &mut inode };
         for (range, change) in changes {
             file.change(range, change)?;

@@ -1,7 +1,7 @@
 //! The inode record, version 1.
 
 use crate::view::Value;
-use cfs_types::{FsError, InodeId, Nanos};
+use cfs_types::{FsError, InodeId, Nanos, SessionId};
 use cfs_wire::{Attr, FileKind};
 
 /// Bytes of the fixed part; a symlink's target follows.
@@ -45,8 +45,13 @@ pub struct Inode {
     pub btime: Nanos,
     /// Rises with every change.
     pub change: u64,
-    /// Epoch of the file's ranges.
+    /// Epoch of the file: rises when it is cut, taken from a silent session, or written by another
+    /// session than before.
     pub epoch: u64,
+    /// The session that changed a file's content last; 0 where the file was taken since.
+    pub writer: SessionId,
+    /// The epoch from which on the writer has had the file to itself: never above the present one.
+    pub writer_epoch: u64,
     /// Last outbox sequence sent to the file's ranges.
     pub sequence: u64,
     /// A directory's parent; None for other kinds.
@@ -89,6 +94,8 @@ impl Inode {
             btime: now,
             change: 1,
             epoch: 0,
+            writer: SessionId::new(0),
+            writer_epoch: 0,
             sequence: 0,
             parent: None,
             pending_links: 0,
@@ -123,6 +130,25 @@ impl Inode {
     pub fn modify_late(&mut self, then: Nanos) {
         self.mtime = self.mtime.max(then);
         self.touch(then);
+    }
+
+    /// `session` changes the file's content: it takes the file unless it was the last to do so.
+    pub fn written_by(&mut self, session: SessionId) {
+        if self.writer != session {
+            self.take(session);
+        }
+    }
+
+    /// From now on nothing that others held back of the file may be written.
+    pub fn take(&mut self, by: SessionId) {
+        self.writer_epoch = self.epoch;
+        self.epoch += 1;
+        self.writer = by;
+    }
+
+    /// Whether what `session` holds back since `epoch` may be written: nobody else had the file.
+    pub fn admits(&self, session: SessionId, epoch: u64) -> bool {
+        epoch >= if self.writer == session { self.writer_epoch } else { self.epoch }
     }
 
     /// Clears setuid, and setgid where the group may execute (Linux: `setattr_should_drop_suidgid`).
@@ -175,13 +201,16 @@ impl Inode {
         for time in [self.atime, self.mtime, self.ctime, self.btime] {
             out.extend(time.get().to_le_bytes());
         }
-        let parent = self.parent.map_or(0, InodeId::get);
-        for field in [self.change, self.epoch, self.sequence, parent] {
+        let file = self.kind == FileKind::File;
+        let parent_or_writer = if file { self.writer.get() } else { self.parent.map_or(0, InodeId::get) };
+        // Saturating: what was held back through so many own truncations is refused.
+        let alone = u16::try_from(self.epoch - self.writer_epoch).unwrap_or(u16::MAX);
+        for field in [self.change, self.epoch, self.sequence, parent_or_writer] {
             out.extend(field.to_le_bytes());
         }
         out.extend(self.pending_links.to_le_bytes());
         out.extend(self.locks.to_le_bytes());
-        out.extend([0; 2]);
+        out.extend(if file { alone } else { 0 }.to_le_bytes());
         for field in [self.project, self.tenant, self.policy, self.xattr_name_bytes] {
             out.extend(field.to_le_bytes());
         }
@@ -209,13 +238,16 @@ impl Inode {
         let (atime, mtime) = (fields.time()?, fields.time()?);
         let (ctime, btime) = (fields.time()?, fields.time()?);
         let (change, epoch, sequence) = (fields.u64()?, fields.u64()?, fields.u64()?);
-        let parent = InodeId::from_raw(fields.u64()?);
+        let (parent_or_writer, file) = (fields.u64()?, kind == FileKind::File);
+        let parent = if file { None } else { InodeId::from_raw(parent_or_writer) };
+        let writer = SessionId::new(if file { parent_or_writer } else { 0 });
         let (pending_links, locks) = (fields.u32()?, fields.u16()?);
-        let reserved = fields.u16()?;
+        let alone = fields.u16()?;
+        let writer_epoch = epoch.checked_sub(u64::from(alone))?;
         let (project, tenant, policy) = (fields.u32()?, fields.u32()?, fields.u32()?);
         let (xattr_name_bytes, retention) = (fields.u32()?, fields.time()?);
         let trim_from = fields.u64()?.checked_sub(1);
-        let sound = reserved == 0
+        let sound = (alone == 0 || file)
             && flags & !FLAG_DYING == 0
             && mode & !0o7777 == 0
             && target.len() <= SYMLINK_BYTES_MAX
@@ -238,6 +270,8 @@ impl Inode {
             btime,
             change,
             epoch,
+            writer,
+            writer_epoch: if file { writer_epoch } else { 0 },
             sequence,
             parent,
             pending_links,

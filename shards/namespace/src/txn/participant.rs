@@ -76,10 +76,15 @@ pub fn abort(state: &mut State<'_>, tx: TxId) -> Step<TxnReply> {
     Ok(TxnReply::Done)
 }
 
+/// What a transaction holds here; nothing where it is not prepared.
+pub fn held_parts(view: &dyn View, tx: TxId) -> Step<Vec<Part>> {
+    let prepared: Option<Prepared> = find(view, &keys::prepared(tx))?;
+    Ok(prepared.map(|prepared| prepared.parts).unwrap_or_default())
+}
+
 /// The directory that committing `tx` would remove here.
 pub fn removes(view: &dyn View, tx: TxId) -> Step<Option<InodeId>> {
-    let prepared: Option<Prepared> = find(view, &keys::prepared(tx))?;
-    Ok(prepared.and_then(|prepared| removed_dir(&prepared.parts)))
+    Ok(removed_dir(&held_parts(view, tx)?))
 }
 
 /// The directory that the parts remove.

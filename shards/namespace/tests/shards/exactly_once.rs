@@ -20,12 +20,12 @@ fn create(name: &str) -> CommandBody {
     let name = Name::new(name.as_bytes()).expect("a name");
     let (dir, mode) = (InodeId::ROOT, 0o644);
     let op = Op::Create { dir, name, mode, exclusive: true, truncate: false };
-    CommandBody::Op { op, pinned_by: Vec::new() }
+    CommandBody::Op { op, asked: None, pinned_by: Vec::new() }
 }
 
 fn unlink(name: &str) -> CommandBody {
     let name = Name::new(name.as_bytes()).expect("a name");
-    CommandBody::Op { op: Op::Unlink { dir: InodeId::ROOT, name }, pinned_by: Vec::new() }
+    CommandBody::Op { op: Op::Unlink { dir: InodeId::ROOT, name }, asked: None, pinned_by: Vec::new() }
 }
 
 fn run(cluster: &mut Cluster, command: &Command) -> Result<Answer, FsError> {

@@ -58,6 +58,12 @@ fn inode_records_are_as_documented() {
     assert_eq!(hex(&bytes[INODE_BYTES..]), "746f");
     assert_eq!(Inode::decode(&bytes), Ok(link));
     assert_eq!(Inode::decode(&directory().encode()), Ok(directory()));
+    let mut file = Inode::new(FileKind::File, 0o644, 0, 0, Nanos::new(0));
+    file.take(SessionId::new(0x0607));
+    let bytes = file.encode();
+    assert_eq!((hex(&bytes[80..88]), hex(&bytes[96..104])), ("0100000000000000".into(), "0706000000000000".into()));
+    assert_eq!(hex(&bytes[110..112]), "0100");
+    assert_eq!(Inode::decode(&bytes), Ok(file));
 }
 
 #[test]
@@ -76,8 +82,8 @@ fn other_records_are_as_documented() {
     assert_eq!(hex(&encode(&session)), "0101020301");
     let name = Name::new(b"a").expect("a name");
     let op = Op::Unlink { dir: ino, name };
-    let body = CommandBody::Op { op, pinned_by: vec![SessionId::new(9)] };
-    assert_eq!(hex(&encode(&Command::internal(body))), "01000000000000078202016101".to_owned() + "09");
+    let body = CommandBody::Op { op, asked: Some(ino), pinned_by: vec![SessionId::new(9)] };
+    assert_eq!(hex(&encode(&Command::internal(body))), "01000000000000078202016101".to_owned() + "82020109");
 }
 
 #[test]

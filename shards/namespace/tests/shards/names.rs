@@ -17,7 +17,7 @@ fn name(text: &str) -> Name {
 }
 
 fn op(cluster: &mut Cluster, op: Op) -> Result<Reply, FsError> {
-    let body = CommandBody::Op { op, pinned_by: Vec::new() };
+    let body = CommandBody::Op { op, asked: None, pinned_by: Vec::new() };
     let outcome = cluster.run(ROOT.shard(), &Command::internal(body));
     outcome.result.map(cfs_namespace::Answer::into_wire)
 }
@@ -114,6 +114,7 @@ fn an_inode_with_much_content_is_reaped_in_bounded_steps() {
     let shard = ROOT.shard();
     let unlink = CommandBody::Op {
         op: Op::Unlink { dir: ROOT, name: name("a") },
+        asked: None,
         pinned_by: vec![SessionId::new(5), SessionId::new(6)],
     };
     let mut next = unlink;

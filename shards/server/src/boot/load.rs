@@ -4,6 +4,7 @@ use super::{Claims, Regions, StartError};
 use crate::cells;
 use crate::core::{Core, FORWARDS_MAX};
 use crate::effects;
+use crate::fence::Fence;
 use crate::former::Former;
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
@@ -14,6 +15,7 @@ use crate::regions::{Grants, RegionPool};
 use crate::replica::{Opened, Opener, Parts, Replica};
 use crate::seat::Seat;
 use crate::shard::Shard;
+use crate::unlinking::Unlinking;
 use crate::unpacked::Unpacked;
 use crate::{connection, sweep, upkeep};
 use cfs_consensus::{Group, GroupConfig};
@@ -114,9 +116,11 @@ impl Loaded {
         let mut groups = BTreeMap::new();
         let name_key = seat.config.name_key();
         let unpacked_bytes = Rc::default();
+        let fence = Rc::new(Fence::default());
         for opened in self.groups {
             let unpacked = Unpacked::new(&unpacked_bytes);
-            let shard = build(opened, &self.opener, &self.anchors, &inline, unpacked, name_key, &seat.world);
+            let replica = build(opened, &self.opener, &self.anchors, &inline, unpacked, name_key, &seat.world);
+            let shard = Shard::new(replica, name_key, fence.clone());
             groups.insert(shard.group(), shard);
         }
         let now = seat.world.clock.now();
@@ -149,6 +153,9 @@ impl Loaded {
             stopping: Cell::new(false),
             heard: RefCell::default(),
             last_seen: RefCell::default(),
+            at_rest: RefCell::default(),
+            fence,
+            unlinking: Unlinking::default(),
             tasks: RefCell::default(),
         });
         run(&core, seat)?;
@@ -164,7 +171,7 @@ fn build(
     unpacked: Unpacked,
     name_key: [u8; 32],
     world: &World,
-) -> Rc<Shard> {
+) -> Rc<Replica> {
     let id = opened.id;
     let machine = match id.shard() {
         Some(shard) => Machine::Shard { shard, name_key },
@@ -187,7 +194,7 @@ fn build(
         anchors: anchors.clone(),
         peers: None,
     };
-    Shard::new(Replica::new(parts), name_key)
+    Replica::new(parts)
 }
 
 /// Spawns the core's tasks.

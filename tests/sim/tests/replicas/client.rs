@@ -107,7 +107,7 @@ impl Client {
     }
 
     async fn op(&mut self, op: Op) -> Result<Reply, FsError> {
-        self.call(CommandBody::Op { op, pinned_by: Vec::new() }, &[]).await
+        self.call(CommandBody::Op { op, asked: None, pinned_by: Vec::new() }, &[]).await
     }
 
     async fn create(&mut self, text: &str) -> InodeId {

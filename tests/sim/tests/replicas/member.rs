@@ -79,7 +79,7 @@ pub async fn run(world: World, disk: Rc<dyn Disk>, seat: Seat) {
     let replica = Replica::new(parts);
     let _runs = spawn(&world.tasks, Class::Foreground, replica.clone().run());
     let _moves = spawn(&world.tasks, Class::Background, replica.clone().run_peers());
-    seat.wire.join(seat.me, Shard::new(replica.clone(), NAME_KEY));
+    seat.wire.join(seat.me, Shard::new(replica.clone(), NAME_KEY, Rc::default()));
     loop {
         sleep(&world.clock, Duration::from_millis(world.rng.next_u64() % seat.checkpoint_ms)).await;
         assert_eq!(replica.failure(), None, "replica {} has failed", seat.me);

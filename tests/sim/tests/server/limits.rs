@@ -23,7 +23,7 @@ async fn ask_beyond(world: World, volume: Rc<Volume>, options: VolumeOptions) {
     let peer = Peer::connect(&world, &options).await;
     for len in [3_u32, 128 << 10] {
         for offset in [MAX - 1, MAX, MAX + 1, 1 << 60, u64::MAX - 1] {
-            let op = Op::Write { ino, offset, len, append: false, kill_privileges: false };
+            let op = Op::Write { ino, offset, len, append: false, kill_privileges: false, held: None };
             let refused = peer.call(ino.shard(), op, Some(IoBuf::zeroed(len as usize))).await;
             assert_eq!(refused, Err(FsError::FileTooLarge), "{len} bytes at {offset}");
             let data = vec![1; len as usize];

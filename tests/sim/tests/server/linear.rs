@@ -219,7 +219,7 @@ mod tests {
     }
     fn write(times: (u64, u64), bytes: &[u8]) -> Event {
         let len = u32::try_from(bytes.len()).expect("short");
-        let op = Op::Write { ino: file(), offset: 0, len, append: false, kill_privileges: false };
+        let op = Op::Write { ino: file(), offset: 0, len, append: false, kill_privileges: false, held: None };
         event(times, op, bytes, Ok(Seen::Done))
     }
     fn read(times: (u64, u64), bytes: &[u8]) -> Event {

@@ -138,7 +138,7 @@ impl Reference {
     /// pwrite, or an append.
     pub fn write(&mut self, ino: InodeId, offset: u64, append: bool, data: &[u8]) -> Answer {
         let len = u32::try_from(data.len()).expect("short");
-        self.perform(Op::Write { ino, offset, len, append, kill_privileges: false }, data)
+        self.perform(Op::Write { ino, offset, len, append, kill_privileges: false, held: None }, data)
     }
 
     /// fallocate.

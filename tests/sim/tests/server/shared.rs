@@ -226,7 +226,7 @@ impl Worker {
         let bytes = if append { 16 } else { OVERWRITE_BYTES };
         let data: Vec<u8> = [me + 1, mark].into_iter().cycle().take(bytes).collect();
         let len = u32::try_from(bytes).expect("short");
-        let op = Op::Write { ino, offset: 0, len, append, kill_privileges: false };
+        let op = Op::Write { ino, offset: 0, len, append, kill_privileges: false, held: None };
         let event = self.log.begin(self.me, op, &data);
         let written = self.volume.write(handle, 0, &data, WriteFlags::default()).await;
         let durable = match written {

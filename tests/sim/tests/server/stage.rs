@@ -296,6 +296,11 @@ impl Stage {
         self.begin_client_on(self.sim.node(1), options, work)
     }
 
+    /// Cuts a client's machine off from every machine of the server.
+    pub fn cut_off(&self, client: NodeId) {
+        self.machines.iter().for_each(|machine| self.sim.partition(client, *machine));
+    }
+
     /// Begins a client on a machine where nothing runs.
     pub fn begin_client_on<T, F>(
         &self,

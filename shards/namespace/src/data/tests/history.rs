@@ -78,6 +78,7 @@ impl Run {
         let start = match at {
             WriteAt::Offset(offset) => offset,
             WriteAt::Append => len,
+            WriteAt::HeldBack { offset, .. } => offset,
         };
         let mut slices = Vec::new();
         for (range, from, to) in World::layout().cut(start, start + long(bytes.len())) {
@@ -99,6 +100,7 @@ impl Run {
         let start = match at {
             WriteAt::Offset(offset) => size(offset),
             WriteAt::Append => model.len(),
+            WriteAt::HeldBack { offset, .. } => size(offset),
         };
         let Reply::Written { offset, attr, .. } = reply else { panic!("{reply:?}") };
         if !bytes.is_empty() {
@@ -125,12 +127,11 @@ impl Run {
             let end = end.min(model.len());
             model[size(offset).min(end)..end].fill(0);
         }
-        let (mut at, mut left) = (offset, len);
-        while left > 0 {
-            let len = data::fallocate_slice(World::layout(), at, left);
-            let asked = DataCommand::Fallocate { ino, offset: at, len, mode, keep_size: keep, kill_privileges: false };
-            self.world.command(ino.shard(), vec![], asked).expect("fallocate");
-            (at, left) = (at + len, left - len);
+        let asked = DataCommand::Fallocate { ino, offset, len, mode, keep_size: keep, kill_privileges: false };
+        let mut begun = None;
+        while let Reply::Offset(at) = self.world.step(ino.shard(), vec![], begun, asked.clone()).expect("fallocate") {
+            assert!(begun.unwrap_or(offset) < at && at < offset + len, "it gets on");
+            begun = Some(at);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::data::{self, DataCommand, DataEffect, Layout, Piece};
 use crate::memory::Memory;
+use crate::outcome::Begun;
 use crate::record::Inode;
 use crate::state::State;
 use crate::view::{Key, NeedMore, Rows, Value, View};
@@ -132,8 +133,13 @@ impl World {
     }
 
     pub fn command(&mut self, shard: ShardId, area: Vec<u8>, body: DataCommand) -> Result<Reply, FsError> {
+        self.step(shard, area, None, body)
+    }
+
+    /// One step of a command that takes several.
+    pub fn step(&mut self, shard: ShardId, area: Vec<u8>, begun: Begun, body: DataCommand) -> Result<Reply, FsError> {
         let command = Command::internal(CommandBody::Data(body.clone()));
-        self.run(shard, area, |state| data::execute(state, &command, &body))
+        self.run(shard, area, |state| data::execute(state, &command, begun, &body))
     }
 
     /// Makes a chunk durable, as a server does before it proposes a command that names it.
@@ -202,12 +208,23 @@ impl World {
     }
 
     pub fn truncate(&mut self, ino: InodeId, size: u64) -> Result<(), FsError> {
+        let mut begun = None;
+        loop {
+            begun = self.truncate_step(ino, size, begun)?;
+            if begun.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    pub fn truncate_step(&mut self, ino: InodeId, size: u64, begun: Begun) -> Result<Begun, FsError> {
         self.run(ino.shard(), vec![], |state| {
             let mut inode = state.inode(ino)?;
-            let now = state.ctx.now;
-            data::truncate(state, ino, &mut inode, size, now)?;
+            let left = data::truncate(state, ino, &mut inode, size, begun)?;
             state.put_inode(ino, &inode);
-            Ok(())
+            let told = state.effects.iter().filter(|effect| matches!(effect, Effect::Sent { .. })).count();
+            assert!(told <= usize::try_from(data::RANGES_MAX).expect("small"), "{told} ranges told at once");
+            Ok(left)
         })
     }
 

@@ -164,7 +164,7 @@ impl Client {
         } else {
             let body = match &self.op {
                 Op::Close { ino } => CommandBody::ReleaseOrphan { ino: *ino, session: self.call.session },
-                op => CommandBody::Op { op: op.clone(), pinned_by: Vec::new() },
+                op => CommandBody::Op { op: op.clone(), asked: None, pinned_by: Vec::new() },
             };
             let command = Command {
                 session: self.call.session,
@@ -210,7 +210,7 @@ fn finish_truncation(cluster: &mut Cluster, call: &Call, result: &Result<Reply, 
         let mtime = Some(TimeChange::Now);
         let change = AttrChange { size: Some(0), mtime, ..AttrChange::default() };
         let op = Op::Setattr { ino: entry.ino, change };
-        let body = CommandBody::Op { op, pinned_by: Vec::new() };
+        let body = CommandBody::Op { op, asked: None, pinned_by: Vec::new() };
         cluster.run(entry.ino.shard(), &Command::internal(body));
     }
 }

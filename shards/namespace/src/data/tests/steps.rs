@@ -1,0 +1,198 @@
+//! What takes several commands, what is retried in the middle, and bytes that were held back.
+
+use super::history::Run;
+use super::world::{RANGE, World, checksums};
+use crate::data::{DataCommand, RANGES_MAX, WriteAt, WriteData, range_shard};
+use crate::{Answer, Command, CommandBody};
+use cfs_types::{FsError, InodeId, LogIndex, RangeIndex, RequestNumber, SessionId};
+use cfs_wire::{AttrChange, FallocateMode, Op, Reply};
+
+const A: SessionId = SessionId::new(1);
+const B: SessionId = SessionId::new(2);
+
+/// Commits commands of sessions in the shard of one inode, as a server does.
+struct Home {
+    run: Run,
+    ino: InodeId,
+    index: u64,
+}
+
+impl Home {
+    fn new() -> Self {
+        let run = Run::new(21, 1);
+        let ino = run.files[0].0;
+        Home { run, ino, index: 100 }
+    }
+
+    fn commit(&mut self, session: SessionId, number: u64, body: CommandBody) -> Result<Reply, FsError> {
+        let shard = self.ino.shard();
+        self.index += 1;
+        let ctx = World::context(shard, LogIndex::new(self.index));
+        self.run.world.log.insert((shard, ctx.index), vec![7]);
+        let number = RequestNumber::new(number);
+        let command = Command { session, number, oldest: RequestNumber::new(1), ..Command::internal(body) };
+        let mut memory = self.run.world.view(shard).clone();
+        let outcome = crate::execute(&memory, &ctx, &command).expect("in memory");
+        memory.apply(outcome.writes);
+        self.run.world.shards.insert(shard, memory);
+        for effect in outcome.effects {
+            if let crate::Effect::Sent { to, sequence } = effect {
+                self.run.world.on_the_way.entry((shard, to)).or_default().push_back(sequence);
+            }
+        }
+        match outcome.result {
+            Ok(Answer::Wire(reply)) => Ok(reply),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&mut self, session: SessionId, number: u64, at: WriteAt) -> Result<Reply, FsError> {
+        let data = WriteData::Inline { data_offset: 0, len: 1, checksums: checksums(&[7]) };
+        let (ino, kill_privileges) = (self.ino, false);
+        self.commit(session, number, CommandBody::Data(DataCommand::Write { ino, at, data, kill_privileges }))
+    }
+
+    fn held(&mut self, session: SessionId, number: u64, epoch: u64) -> Result<(), FsError> {
+        self.write(session, number, WriteAt::HeldBack { offset: 3, epoch }).map(|_| ())
+    }
+
+    fn resize(&mut self, session: SessionId, number: u64, size: u64) -> Result<Reply, FsError> {
+        let change = AttrChange { size: Some(size), ..AttrChange::default() };
+        let (ino, asked, pinned_by) = (self.ino, None, Vec::new());
+        self.commit(session, number, CommandBody::Op { op: Op::Setattr { ino, change }, asked, pinned_by })
+    }
+
+    fn epoch(&mut self) -> u64 {
+        self.run.world.inode(self.ino).epoch
+    }
+
+    fn size(&mut self) -> u64 {
+        self.run.world.inode(self.ino).size
+    }
+}
+
+#[test]
+fn bytes_held_back_land_while_their_session_has_the_file_to_itself() {
+    let mut home = Home::new();
+    home.write(B, 1, WriteAt::Offset(0)).expect("written");
+    let epoch = home.epoch();
+    for number in 1..4 {
+        assert_eq!(home.held(A, number, epoch), Ok(()), "several of one flight");
+    }
+    home.resize(A, 4, 1).expect("cut");
+    assert_eq!(home.held(A, 5, epoch), Ok(()), "an own truncation takes the file from nobody");
+}
+
+#[test]
+fn bytes_held_back_are_refused_once_another_session_wrote() {
+    let mut home = Home::new();
+    home.write(A, 1, WriteAt::Offset(0)).expect("written");
+    let epoch = home.epoch();
+    home.write(B, 1, WriteAt::Offset(0)).expect("written");
+    assert_eq!(home.held(A, 2, epoch), Err(FsError::Stale));
+    home.write(A, 3, WriteAt::Offset(0)).expect("what is not held back is not old");
+    assert_eq!(home.held(A, 4, epoch), Err(FsError::Stale), "nor after its session wrote again");
+    let epoch = home.epoch();
+    assert_eq!(home.held(A, 5, epoch), Ok(()));
+}
+
+#[test]
+fn bytes_held_back_are_refused_once_another_session_cut_or_punched() {
+    let mut home = Home::new();
+    home.write(A, 1, WriteAt::Offset(0)).expect("written");
+    let epoch = home.epoch();
+    home.resize(B, 1, 50).expect("longer");
+    assert_eq!(home.held(A, 2, epoch), Err(FsError::Stale));
+    let epoch = home.epoch();
+    let (ino, mode) = (home.ino, FallocateMode::PunchHole);
+    let (offset, len, keep_size, kill_privileges) = (0, 5, true, false);
+    let punch = DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges };
+    home.commit(A, 3, CommandBody::Data(punch)).expect("punched");
+    assert_eq!(home.held(B, 2, epoch), Err(FsError::Stale));
+}
+
+#[test]
+fn bytes_held_back_are_refused_once_the_file_was_taken() {
+    let mut home = Home::new();
+    home.write(A, 1, WriteAt::Offset(0)).expect("written");
+    let epoch = home.epoch();
+    let ino = home.ino;
+    home.commit(SessionId::new(0), 0, CommandBody::Take { ino }).expect("taken");
+    assert_eq!(home.held(A, 2, epoch), Err(FsError::Stale));
+}
+
+#[test]
+fn a_retried_fallocate_does_not_repeat_what_it_did() {
+    let mut home = Home::new();
+    let ranges = 3 * u64::from(RANGES_MAX);
+    home.resize(A, 1, ranges * RANGE).expect("longer");
+    let (ino, mode) = (home.ino, FallocateMode::ZeroRange);
+    let (offset, len, keep_size, kill_privileges) = (0, ranges * RANGE, true, false);
+    let zero = CommandBody::Data(DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges });
+    let first = home.commit(A, 2, zero.clone());
+    assert_eq!(first, Ok(Reply::Offset(u64::from(RANGES_MAX) * RANGE)), "one step");
+    home.write(B, 1, WriteAt::Offset(5)).expect("written");
+    let mut replies = Vec::new();
+    while !matches!(replies.last(), Some(Ok(Reply::Attr(_)))) {
+        replies.push(home.commit(A, 2, zero.clone()));
+        assert!(replies.len() < 10, "{replies:?}");
+    }
+    assert_eq!(replies.len(), 2, "{replies:?}");
+    assert_eq!(home.commit(A, 2, zero), *replies.last().expect("some"), "a later retry does nothing");
+    let view = home.run.world.view(ino.shard());
+    let plan = crate::data::plan_read(view, World::layout(), ino, 5, 1).expect("in memory");
+    assert!(matches!(plan.as_slice(), [crate::data::Piece::Log { .. }]), "what B wrote meanwhile is gone: {plan:?}");
+}
+
+/// A byte in each of these ranges.
+fn sparse(home: &mut Home, ranges: impl Iterator<Item = u64>) -> u64 {
+    let mut number = 1;
+    for range in ranges {
+        number += 1;
+        home.write(A, number, WriteAt::Offset(range * RANGE)).expect("written");
+    }
+    number + 1
+}
+
+#[test]
+fn a_truncation_tells_a_bounded_number_of_ranges_at_once_and_shortens_from_the_end() {
+    let mut home = Home::new();
+    let ranges = 5 * u64::from(RANGES_MAX);
+    let number = sparse(&mut home, (1..=ranges).map(|range| range * range));
+    home.run.world.deliver_all();
+    let mut sizes = vec![home.size()];
+    loop {
+        let sent = |home: &Home| home.run.world.on_the_way.values().map(|queue| queue.len()).sum::<usize>();
+        let before = sent(&home);
+        let reply = home.resize(A, number, 10).expect("shorter");
+        assert!(sent(&home) - before <= usize::try_from(RANGES_MAX).expect("small"));
+        sizes.push(home.size());
+        if matches!(reply, Reply::Attr(_)) {
+            break;
+        }
+    }
+    assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
+    assert_eq!((sizes.len(), sizes.last()), (6, Some(&10)));
+    home.run.world.deliver_all();
+    for range in (1..=ranges).map(|range| range * range) {
+        let range = RangeIndex::new(u32::try_from(range).expect("small"));
+        let memory = home.run.world.view(range_shard(home.ino, range));
+        let left =
+            super::rules::extents(memory).into_iter().filter(|(_, e)| World::layout().range_of(e.start) == range);
+        assert_eq!(left.count(), 0, "{range:?} keeps something");
+    }
+}
+
+#[test]
+fn what_is_written_behind_an_unfinished_truncation_is_cut_too() {
+    let mut home = Home::new();
+    let ranges = 3 * u64::from(RANGES_MAX);
+    let number = sparse(&mut home, 1..=ranges);
+    assert!(matches!(home.resize(A, number, 10), Ok(Reply::Offset(_))));
+    home.write(B, 1, WriteAt::Offset(ranges * RANGE)).expect("written behind it");
+    while !matches!(home.resize(A, number, 10), Ok(Reply::Attr(_))) {}
+    home.run.world.deliver_all();
+    let left: usize = home.run.world.shards.values().map(|memory| super::rules::extents(memory).len()).sum();
+    assert_eq!(left, 0);
+}
