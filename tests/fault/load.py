@@ -313,8 +313,8 @@ class Load:
         return done
 
     def verify(self):
-        found, problem = self.scan(), None
-        before, candidates = self.tree, [self.tree]
+        found, problems = self.scan(), []
+        candidates = [self.tree]
         if self.pending and self.pending[0] not in ("write", "fsync"):
             after = copy.deepcopy(self.tree)
             if self.pending[0] == "truncate":
@@ -327,9 +327,9 @@ class Load:
             if problem is None:
                 self.tree = candidate
                 break
+            problems.append(problem)
         else:
-            self.tree = before
-            fail(f"{problem}\nunder way: {self.pending}\nbefore it: {self.recent}")
+            fail(" and if what was under way was done: ".join(problems) + f"\nunder way: {self.pending}\nbefore it: {self.recent}")
         self.pending = None
         self.settle(found)
         return len(found)
