@@ -123,13 +123,6 @@ impl Dirty {
         self.flying.iter().map(|(start, bytes)| (*start, bytes.clone())).collect()
     }
 
-    /// One extent of the flight has arrived; says how many bytes are no longer held.
-    pub fn land_one(&mut self, start: u64) -> usize {
-        let landed = self.flying.remove(&start).map_or(0, |bytes| bytes.len());
-        self.flying_bytes -= landed;
-        landed
-    }
-
     /// The flight is over; says how many bytes are no longer held.
     pub fn land(&mut self) -> usize {
         self.flying.clear();

@@ -8,7 +8,7 @@ use crate::link::Sent;
 use crate::volume::{Entry, Listed, Listing, Lookup, RenameMode, Volume};
 use cfs_types::{FsError, InodeId, Name};
 use cfs_wire::{AttrChange, DirEntry, EntryReply, FileKind, Identity, Op, Reply};
-use std::pin::Pin;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -141,40 +141,26 @@ enum Asked {
 
 /// Drives all futures together.
 pub(crate) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let at_once = futures.len();
-    some_at_once(futures.into_iter(), at_once).await
-}
-
-/// Drives futures, `at_once` of them at a time; the next begins as soon as one is done.
-pub(crate) async fn some_at_once<F: Future>(mut futures: impl Iterator<Item = F>, at_once: usize) -> Vec<F::Output> {
-    let mut outputs: Vec<Option<F::Output>> = Vec::new();
-    let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::new();
-    std::future::poll_fn(move |cx| {
-        loop {
-            while running.len() < at_once
-                && let Some(next) = futures.next()
-            {
-                running.push((outputs.len(), Box::pin(next)));
-                outputs.push(None);
-            }
-            let before = running.len();
-            running.retain_mut(|(place, future)| match future.as_mut().poll(cx) {
-                Poll::Ready(output) => {
-                    outputs[*place] = Some(output);
-                    false
+    let mut running: Vec<_> = futures.into_iter().map(|f| (Some(Box::pin(f)), None)).collect();
+    let mut driver = pin!(std::future::poll_fn(move |cx| {
+        let mut pending = false;
+        for (future, output) in &mut running {
+            if let Some(running) = future {
+                match running.as_mut().poll(cx) {
+                    Poll::Ready(value) => {
+                        *future = None;
+                        *output = Some(value);
+                    }
+                    Poll::Pending => pending = true,
                 }
-                Poll::Pending => true,
-            });
-            if running.is_empty() || running.len() == before {
-                break;
             }
         }
-        if !running.is_empty() {
+        if pending {
             return Poll::Pending;
         }
-        Poll::Ready(outputs.drain(..).map(|output| output.expect("all are ready")).collect())
-    })
-    .await
+        Poll::Ready(running.drain(..).map(|(_, output)| output.expect("all are ready")).collect())
+    }));
+    driver.as_mut().await
 }
 
 impl Volume {

@@ -1,7 +1,7 @@
 //! Writing back what is held: one flight of extents a file at a time, several extents at once.
 
 use crate::core::Core;
-use crate::names::some_at_once;
+use crate::names::all;
 use crate::write::Sending;
 use cfs_seam::Class;
 use cfs_types::{FsError, InodeId};
@@ -73,7 +73,7 @@ impl Core {
                 Some(inode.dirty.launch())
             });
             let Some(flight) = flight else { break };
-            let result = self.send_all(ino, flight).await;
+            let result = self.send_all(ino, &flight).await;
             let (freed, more) = self.inodes.with(ino, |inode| {
                 if let Err(error) = result {
                     inode.fail(error);
@@ -95,26 +95,16 @@ impl Core {
         }
     }
 
-    async fn send_all(self: &Rc<Self>, ino: InodeId, flight: Vec<Extent>) -> Result<(), FsError> {
+    async fn send_all(self: &Rc<Self>, ino: InodeId, flight: &[Extent]) -> Result<(), FsError> {
         let epoch = self.inodes.find(ino, |inode| inode.held_epoch).flatten();
         let held = epoch.ok_or(FsError::Stale)?;
-        let sends = flight.into_iter().map(|(offset, bytes)| self.send_held(ino, offset, bytes, held));
-        let sent = some_at_once(sends, EXTENTS_IN_FLIGHT_MAX).await;
-        sent.into_iter().fold(Ok(()), Result::and)
-    }
-
-    /// Sends one extent, held back since `epoch`. Once the server has it there is room for others.
-    async fn send_held(
-        self: &Rc<Self>,
-        ino: InodeId,
-        offset: u64,
-        bytes: Rc<Vec<u8>>,
-        epoch: u64,
-    ) -> Result<(), FsError> {
-        self.send_write(ino, offset, &bytes, Sending::HeldBack(epoch)).await?;
-        drop(bytes);
-        let freed = self.inodes.find(ino, |inode| inode.dirty.land_one(offset));
-        self.less_dirty(freed.unwrap_or(0));
-        Ok(())
+        let mut result = Ok(());
+        for some in flight.chunks(EXTENTS_IN_FLIGHT_MAX) {
+            let sent = some.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, Sending::HeldBack(held)));
+            for sent in all(sent.collect()).await {
+                result = result.and(sent.map(|_| ()));
+            }
+        }
+        result
     }
 }
