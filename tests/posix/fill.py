@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Fills a volume and empties it again, over and over: fill.py ROOT KIND,KIND... ROUNDS WRITERS
+
+The writer is told ENOSPC and nothing else, what was acknowledged is right, deleting works and gives the
+space back. Each writer has a directory of its own."""
+import errno, os, random, sys, threading, time
+
+SIZES = {
+    "large": [32 << 20],
+    "small": [4096, 20_000, 70_000],
+    "mixed": [1 << 20, 5000, 8 << 20, 300_000],
+    "tiny": [0, 1, 100, 1000],
+}
+# Of the space free at first, what must be full before a writer is refused: with one writer.
+FULL_SHARE = {"large": 0.6, "mixed": 0.6}
+root, kinds, rounds, writers = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3]), int(sys.argv[4])
+
+
+def free():
+    volume = os.statvfs(root)
+    return volume.f_bavail * volume.f_frsize
+
+
+def content(name, size):
+    return (name.encode() * (size // len(name) + 1))[:size]
+
+
+def write(path, name, size):
+    """True once it is whole and synced; False where the volume is full, the rest removed."""
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+        return False
+    told, data, at = None, content(name, size), 0
+    try:
+        while at < size:
+            at += os.write(fd, data[at : at + (1 << 20)])
+        if size:
+            os.fsync(fd)
+    except OSError as error:
+        told = error.errno
+    try:
+        os.close(fd)
+    except OSError as error:
+        told = told or error.errno
+    assert told in (None, errno.ENOSPC), os.strerror(told)
+    if told:
+        os.unlink(path)
+    return not told
+
+
+def fill(kind, folder, seed, kept):
+    rng, refused = random.Random(seed), 0
+    while refused < 3:
+        name, size = "%s-%d-%d" % (kind, seed, len(kept) + refused), rng.choice(SIZES[kind])
+        if write(os.path.join(folder, name), name, size):
+            kept[name] = size
+        else:
+            refused += 1
+
+
+def everywhere(work):
+    """Runs work(number) for each writer at the same time; the first failure ends the program."""
+    failures = []
+
+    def guarded(number):
+        try:
+            work(number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(n,)) for n in range(writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+folders = [os.path.join(root, "writer-%d" % n) for n in range(writers)]
+for folder in folders:
+    os.mkdir(folder)
+first = free()
+for round in range(rounds):
+    kind, began = kinds[round % len(kinds)], time.monotonic()
+    kept = [{} for _ in folders]
+    everywhere(lambda n: fill(kind, folders[n], round * writers + n, kept[n]))
+    files, used = sum(map(len, kept)), sum(sum(k.values()) for k in kept)
+    print("round %d: %s, %d files, %d MiB, statfs says %d of %d MiB free, %.1f s" % (round, kind, files, used >> 20, free() >> 20, first >> 20, time.monotonic() - began), flush=True)
+    assert writers > 1 or used > first * FULL_SHARE.get(kind, 0), "full far too early"
+    for folder, names in zip(folders, kept):
+        for name in random.Random(1).sample(sorted(names), min(len(names), 200)):
+            assert open(os.path.join(folder, name), "rb").read() == content(name, names[name]), name
+        assert sorted(os.listdir(folder)) == sorted(names)
+    everywhere(lambda n: [os.unlink(os.path.join(folders[n], name)) for name in kept[n]])
+    end = time.monotonic() + 60
+    while free() < first * 9 // 10:
+        assert time.monotonic() < end, "space does not come back: %d of %d MiB" % (free() >> 20, first >> 20)
+        time.sleep(0.1)
+for folder in folders:
+    os.rmdir(folder)
