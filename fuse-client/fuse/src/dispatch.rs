@@ -132,9 +132,9 @@ async fn read_dir<F: FileSystem>(
 ) -> Result<Vec<u8>, FsError> {
     let bytes_max = bytes_max.min(TRANSFER_BYTES_MAX);
     let mut packer = Packer::new(usize::try_from(bytes_max).expect("at most a transfer"), plus);
-    packer.add_dots(dir, offset);
-    let room = u32::try_from(packer.room()).expect("at most a transfer");
+    let room = u32::try_from(packer.room_after_dots(offset)).expect("at most a transfer");
     let listing = fs.readdir(who, dir, cookie_of(offset), room, plus).await?;
+    packer.add_dots(dir, listing.parent, offset);
     packer.add_listing(&listing);
     Ok(packer.finish())
 }

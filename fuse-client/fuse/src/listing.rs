@@ -14,8 +14,6 @@ const AFTER_DOT: u64 = 1;
 const AFTER_DOT_DOT: u64 = 2;
 /// Smaller cookies are reserved (ARCHITECTURE, Inodes).
 const COOKIE_MIN: u64 = 16;
-/// `d_ino` of a parent that is not known here, as libfuse has it; the kernel resolves `..` itself.
-const UNKNOWN_INO: u64 = 0xffff_ffff;
 
 /// Packs entries until the buffer is full.
 pub struct Packer {
@@ -30,14 +28,19 @@ impl Packer {
         Packer { bytes: Vec::new(), bytes_max, plus }
     }
 
+    /// Bytes that stay free once what of `.` and `..` lies after `offset` is in.
+    pub fn room_after_dots(&self, offset: u64) -> usize {
+        let dots = [AFTER_DOT, AFTER_DOT_DOT].iter().filter(|after| offset < **after).count();
+        self.room().saturating_sub(dots * self.record_bytes(b".."))
+    }
+
     /// Adds what of `.` and `..` lies after `offset`.
-    pub fn add_dots(&mut self, dir: InodeId, offset: u64) {
-        let parent = if dir == InodeId::ROOT { dir.get() } else { UNKNOWN_INO };
+    pub fn add_dots(&mut self, dir: InodeId, parent: InodeId, offset: u64) {
         if offset < AFTER_DOT {
             self.add_record(None, dir.get(), AFTER_DOT, FileKind::Directory, b".");
         }
         if offset < AFTER_DOT_DOT {
-            self.add_record(None, parent, AFTER_DOT_DOT, FileKind::Directory, b"..");
+            self.add_record(None, parent.get(), AFTER_DOT_DOT, FileKind::Directory, b"..");
         }
     }
 
@@ -54,8 +57,7 @@ impl Packer {
     /// False if there is no room. An entry without attributes has node id 0: the kernel lists it
     /// and looks it up when it is used.
     fn add_record(&mut self, known: Option<EntryOut>, ino: u64, off: u64, kind: FileKind, name: &[u8]) -> bool {
-        let plus_bytes = if self.plus { size_of::<EntryOut>() } else { 0 };
-        let record_bytes = (plus_bytes + size_of::<Dirent>() + name.len()).next_multiple_of(8);
+        let record_bytes = self.record_bytes(name);
         if self.bytes.len() + record_bytes > self.bytes_max {
             return false;
         }
@@ -69,6 +71,11 @@ impl Packer {
         self.bytes.extend_from_slice(name);
         self.bytes.resize(end, 0);
         true
+    }
+
+    fn record_bytes(&self, name: &[u8]) -> usize {
+        let plus_bytes = if self.plus { size_of::<EntryOut>() } else { 0 };
+        (plus_bytes + size_of::<Dirent>() + name.len()).next_multiple_of(8)
     }
 
     /// Bytes that are still free.
@@ -101,17 +108,17 @@ mod tests {
             kind: FileKind::File,
             entry: None,
         };
-        Listing { entries: names.iter().enumerate().map(entry).collect(), end: true }
+        Listing { parent: InodeId::ROOT, entries: names.iter().enumerate().map(entry).collect(), end: true }
     }
 
     #[test]
     fn the_start_of_a_listing_is_packed_byte_for_byte() {
         let mut packer = Packer::new(4096, false);
-        packer.add_dots(InodeId::ROOT, 0);
+        packer.add_dots(InodeId::from_raw(9).expect("valid"), InodeId::ROOT, 0);
         packer.add_listing(&listing(&["abcdefghi"]));
         let mut golden = Vec::new();
         for (ino, off, namelen, kind, name) in [
-            (1u64, 1u64, 1u32, 4u32, &b".\0\0\0\0\0\0\0"[..]),
+            (9u64, 1u64, 1u32, 4u32, &b".\0\0\0\0\0\0\0"[..]),
             (1, 2, 2, 4, b"..\0\0\0\0\0\0"),
             (7, 100, 9, 8, b"abcdefghi\0\0\0\0\0\0\0"),
         ] {
@@ -128,7 +135,9 @@ mod tests {
     fn a_listing_resumes_after_each_dot() {
         for (offset, records) in [(0, 2), (1, 1), (2, 0), (16, 0), (u64::MAX, 0)] {
             let mut packer = Packer::new(4096, false);
-            packer.add_dots(InodeId::ROOT, offset);
+            let room = packer.room_after_dots(offset);
+            packer.add_dots(InodeId::ROOT, InodeId::ROOT, offset);
+            assert_eq!(packer.room(), room);
             assert_eq!(packer.finish().len(), records * 32, "offset {offset}");
         }
         assert_eq!([cookie_of(0), cookie_of(2), cookie_of(15), cookie_of(16)], [0, 0, 0, 16]);

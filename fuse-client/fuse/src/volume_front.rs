@@ -177,7 +177,7 @@ impl FileSystem for VolumeFront {
     async fn readdir(&self, who: &Identity, dir: InodeId, cookie: u64, bytes_max: u32, plus: bool) -> Done<Listing> {
         match self.volume.readdir(who, dir, cookie, bytes_max, plus).await {
             Err(error) if is_gone(error) && self.removed(dir).is_some() => {
-                Ok(Listing { entries: Vec::new(), end: true })
+                Ok(Listing { parent: dir, entries: Vec::new(), end: true })
             }
             answer => answer,
         }

@@ -93,11 +93,12 @@ impl Inode {
         self.revoking == 0 && self.lease.is_some_and(|held| held.end > now && held.kind == LeaseKind::Exclusive)
     }
 
-    /// `attr` as a user sees it: with the size and time of what is held back.
+    /// `attr` as a user sees it: with the size and time of what is held back, which the server will
+    /// give the file too.
     pub fn seen(&self, mut attr: Attr) -> Attr {
         if let Some(end) = self.dirty.end() {
             attr.size = attr.size.max(end);
-            attr.mtime = attr.mtime.max(self.written_at);
+            attr.mtime = self.written_at;
             attr.ctime = attr.ctime.max(self.written_at);
         }
         attr

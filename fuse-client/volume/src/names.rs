@@ -308,7 +308,7 @@ impl Volume {
         let core = &self.core;
         let op = Op::Readdir { dir, cookie, bytes_max, plus };
         let answer = core.call(dir.shard(), who, &op, None).await?;
-        let Reply::Listing { entries, end } = answer.reply else { return Err(FsError::Malformed) };
+        let Reply::Listing { parent, entries, end } = answer.reply else { return Err(FsError::Malformed) };
         let entries = if plus {
             core.complete(dir, entries, answer.sent).await
         } else {
@@ -321,7 +321,7 @@ impl Volume {
             };
             entries.into_iter().map(bare).collect()
         };
-        Ok(Listing { entries, end })
+        Ok(Listing { parent, entries, end })
     }
 }
 

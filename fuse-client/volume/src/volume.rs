@@ -72,6 +72,8 @@ pub struct Listed {
 /// A part of a listing, without `.` and `..`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listing {
+    /// The directory that the listed one is in; the top is in itself.
+    pub parent: InodeId,
     /// In the order of cookies.
     pub entries: Vec<Listed>,
     /// There are no more.

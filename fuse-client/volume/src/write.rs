@@ -5,7 +5,7 @@ use crate::files::{Handle, OpenFile, OpenFlags};
 use crate::volume::{Volume, WriteFlags};
 use cfs_seam::Class;
 use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, RANGE_BYTES};
-use cfs_wire::{Attr, FallocateMode, Identity, Op, OpenMode, Reply};
+use cfs_wire::{Attr, FallocateMode, HeldBack, Identity, Op, OpenMode, Reply};
 use std::rc::Rc;
 
 /// Longest write sent at once, bytes.
@@ -20,8 +20,8 @@ const PRIVILEGE_BITS: u16 = 0o6000;
 pub(crate) enum Sending {
     /// While its caller waits.
     Through { append: bool, kill_privileges: bool },
-    /// After its caller was told that it is done; held back since the file had this epoch.
-    HeldBack(u64),
+    /// After its caller was told that it is done.
+    HeldBack(HeldBack),
 }
 
 /// An open under way: counted, so that no close overtakes it.
@@ -243,7 +243,7 @@ impl Core {
         let len = u32::try_from(piece.len()).map_err(|_| FsError::TooLarge)?;
         let (append, kill_privileges, held) = match how {
             Sending::Through { append, kill_privileges } => (append, kill_privileges, None),
-            Sending::HeldBack(epoch) => (false, false, Some(epoch)),
+            Sending::HeldBack(held) => (false, false, Some(held)),
         };
         let op = Op::Write { ino, offset, len, append, kill_privileges, held };
         let answer = self.call(ino.shard(), &Identity::default(), &op, Some(piece)).await;

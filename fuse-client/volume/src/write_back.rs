@@ -5,6 +5,7 @@ use crate::names::all;
 use crate::write::Sending;
 use cfs_seam::Class;
 use cfs_types::{FsError, InodeId};
+use cfs_wire::HeldBack;
 use std::rc::Rc;
 
 /// Extents of one file sent at a time.
@@ -70,10 +71,14 @@ impl Core {
                 }
                 inode.launched += 1;
                 inode.dirty_since = None;
-                Some(inode.dirty.launch())
+                let held = inode.held_epoch.map(|epoch| HeldBack { epoch, time: inode.written_at });
+                Some((inode.dirty.launch(), held))
             });
-            let Some(flight) = flight else { break };
-            let result = self.send_all(ino, &flight).await;
+            let Some((flight, held)) = flight else { break };
+            let result = match held {
+                Some(held) => self.send_all(ino, &flight, held).await,
+                None => Err(FsError::Stale),
+            };
             let (freed, more) = self.inodes.with(ino, |inode| {
                 if let Err(error) = result {
                     inode.fail(error);
@@ -95,9 +100,7 @@ impl Core {
         }
     }
 
-    async fn send_all(self: &Rc<Self>, ino: InodeId, flight: &[Extent]) -> Result<(), FsError> {
-        let epoch = self.inodes.find(ino, |inode| inode.held_epoch).flatten();
-        let held = epoch.ok_or(FsError::Stale)?;
+    async fn send_all(self: &Rc<Self>, ino: InodeId, flight: &[Extent], held: HeldBack) -> Result<(), FsError> {
         let mut result = Ok(());
         for some in flight.chunks(EXTENTS_IN_FLIGHT_MAX) {
             let sent = some.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, Sending::HeldBack(held)));

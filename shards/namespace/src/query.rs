@@ -99,10 +99,11 @@ fn readdir(
 ) -> Step<Reply> {
     let inode = directory(view, dir)?;
     lock::check_all(view, dir, &inode, None)?;
+    let parent = inode.parent.ok_or(FsError::Corrupt)?;
     let fixed = ENTRY_BYTES + if plus { ATTR_BYTES } else { 0 };
     let limit = (bytes_max / (fixed + 1)).clamp(1, LISTING_ENTRIES_MAX);
     let Some(after) = cookie.checked_add(1) else {
-        return Ok(Reply::Listing { entries: Vec::new(), end: true });
+        return Ok(Reply::Listing { parent, entries: Vec::new(), end: true });
     };
     let from = keys::dentry(ctx.volume, dir, after, b"");
     let to = keys::after_prefix(&keys::dentry_prefix(ctx.volume, dir));
@@ -123,7 +124,7 @@ fn readdir(
     if plus {
         add_attributes(view, ctx, &mut entries)?;
     }
-    Ok(Reply::Listing { entries, end })
+    Ok(Reply::Listing { parent, entries, end })
 }
 
 /// Fills in the attributes of inodes that are here; asks for all missing ones at once.

@@ -21,7 +21,7 @@ use cfs_namespace::{Answer, Command, CommandBody, NeedMore, Stop};
 use cfs_seam::IoBuf;
 use cfs_segment::{CellOwner, Lifetime, Purpose, SpaceError};
 use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, INLINE_WRITE_BYTES_MAX, InodeId, RangeIndex, ShardId, UNIT_BYTES};
-use cfs_wire::{Op, Reply, RequestContext};
+use cfs_wire::{HeldBack, Op, Reply, RequestContext};
 use std::rc::Rc;
 
 /// Chunk sequences granted to a term at once.
@@ -42,15 +42,15 @@ pub struct WriteRequest {
     pub append: bool,
     /// Clear setuid and setgid.
     pub kill_privileges: bool,
-    /// The file's epoch since which the bytes were held back.
-    pub held: Option<u64>,
+    /// Where the bytes were held back.
+    pub held: Option<HeldBack>,
 }
 
 impl WriteRequest {
     fn place(&self, start: u64) -> WriteAt {
         match self.held {
             _ if self.append => WriteAt::Append,
-            Some(epoch) => WriteAt::HeldBack { offset: start, epoch },
+            Some(held) => WriteAt::HeldBack { offset: start, held },
             None => WriteAt::Offset(start),
         }
     }

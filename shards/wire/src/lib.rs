@@ -17,8 +17,8 @@ pub use auth::Secret;
 pub use codec::{FrameReader, Head};
 pub use frame::{Encoded, Flags, FrameError, Header, encode};
 pub use message::{
-    Attr, AttrChange, Callback, CallbackReply, DirEntry, EntryReply, FallocateMode, FileKind, Hello, HelloReply,
-    Identity, Lease, LeaseKind, Op, OpenMode, Proof, Reply, Request, RequestContext, Response, SeekWhence, TimeChange,
-    Volume, Welcome, XattrMode,
+    Attr, AttrChange, Callback, CallbackReply, DirEntry, EntryReply, FallocateMode, FileKind, HeldBack, Hello,
+    HelloReply, Identity, Lease, LeaseKind, Op, OpenMode, Proof, Reply, Request, RequestContext, Response, SeekWhence,
+    TimeChange, Volume, Welcome, XattrMode,
 };
 pub use opcode::Opcode;

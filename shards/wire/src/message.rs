@@ -205,6 +205,15 @@ pub enum XattrMode {
     Replace,
 }
 
+/// Of bytes that a client held back before it sends them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// The file's epoch when the client began to hold them.
+    pub epoch: u64,
+    /// When the last of them was written: the file's time of change, whenever they arrive.
+    pub time: Nanos,
+}
+
 /// What fallocate does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FallocateMode {
@@ -288,8 +297,8 @@ pub enum Op {
     Read { ino: InodeId, offset: u64, len: u32, epoch: u64, sequence: u64 },
     /// Payload: the data, within one range, at most 2 MiB.
     /// Inode's shard. `append`: the server gives the offset (reply `Written.offset`). `held`: the bytes
-    /// were held back since the file had this epoch; `Stale` where others have had it since.
-    Write { ino: InodeId, offset: u64, len: u32, append: bool, kill_privileges: bool, held: Option<u64> },
+    /// were held back; `Stale` where others have had the file since.
+    Write { ino: InodeId, offset: u64, len: u32, append: bool, kill_privileges: bool, held: Option<HeldBack> },
     /// ino's shard. Reply: Attr.
     Fallocate { ino: InodeId, offset: u64, len: u64, mode: FallocateMode, keep_size: bool },
     /// ino's shard. Reply: Offset.
@@ -359,8 +368,8 @@ pub enum Reply {
     Attr(Attr),
     /// Short bytes (symlink, xattr, xattr names).
     Bytes(Vec<u8>),
-    /// Entries in cookie order; `end`: there are no more.
-    Listing { entries: Vec<DirEntry>, end: bool },
+    /// Entries in cookie order; `end`: there are no more. `parent`: the directory's own.
+    Listing { parent: InodeId, entries: Vec<DirEntry>, end: bool },
     /// Read: data is the payload; `len` of it.
     Data { len: u32 },
     /// Write: where it went and the inode after it.

@@ -141,7 +141,7 @@ fn a_message_longer_than_the_extension_becomes_the_payload() {
         kind: FileKind::File,
         attr: None,
     };
-    let listing = Reply::Listing { entries: (0..1000).map(entry).collect(), end: false };
+    let listing = Reply::Listing { parent: ino(1), entries: (0..1000).map(entry).collect(), end: false };
     let response = Response {
         timestamp: Timestamp::default(),
         map_epoch: MapEpoch::default(),

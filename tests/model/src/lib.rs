@@ -145,12 +145,12 @@ impl Model {
 
     /// The whole listing, in the order of names: cookies are the product's own affair.
     fn list(&self, dir: InodeId) -> Result<Reply, FsError> {
-        let (entries, _) = self.node(dir)?.directory()?;
+        let (entries, parent) = self.node(dir)?.directory()?;
         let entries = entries.iter().map(|(name, ino)| {
             let attr = self.node(*ino)?.attr(*ino);
             Ok(DirEntry { cookie: 0, name: name.clone(), ino: *ino, kind: attr.kind, attr: Some(attr) })
         });
-        Ok(Reply::Listing { entries: entries.collect::<Result<_, FsError>>()?, end: true })
+        Ok(Reply::Listing { parent, entries: entries.collect::<Result<_, FsError>>()?, end: true })
     }
 
     fn find(&self, dir: InodeId, name: &Name) -> Result<InodeId, FsError> {

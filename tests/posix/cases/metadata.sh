@@ -35,3 +35,22 @@ for name in system.posix_acl_access other.key; do
     ! setfattr -n $name -v 0x0200000001000600ffffffff04000400ffffffff20000400ffffffff file 2>errors
     grep -q 'not supported' errors
 done
+# `..` is listed with the number of the directory above, also after a move.
+mkdir -p above/below other
+python3 - <<'PYTHON'
+import ctypes, os
+class Dirent(ctypes.Structure):
+    _fields_ = [("ino", ctypes.c_uint64), ("off", ctypes.c_int64), ("reclen", ctypes.c_uint16), ("kind", ctypes.c_uint8), ("name", ctypes.c_char * 256)]
+libc = ctypes.CDLL(None)
+libc.opendir.restype = ctypes.c_void_p
+libc.readdir.restype = ctypes.POINTER(Dirent)
+def listed(path):
+    stream, found = ctypes.c_void_p(libc.opendir(path.encode())), {}
+    while entry := libc.readdir(stream):
+        found[entry.contents.name] = entry.contents.ino
+    libc.closedir(stream)
+    return found
+assert listed("above/below") == {b".": os.stat("above/below").st_ino, b"..": os.stat("above").st_ino}
+os.rename("above/below", "other/below")
+assert listed("other/below")[b".."] == os.stat("other").st_ino
+PYTHON

@@ -330,7 +330,7 @@ impl FileSystem for Memory {
         let rows = self.with(dir, |node| Ok(node.names.iter().map(|(n, (c, i))| (*c, n.clone(), *i)).collect()));
         let mut rows: Vec<(u64, Name, InodeId)> = rows?;
         rows.sort();
-        let mut listing = Listing { entries: Vec::new(), end: true };
+        let mut listing = Listing { parent: dir, entries: Vec::new(), end: true };
         for (cookie, name, ino) in rows.into_iter().filter(|row| row.0 > cookie) {
             let entry = self.entry(ino)?;
             let (kind, entry) = (entry.attr.kind, plus.then_some(entry));

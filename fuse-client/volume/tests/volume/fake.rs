@@ -295,13 +295,16 @@ impl Fake {
             Op::Write { ino, offset, append, held, .. } => match (self.write_error.get(), files.get_mut(ino)) {
                 (Some(error), _) => Err(error),
                 (None, None) => Err(FsError::Stale),
-                (None, Some(file)) if held.is_some_and(|epoch| epoch < file.taken_at) => Err(FsError::Stale),
+                (None, Some(file)) if held.is_some_and(|held| held.epoch < file.taken_at) => Err(FsError::Stale),
                 (None, Some(file)) => {
                     let at = if *append { file.bytes.len() } else { index(*offset) };
                     file.bytes.resize(file.bytes.len().max(at + payload.len()), 0);
                     file.bytes[at..at + payload.len()].copy_from_slice(payload);
                     file.attr.size = file.bytes.len() as u64;
                     file.attr.change += 1;
+                    if let Some(held) = held {
+                        (file.attr.mtime, file.attr.ctime) = (held.time, held.time);
+                    }
                     Ok(Reply::Written { offset: at as u64, attr: file.attr.clone(), sequence: 0 })
                 }
             },

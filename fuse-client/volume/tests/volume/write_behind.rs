@@ -272,3 +272,19 @@ fn an_extended_attribute_follows_what_was_written_before_it() {
         assert_eq!(stored(&fake), b"new content");
     });
 }
+
+#[test]
+fn the_time_of_a_write_does_not_move_when_it_is_sent() {
+    cfs_sim::run(11, |world| async move {
+        let (_fake, volume, handle) = exclusive(&world).await;
+        sleep(&world.clock, Duration::from_secs(3)).await;
+        write(&volume, handle, 0, b"new").await;
+        let told = volume.getattr(ino(1)).await.expect("known").0;
+        assert!(world.clock.wall().get() - told.mtime.get() < 1_000_000);
+        sleep(&world.clock, Duration::from_millis(100)).await;
+        volume.fsync(handle).await.expect("durable");
+        sleep(&world.clock, Duration::from_millis(100)).await;
+        let after = volume.getattr(ino(1)).await.expect("known").0;
+        assert_eq!((after.mtime, after.ctime), (told.mtime, told.ctime));
+    });
+}

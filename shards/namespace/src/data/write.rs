@@ -9,7 +9,7 @@ use crate::state::State;
 use crate::view::View;
 use crate::xattr;
 use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, InodeId, SessionId};
-use cfs_wire::Reply;
+use cfs_wire::{HeldBack, Reply};
 use serde::{Deserialize, Serialize};
 
 /// Where a write goes.
@@ -23,8 +23,8 @@ pub enum WriteAt {
     HeldBack {
         /// From the beginning of the file.
         offset: u64,
-        /// The file's epoch when the session that writes began to hold bytes back.
-        epoch: u64,
+        /// Since when, and when they were written.
+        held: HeldBack,
     },
 }
 
@@ -92,7 +92,7 @@ pub fn execute(state: &mut State<'_>, session: SessionId, write: Write<'_>) -> S
     let start = match write.at {
         WriteAt::Offset(offset) => offset,
         WriteAt::Append => inode.size,
-        WriteAt::HeldBack { epoch, .. } if !inode.admits(session, epoch) => return Err(Stop::Fail(FsError::Stale)),
+        WriteAt::HeldBack { held, .. } if !inode.admits(session, held.epoch) => return Err(Stop::Fail(FsError::Stale)),
         WriteAt::HeldBack { offset, .. } => offset,
     };
     let end = start.checked_add(write.data.len());
@@ -114,7 +114,10 @@ pub fn execute(state: &mut State<'_>, session: SessionId, write: Write<'_>) -> S
             file.change(range, change)?;
         }
         inode.size = inode.size.max(end);
-        inode.modify(state.ctx.now);
+        match write.at {
+            WriteAt::HeldBack { held, .. } => inode.modify_at(held.time, state.ctx.now),
+            WriteAt::Offset(_) | WriteAt::Append => inode.modify(state.ctx.now),
+        }
         if write.kill_privileges {
             inode.kill_privileges();
         }

@@ -126,6 +126,13 @@ impl Inode {
         self.touch(now);
     }
 
+    /// Content was changed at `then` by somebody who tells it only `now`: that time counts, but none
+    /// to come, and none before what the file had by then.
+    pub fn modify_at(&mut self, then: Nanos, now: Nanos) {
+        let then = then.min(now);
+        self.modify(if self.mtime <= now { self.mtime.max(then) } else { then });
+    }
+
     /// Content changed at `then`, which a message tells late: later changes keep their times.
     pub fn modify_late(&mut self, then: Nanos) {
         self.mtime = self.mtime.max(then);

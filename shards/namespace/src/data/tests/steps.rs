@@ -4,8 +4,8 @@ use super::history::Run;
 use super::world::{RANGE, World, checksums};
 use crate::data::{DataCommand, RANGES_MAX, WriteAt, WriteData, range_shard};
 use crate::{Answer, Command, CommandBody};
-use cfs_types::{FsError, InodeId, LogIndex, RangeIndex, RequestNumber, SessionId};
-use cfs_wire::{AttrChange, FallocateMode, Op, Reply};
+use cfs_types::{FsError, InodeId, LogIndex, Nanos, RangeIndex, RequestNumber, SessionId};
+use cfs_wire::{AttrChange, FallocateMode, HeldBack, Op, Reply, TimeChange};
 
 const A: SessionId = SessionId::new(1);
 const B: SessionId = SessionId::new(2);
@@ -54,7 +54,8 @@ impl Home {
     }
 
     fn held(&mut self, session: SessionId, number: u64, epoch: u64) -> Result<(), FsError> {
-        self.write(session, number, WriteAt::HeldBack { offset: 3, epoch }).map(|_| ())
+        self.write(session, number, WriteAt::HeldBack { offset: 3, held: HeldBack { epoch, time: Nanos::new(5) } })
+            .map(|_| ())
     }
 
     fn resize(&mut self, session: SessionId, number: u64, size: u64) -> Result<Reply, FsError> {
@@ -195,4 +196,29 @@ fn what_is_written_behind_an_unfinished_truncation_is_cut_too() {
     home.run.world.deliver_all();
     let left: usize = home.run.world.shards.values().map(|memory| super::rules::extents(memory).len()).sum();
     assert_eq!(left, 0);
+}
+
+#[test]
+fn a_write_that_was_held_back_has_the_time_at_which_it_was_written() {
+    let mut home = Home::new();
+    let mut write = |number, then: i64| {
+        let epoch = home.run.world.inode(home.ino).epoch;
+        let held = HeldBack { epoch, time: Nanos::new(then) };
+        let before = home.run.world.inode(home.ino);
+        home.write(A, number, WriteAt::HeldBack { offset: 3, held }).expect("written");
+        let now = i64::try_from(home.index).expect("small");
+        let after = home.run.world.inode(home.ino);
+        assert!(after.ctime >= before.ctime && after.change > before.change);
+        (after.mtime.get(), after.ctime.get(), now)
+    };
+    assert_eq!(write(1, 77), (77, 77, 101));
+    assert_eq!(write(2, 90), (90, 90, 102));
+    assert_eq!(write(3, 80), (90, 90, 103), "not below what the file had");
+    assert_eq!(write(4, 5000), (104, 104, 104), "nor in the future");
+    let change = AttrChange { mtime: Some(TimeChange::At(Nanos::new(9000))), ..AttrChange::default() };
+    let (ino, asked, pinned_by) = (home.ino, None, Vec::new());
+    home.commit(A, 5, CommandBody::Op { op: Op::Setattr { ino, change }, asked, pinned_by }).expect("set");
+    let held = HeldBack { epoch: home.epoch(), time: Nanos::new(106) };
+    home.write(A, 6, WriteAt::HeldBack { offset: 3, held }).expect("written");
+    assert_eq!(home.run.world.inode(ino).mtime.get(), 106, "a write ends a time in the future that was set");
 }
