@@ -39,7 +39,7 @@ fn a_listing_in_pages_misses_and_repeats_nothing_that_stays() {
     let (mut cookie, mut seen, mut pages) = (0, BTreeSet::new(), 0);
     loop {
         let list = Op::Readdir { dir: ROOT, cookie, bytes_max: 4096, plus: true };
-        let Ok(Reply::Listing { entries, end }) = cluster.ask(ROOT.shard(), &list) else { panic!("no listing") };
+        let Ok(Reply::Listing { entries, end, .. }) = cluster.ask(ROOT.shard(), &list) else { panic!("no listing") };
         let bytes: usize = entries.iter().map(|e| e.name.as_bytes().len() + 24).sum();
         assert!(bytes <= 4096);
         let last = entries.last().map(|entry| entry.name.clone());
@@ -180,8 +180,8 @@ fn a_file_that_changes_loses_its_capabilities() {
     let changes = [
         CommandBody::Data(DataCommand::Write { ino, at, data, kill_privileges }),
         CommandBody::Data(DataCommand::Fallocate { ino, offset: 0, len: 9, mode, keep_size: false, kill_privileges }),
-        CommandBody::Op { op: Op::Setattr { ino, change: resized }, pinned_by: Vec::new() },
-        CommandBody::Op { op: Op::Setattr { ino, change: owned }, pinned_by: Vec::new() },
+        CommandBody::Op { op: Op::Setattr { ino, change: resized }, asked: None, pinned_by: Vec::new() },
+        CommandBody::Op { op: Op::Setattr { ino, change: owned }, asked: None, pinned_by: Vec::new() },
     ];
     for change in changes {
         set(&mut cluster, &capability);
