@@ -4,9 +4,9 @@
 //! memory is a [`Fetch`] away), larger than memory.
 //!
 //! Invariants
-//! - What a durable manifest names is complete on the device and stays until a later manifest
-//!   that does not name it is durable. So a crash at any await loses nothing that was flushed,
-//!   and what no manifest names is nobody's and thus free after a restart.
+//! - What a durable root names, itself or through lists, is complete on the device and stays until a later
+//!   root that does not name it is durable. So a crash at any await loses nothing that was flushed,
+//!   and what no root names is nobody's and thus free after a restart.
 //! - Bytes that fail their checksum are never interpreted. What passed it is still walked once
 //!   before use, so that no table can make the program panic.
 //! - Newer sources hold newer versions of a key: memtable, frozen memtable, level 0 newest first,
@@ -15,6 +15,7 @@
 mod block;
 mod cache;
 mod filter;
+mod list;
 mod manifest;
 mod memtable;
 mod store;
@@ -22,7 +23,8 @@ mod table;
 mod verify;
 
 pub use cache::BlockCache;
-pub use manifest::{Manifest, ManifestError, TABLES_MAX, TableRef};
+pub use list::List;
+pub use manifest::{Manifest, ROOT_ENTRIES_MAX, Root, RootError, TableRef};
 pub use store::{
     Change, DatedRow, DatedScan, Fetch, KvError, Lookup, Pins, Replacement, Rows, Scan, Store, StoreConfig, StoreStats,
 };

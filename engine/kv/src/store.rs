@@ -4,6 +4,7 @@ mod change;
 mod compact;
 mod fetch;
 mod flush;
+mod listing;
 mod merge;
 mod read;
 mod replace;
@@ -15,7 +16,8 @@ pub use read::{DatedRow, DatedScan, Lookup, Rows, Scan};
 pub use replace::Replacement;
 
 use crate::cache::{BlockCache, CacheKey, Object};
-use crate::manifest::{LEVELS, Manifest};
+use crate::list::LIST_TABLES_MAX;
+use crate::manifest::{LEVELS, Manifest, ROOT_ENTRIES_MAX};
 use crate::memtable::Memtable;
 use crate::table::Table;
 use crate::{KEY_BYTES_MAX, VALUE_BYTES_MAX, Value};
@@ -46,12 +48,18 @@ pub struct StoreConfig {
     pub start: u32,
     /// Size that level 1 should have, units of 4 KiB; each deeper level is eight times larger.
     pub level1_units: u64,
+    /// Tables that the anchor names itself, at most [`ROOT_ENTRIES_MAX`]: where there are more, deep
+    /// levels are named by lists in cells.
+    pub root_tables: usize,
+    /// Tables of one list, at most.
+    pub list_tables: usize,
 }
 
 impl StoreConfig {
     /// The usual level sizes.
     pub fn new(memtable_bytes: usize, cache: BlockCache, start: u32) -> Self {
-        StoreConfig { memtable_bytes, cache, start, level1_units: LEVEL1_UNITS }
+        let (root_tables, list_tables) = (ROOT_ENTRIES_MAX, LIST_TABLES_MAX);
+        StoreConfig { memtable_bytes, cache, start, level1_units: LEVEL1_UNITS, root_tables, list_tables }
     }
 }
 
@@ -74,7 +82,8 @@ pub enum KvError {
     /// Another change of the same kind is under way: try again when it is installed.
     #[error("another change of the store is under way")]
     Busy,
-    /// The list of tables would outgrow the group's anchor: compact first.
+    /// The lists of tables would outgrow the group's anchor. With tables of the usual size that is
+    /// 32 TiB of a group's metadata.
     #[error("the store has as many tables as it can have")]
     TooManyTables,
 }
@@ -127,10 +136,10 @@ impl Inner {
 ///
 /// # How a change becomes durable
 /// [`Store::flush`], [`Store::compact_step`] and [`Store::relocate`] write cells, make them
-/// durable and return a [`Change`]. The caller takes [`Store::propose`]'s manifest, makes it
+/// durable and return a [`Change`]. The caller takes [`Store::propose`]'s root, makes it
 /// durable in the group's anchor, and then calls [`Store::install`], which retires the cells
-/// that the manifest no longer names. A change that is dropped before it was proposed gives its
-/// cells back; dropped after that, the cells stay taken until restart, since the manifest may
+/// that are no longer named. A change that is dropped before it was proposed gives its
+/// cells back; dropped after that, the cells stay taken until restart, since the root may
 /// be durable.
 #[derive(Clone)]
 pub struct Store {

@@ -59,16 +59,16 @@ fn put_u32(out: &mut Vec<u8>, n: usize) {
     out.extend_from_slice(&u32::try_from(n).expect("bounded by the cell").to_le_bytes());
 }
 /// Pads with zeros to whole units and fills in the checksum of what begins at `start`.
-fn seal(out: &mut Vec<u8>, start: usize, owner: CellOwner) {
+pub(crate) fn seal(out: &mut Vec<u8>, start: usize, owner: CellOwner) {
     out.resize(out.len().next_multiple_of(UNIT_BYTES), 0);
     let unit = u32::try_from(start / UNIT_BYTES).expect("bounded by the cell");
     let crc = checksum(owner, unit, &out[start + 4..]);
     out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
 }
-fn is_sound(bytes: &[u8], owner: CellOwner, unit: u32) -> bool {
+pub(crate) fn is_sound(bytes: &[u8], owner: CellOwner, unit: u32) -> bool {
     bytes.split_first_chunk().is_some_and(|(crc, rest)| checksum(owner, unit, rest) == u32::from_le_bytes(*crc))
 }
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(crate) fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 

@@ -1,6 +1,8 @@
 //! The store against a model, with crashes at any moment, on the simulated device.
 
-use cfs_kv::{BlockCache, Change, Fetch, KvError, Lookup, Manifest, Scan, Store, StoreConfig, Value};
+use cfs_kv::{
+    BlockCache, Change, Fetch, KvError, Lookup, Manifest, ROOT_ENTRIES_MAX, Root, Scan, Store, StoreConfig, Value,
+};
 use cfs_seam::{Class, World};
 use cfs_segment::{Floors, LocalRegions, REGION_BYTES, RegionLayout, Space, SpaceConfig};
 use cfs_sim::{MemoryDisk, Stream};
@@ -15,11 +17,16 @@ type Model = BTreeMap<Box<[u8]>, Rc<[u8]>>;
 const GROUP: GroupId = GroupId::new(7);
 const REGIONS: u32 = 3;
 
+/// Small levels, and few tables in the root: deep levels are named by lists.
+fn config(cache: BlockCache, start: u32) -> StoreConfig {
+    let config = StoreConfig::new(32 << 10, cache, start);
+    StoreConfig { level1_units: 24, root_tables: 5, list_tables: 2, ..config }
+}
+
 /// A store that was opened from a manifest, on a space that has claimed what it names.
 fn open(world: &World, disk: &MemoryDisk, manifest: &Manifest, start: u32, cache_bytes: usize) -> (Space, Store) {
     let cache = BlockCache::new(cache_bytes);
-    let config = StoreConfig { level1_units: 24, ..StoreConfig::new(32 << 10, cache, start) };
-    open_with(world, disk, manifest, config)
+    open_with(world, disk, manifest, config(cache, start))
 }
 fn open_with(world: &World, disk: &MemoryDisk, manifest: &Manifest, store: StoreConfig) -> (Space, Store) {
     let layout = RegionLayout::new(0, REGIONS).expect("aligned");
@@ -34,6 +41,10 @@ fn open_with(world: &World, disk: &MemoryDisk, manifest: &Manifest, store: Store
     space.start();
     let store = Store::open(GROUP, Some(manifest.clone()), space.clone(), store);
     (space, store)
+}
+
+fn units(manifest: &Manifest) -> u64 {
+    manifest.claims(GROUP).map(|(_, cell)| u64::from(cell.units())).sum()
 }
 
 fn device() -> MemoryDisk {
@@ -134,8 +145,8 @@ impl Rig {
             self.committing.set(true);
             self.nap(50_000).await;
         }
-        let manifest = self.store.propose(&mut change).expect("few tables");
-        let manifest = Manifest::decode(&manifest.encode()).expect("what is encoded decodes");
+        let root = self.store.propose(&mut change).await.expect("few tables");
+        let root = Root::decode(&root.encode()).expect("what is encoded decodes");
         self.nap(300_000).await;
         if self.rng.chance(50_000) {
             // The anchor failed before anything was written: the cells stay taken.
@@ -143,6 +154,7 @@ impl Rig {
             self.committing.set(false);
             return false;
         }
+        let manifest = root.load(&self.space, GROUP).await.expect("its lists are durable");
         {
             let mut durable = self.durable.borrow_mut();
             durable.0 = manifest;
@@ -183,9 +195,9 @@ impl Rig {
     }
     async fn cleaner(self: Rc<Self>) {
         while self.ended.get() == 0 {
-            let tables = self.store.manifest().tables;
-            if !tables.is_empty() {
-                let cell = tables[self.rng.index(tables.len())].cell;
+            let cells: Vec<_> = self.store.manifest().claims(GROUP).map(|(_, cell)| cell).collect();
+            if !cells.is_empty() {
+                let cell = cells[self.rng.index(cells.len())];
                 if let Some(change) = self.patiently(self.store.relocate(cell)).await {
                     self.commit(change, None).await;
                 }
@@ -257,7 +269,7 @@ fn history(seed: u64, steps: u32) -> Vec<(MemoryDisk, Manifest, Model)> {
         assert_eq!(all(&rig.store, Timestamp::MAX, 37).await.expect("no damage"), live);
         cfs_seam::sleep(&world.clock, Duration::from_millis(10)).await;
         rig.space.sync().await.expect("a sound device");
-        let held: u64 = rig.store.manifest().tables.iter().map(|t| u64::from(t.cell.units())).sum();
+        let held = units(&rig.store.manifest());
         let usage = rig.space.usage();
         assert!(usage.live_units == held || (rig.leaks.get() && usage.live_units > held), "{usage:?}, {held} held");
         cuts
@@ -266,9 +278,10 @@ fn history(seed: u64, steps: u32) -> Vec<(MemoryDisk, Manifest, Model)> {
 
 #[test]
 fn a_crash_at_any_moment_leaves_exactly_what_was_flushed() {
-    let mut deep = 0;
+    let (mut deep, mut listed) = (0, 0);
     for seed in 0..40 {
         for (disk, manifest, model) in history(seed, 1500) {
+            listed = listed.max(manifest.lists.len());
             deep = deep.max(manifest.tables.iter().map(|t| t.level).max().unwrap_or(0));
             let found = cfs_sim::run(seed, move |world| async move {
                 let (space, store) = open(&world, &disk, &manifest, 2, 64 << 10);
@@ -276,14 +289,14 @@ fn a_crash_at_any_moment_leaves_exactly_what_was_flushed() {
                 for (key, value) in &model {
                     assert_eq!(get(&store, key, Timestamp::MAX).await.expect("no damage").as_ref(), Some(value));
                 }
-                let held: u64 = manifest.tables.iter().map(|t| u64::from(t.cell.units())).sum();
-                assert_eq!(space.usage().live_units, held);
+                assert_eq!(space.usage().live_units, units(&manifest));
                 (found, model)
             });
             assert!(found.0 == found.1, "seed {seed}");
         }
     }
     assert!(deep >= 2, "compaction reached level {deep} only");
+    assert!(listed >= 2, "never more than {listed} lists");
 }
 
 #[test]
@@ -336,9 +349,8 @@ async fn filled(world: &World, disk: &MemoryDisk, rows: u32) -> (Space, Store, M
 async fn settle(store: &Store) {
     store.freeze();
     let mut change = store.flush().await.expect("there is space");
-    while let Some(mut done) = change {
-        store.propose(&mut done).expect("few tables");
-        store.install(done).expect("the cells were live");
+    while let Some(done) = change {
+        commit(store, done).await;
         change = store.compact_step().await.expect("there is space");
     }
 }
@@ -357,6 +369,43 @@ fn a_store_larger_than_the_cache_reads_and_keeps_to_its_budget() {
         }
         assert!(cache.memory_bytes() <= 300 << 10, "{} bytes", cache.memory_bytes());
     });
+}
+
+/// More tables than a root has entries: they are found again, and go one by one as before.
+#[test]
+fn a_store_of_more_tables_than_its_root_can_name_is_flushed_compacted_and_found_again() {
+    cfs_sim::run(4, |world| async move {
+        let disk = device();
+        let cache = BlockCache::new(1 << 20);
+        let config = StoreConfig::new(1 << 20, cache.clone(), 1);
+        let (space, store) = open_with(&world, &disk, &Manifest::default(), config.clone());
+        let row = |n: u32, byte: u8| (Box::from(n.to_be_bytes()), Some(Rc::from([byte; 64])));
+        let many = u32::try_from(ROOT_ENTRIES_MAX).expect("small") + 60;
+        for n in 0..many {
+            store.apply(vec![row(n, 1)], Timestamp::new(u64::from(n) + 1));
+            assert!(store.freeze());
+            commit(&store, store.flush().await.expect("there is space").expect("a row")).await;
+        }
+        let manifest = store.manifest();
+        assert_eq!(manifest.tables.len(), usize::try_from(many).expect("small"));
+        assert_eq!(units(&manifest), space.usage().live_units);
+        let root = Root::decode(&manifest.root().encode()).expect("fits");
+        assert_eq!(root.load(&space, GROUP).await.expect("no damage"), manifest);
+        let (space, store) = open_with(&world, &disk, &manifest, StoreConfig { start: 2, ..config });
+        assert_eq!(all(&store, Timestamp::MAX, 100).await.expect("no damage").len(), many as usize);
+        while let Some(change) = store.compact_step().await.expect("there is space") {
+            commit(&store, change).await;
+        }
+        let manifest = store.manifest();
+        assert!(manifest.tables.len() < 10 && manifest.lists.is_empty(), "{manifest:?}");
+        assert_eq!(units(&manifest), space.usage().live_units);
+        assert_eq!(all(&store, Timestamp::MAX, 100).await.expect("no damage").len(), many as usize);
+    });
+}
+
+async fn commit(store: &Store, mut change: Change) {
+    store.propose(&mut change).await.expect("room in the root");
+    store.install(change).expect("the cells were live");
 }
 
 #[test]

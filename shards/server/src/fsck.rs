@@ -252,16 +252,17 @@ impl<P: FnMut(Progress)> Check<P> {
         let total = GroupId::COUNT as u64;
         for (done, id) in (0..).zip((0..).take(GroupId::COUNT).map(GroupId::new)) {
             self.step(Stage::Tables, done, total);
-            let Ok(manifest) = device::read_manifest(anchors, id, &mut self.findings).await else {
+            let Ok(manifest) = device::read_manifest(anchors, &self.opener.space, id, &mut self.findings).await else {
                 self.is_whole = false;
                 continue;
             };
             let mut intact = true;
-            let tables = manifest.as_ref().map(|m| m.tables.tables.as_slice()).unwrap_or_default();
+            let tables = manifest.as_ref().map(|(_, tables)| tables);
+            self.claims.extend(tables.into_iter().flat_map(|tables| tables.claims(id)));
+            let tables = tables.map(|tables| tables.tables.as_slice()).unwrap_or_default();
             let space = self.opener.space.clone();
             let checks = gather(tables.iter().map(|table| verify_table(&space, id, table)), CELLS_AT_ONCE).await;
             for (table, check) in tables.iter().zip(checks) {
-                self.claims.push((CellOwner::Table { group: id, table: table.id }, table.cell));
                 intact &= self.note_table(id, table, check);
             }
             let none = GroupLog::default();

@@ -5,7 +5,7 @@
 
 use crate::replica::Mark;
 use cfs_consensus::VoteState;
-use cfs_kv::Manifest;
+use cfs_kv::Root;
 use cfs_types::{MoveEpoch, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,8 @@ pub struct GroupManifest {
     pub epoch: MoveEpoch,
     /// The core's hybrid clock then: no version in the tables is newer.
     pub timestamp: Timestamp,
-    /// The tables.
-    pub tables: Manifest,
+    /// The tables, or what lists them.
+    pub tables: Root,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl GroupManifest {
             vote: VoteState { term, vote, commit },
             epoch: encoded.epoch,
             timestamp: encoded.timestamp,
-            tables: Manifest::decode(&encoded.tables).ok()?,
+            tables: Root::decode(&encoded.tables).ok()?,
         })
     }
 }
@@ -76,14 +76,14 @@ mod tests {
             vote: VoteState { term: 2, vote: 1, commit: 8 },
             epoch: MoveEpoch::new(3),
             timestamp: Timestamp::new(300),
-            tables: Manifest::default(),
+            tables: Root::default(),
         }
     }
 
     #[test]
     fn a_manifest_has_these_bytes() {
         let hex: String = sample().encode().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "0109020402010803ac020c010000000000000000000000");
+        assert_eq!(hex, "0109020402010803ac020c020000000000000000000000");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::version::Version;
 use super::{Inner, KvError, Store};
-use crate::manifest::{Manifest, TABLES_MAX};
+use crate::list::List;
+use crate::manifest::{ROOT_ENTRIES_MAX, Root};
 use crate::memtable::Memtable;
 use crate::table::Table;
 use std::cell::Cell;
@@ -15,7 +16,9 @@ pub struct Change {
     pub(super) store: Rc<Inner>,
     id: u64,
     pub(super) added: Vec<(usize, Rc<Table>)>,
-    /// Inputs, locked until the change is over.
+    /// The lists of the version that it makes, from its proposal on.
+    pub(super) lists: Vec<Rc<List>>,
+    /// Inputs, locked until the change is over: tables, or a list.
     pub(super) removed: BTreeSet<u64>,
     pub(super) takes_frozen: bool,
     /// Nothing of what the store held stays, in memory neither.
@@ -35,7 +38,8 @@ impl Change {
         drop(state);
         let store = store.clone();
         let (proposed, installed) = (false, false);
-        Change { store, id, added: Vec::new(), removed, takes_frozen, replaces_all: false, proposed, installed }
+        let (added, lists) = (Vec::new(), Vec::new());
+        Change { store, id, added, lists, removed, takes_frozen, replaces_all: false, proposed, installed }
     }
     /// Whether the new tables hold the frozen memtable.
     pub fn is_flush(&self) -> bool {
@@ -69,7 +73,7 @@ impl Change {
             }
         }
         let ready = version.ready.get() && levels.iter().flatten().all(|t| t.footer.get().is_some());
-        Version { levels, ready: Cell::new(ready) }
+        Version { levels, lists: self.lists.clone(), ready: Cell::new(ready) }
     }
 }
 
@@ -89,30 +93,42 @@ impl Drop for Change {
         let is_named = |table: &Table| version.tables().any(|t| t.cell == table.cell);
         for (_, table) in self.added.iter().filter(|(_, table)| !is_named(table)) {
             let retired = self.store.space.retire(table.owner(self.store.group), table.cell);
-            retired.expect("a table that no manifest names is live once");
+            retired.expect("a table that no root names is live once");
+        }
+        for list in self.lists.iter().filter(|list| !version.lists.iter().any(|l| l.cell == list.cell)) {
+            let retired = self.store.space.retire(List::owner(self.store.group, list.id), list.cell);
+            retired.expect("a list that no root names is live once");
         }
     }
 }
 
 impl Store {
-    /// The manifest with `change` in it, to be made durable. Busy while another change is
-    /// between here and [`Store::install`].
-    pub fn propose(&self, change: &mut Change) -> Result<Manifest, KvError> {
+    /// The root with `change` in it, to be made durable; lists that it names are when this returns.
+    /// Busy while another change is between here and [`Store::install`].
+    pub async fn propose(&self, change: &mut Change) -> Result<Root, KvError> {
         assert!(Rc::ptr_eq(&self.inner, &change.store), "a change belongs to its store");
-        let mut state = self.inner.state.borrow_mut();
-        if state.committing.is_some_and(|id| id != change.id) {
-            return Err(KvError::Busy);
-        }
-        let version = change.applied_to(&state.version);
-        if version.tables().count() > TABLES_MAX {
+        assert!(change.lists.is_empty() && !change.proposed, "a change is proposed once");
+        let mut version = {
+            let mut state = self.inner.state.borrow_mut();
+            if state.committing.is_some_and(|id| id != change.id) {
+                return Err(KvError::Busy);
+            }
+            // From here on no other change is installed.
+            state.committing = Some(change.id);
+            change.applied_to(&state.version)
+        };
+        self.inner.write_lists(&version, change).await?;
+        version.lists.clone_from(&change.lists);
+        let next_table_id = self.inner.state.borrow().next_table_id;
+        let root = version.manifest(next_table_id).root();
+        if root.entries() > ROOT_ENTRIES_MAX {
             return Err(KvError::TooManyTables);
         }
-        state.committing = Some(change.id);
         change.proposed = true;
-        Ok(version.manifest(state.next_table_id))
+        Ok(root)
     }
 
-    /// The manifest that [`Store::propose`] gave is durable: the change is part of the store, and
+    /// The root that [`Store::propose`] gave is durable: the change is part of the store, and
     /// cells it no longer names are retired. Panics where the change was not proposed.
     pub fn install(&self, mut change: Change) -> Result<(), KvError> {
         let mut state = self.inner.state.borrow_mut();
@@ -131,6 +147,9 @@ impl Store {
         drop(change);
         for table in old.tables().filter(|t| !kept.contains(&(t.id, t.cell))) {
             self.inner.space.retire(table.owner(self.inner.group), table.cell)?;
+        }
+        for list in old.lists.iter().filter(|list| !version.lists.iter().any(|l| l.id == list.id)) {
+            self.inner.space.retire(List::owner(self.inner.group, list.id), list.cell)?;
         }
         Ok(())
     }

@@ -43,10 +43,14 @@ impl Store {
         Ok(Some(change))
     }
 
-    /// For the cleaner: copies the table that lies in `cell` elsewhere. None where no table lies
+    /// For the cleaner: copies the table or list that lies in `cell` elsewhere. None where none lies
     /// there (any more); Busy while a change that replaces it is under way.
     pub async fn relocate(&self, cell: CellRef) -> Result<Option<Change>, KvError> {
         let version = self.inner.state.borrow().version.clone();
+        if let Some(list) = version.lists.iter().find(|list| list.cell == cell) {
+            // Not among those that can stay, it is written anew with the proposal.
+            return Ok(Some(Change::begin(&self.inner, BTreeSet::from([list.id]), false)));
+        }
         let found = (0..)
             .zip(&version.levels)
             .find_map(|(level, tables)| tables.iter().find(|t| t.cell == cell).map(|t| (level, t.clone())));

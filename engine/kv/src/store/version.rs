@@ -1,6 +1,7 @@
 //! The tables of a store at one moment; immutable, replaced as a whole.
 
 use crate::block::compare;
+use crate::list::List;
 use crate::manifest::{LEVELS, Manifest, TableRef};
 use crate::table::Table;
 use std::cell::{Cell, OnceCell};
@@ -9,6 +10,8 @@ use std::rc::Rc;
 pub(super) struct Version {
     /// Level 0 newest first, the others in key order without overlap.
     pub levels: [Vec<Rc<Table>>; LEVELS],
+    /// The durable lists of those levels that the anchor does not name table by table.
+    pub lists: Vec<Rc<List>>,
     /// Every footer is loaded and the levels are in order.
     pub ready: Cell<bool>,
 }
@@ -21,13 +24,15 @@ impl Version {
             levels[usize::from(table.level)].push(Rc::new(entry));
         }
         let ready = Cell::new(manifest.tables.is_empty());
-        Version { levels, ready }
+        let lists = manifest.lists.iter().cloned().map(Rc::new).collect();
+        Version { levels, lists, ready }
     }
     pub fn manifest(&self, next_table_id: u64) -> Manifest {
         let tables = (0..)
             .zip(&self.levels)
             .flat_map(|(level, tables)| tables.iter().map(move |t| TableRef { id: t.id, cell: t.cell, level }));
-        Manifest { next_table_id, tables: tables.collect() }
+        let lists = self.lists.iter().map(|list| List::clone(list)).collect();
+        Manifest { next_table_id, tables: tables.collect(), lists }
     }
     pub fn tables(&self) -> impl Iterator<Item = &Rc<Table>> {
         self.levels.iter().flatten()

@@ -5,8 +5,10 @@ use crate::manifest::GroupManifest;
 use cfs_device::{
     AnchorId, Anchors, CopyState, DeviceError, STREAMS_MAX, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy,
 };
+use cfs_kv::Manifest;
 use cfs_log::{GroupLog, LogError, StreamEnd};
 use cfs_seam::Disk;
+use cfs_segment::Space;
 use cfs_types::GroupId;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -116,12 +118,13 @@ pub async fn check_anchors(anchors: &Anchors, is_clean: bool, findings: &mut Fin
     }
 }
 
-/// The manifest of a group; `Err` where there is one that cannot be read.
+/// The manifest of a group and all its tables; `Err` where there is one that cannot be read.
 pub async fn read_manifest(
     anchors: &Anchors,
+    space: &Space,
     group: GroupId,
     findings: &mut Findings,
-) -> Result<Option<GroupManifest>, ()> {
+) -> Result<Option<(GroupManifest, Manifest)>, ()> {
     let id = AnchorId::group(group);
     let record = match anchors.read(id).await {
         Ok(None) => return Ok(None),
@@ -129,10 +132,16 @@ pub async fn read_manifest(
         // Reported with the anchors.
         Err(_) => return Err(()),
     };
-    let manifest = GroupManifest::decode(&record);
-    if manifest.is_none() {
-        let what = format!("the manifest of group {group} does not decode");
-        findings.add(Severity::Damage, Site::Device(anchors.offsets(id)[0]), what);
+    let at = Site::Device(anchors.offsets(id)[0]);
+    let Some(manifest) = GroupManifest::decode(&record) else {
+        findings.add(Severity::Damage, at, format!("the manifest of group {group} does not decode"));
+        return Err(());
+    };
+    match manifest.tables.load(space, group).await {
+        Ok(tables) => Ok(Some((manifest, tables))),
+        Err(error) => {
+            findings.add(Severity::Damage, at, format!("a list of tables of group {group}: {error}"));
+            Err(())
+        }
     }
-    manifest.map(Some).ok_or(())
 }

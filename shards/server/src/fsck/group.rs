@@ -7,7 +7,7 @@ use crate::entry::{self, Batch, DATA_OFFSET};
 use crate::machine::{GroupCommand, Machine};
 use crate::manifest::GroupManifest;
 use crate::replica::{Executed, Mark, area_key, decode_local, decode_vote};
-use cfs_kv::{KvError, Lookup, Pins, Scan, Store, StoreConfig};
+use cfs_kv::{KvError, Lookup, Manifest, Pins, Scan, Store, StoreConfig};
 use cfs_log::{EntryAt, GroupLog};
 use cfs_namespace::data::DataEffect;
 use cfs_namespace::{Command, Effect};
@@ -69,7 +69,7 @@ impl Opener {
     pub async fn open(
         &self,
         id: GroupId,
-        manifest: Option<GroupManifest>,
+        found: Option<(GroupManifest, Manifest)>,
         log: &GroupLog,
         findings: &mut Findings,
     ) -> Group {
@@ -77,6 +77,7 @@ impl Opener {
             Some(shard) => Machine::Shard { shard, name_key: self.name_key },
             None => Machine::Control,
         };
+        let (manifest, tables) = found.unzip();
         let mark = manifest.as_ref().map_or(Mark { applied: (0, 0), locals: 0 }, |m| m.mark);
         let vote = manifest.as_ref().map(|m| m.vote).unwrap_or_default();
         self.observe(manifest.as_ref().map(|m| m.timestamp).unwrap_or_default());
@@ -88,7 +89,7 @@ impl Opener {
             Some(Some(logged)) => logged,
             None => vote,
         };
-        let store = Store::open(id, manifest.map(|m| m.tables), self.space.clone(), self.config.clone());
+        let store = Store::open(id, tables, self.space.clone(), self.config.clone());
         let mut group = Group {
             id,
             store,

@@ -136,7 +136,7 @@ async fn write_group(space: &Space, anchors: &Anchors, group: GroupId, rows: Vec
     store.apply(rows, Timestamp::new(5));
     assert!(store.freeze());
     let mut change = store.flush().await.expect("a sound device").expect("rows");
-    let tables = store.propose(&mut change).expect("alone");
+    let tables = store.propose(&mut change).await.expect("alone");
     let manifest = GroupManifest {
         mark: Mark { applied: (3, 1), locals: 0 },
         vote: VoteState { term: 1, vote: 1, commit: 3 },

@@ -63,8 +63,9 @@ impl Opener {
             None => GroupManifest::default(),
         };
         self.clock.restore(manifest.timestamp);
-        let tables = manifest.tables.clone();
-        let store = Store::open(id, Some(manifest.tables), self.space.clone(), self.config.clone());
+        let tables = manifest.tables.load(&self.space, id).await;
+        let tables = tables.map_err(|e| StartError::new("reading a manifest", e))?;
+        let store = Store::open(id, Some(tables.clone()), self.space.clone(), self.config.clone());
         let mut mark = manifest.mark;
         for record in log.locals.iter().filter(|r| r.index.get() > manifest.mark.locals) {
             let write: LocalWrite = decode_local(&record.payload).ok_or_else(|| damaged("a local record"))?;

@@ -8,7 +8,7 @@ use super::{Mark, Replica};
 use crate::manifest::GroupManifest;
 use cfs_device::AnchorId;
 use cfs_exec::Permit;
-use cfs_kv::{Change, KvError, Manifest, Pins, Scan};
+use cfs_kv::{Change, KvError, Pins, Root, Scan};
 use cfs_segment::{CellRef, SpaceError};
 use cfs_types::{FsError, LogIndex, Timestamp};
 
@@ -87,7 +87,7 @@ impl Replica {
         let covered = self.frozen.get().unwrap_or(now);
         match self.store.flush().await.map_err(store_error)? {
             Some(change) => self.commit(change, covered).await?,
-            None => self.write_anchor(self.store.manifest(), covered).await?,
+            None => self.write_anchor(self.store.manifest().root(), covered).await?,
         }
         self.frozen.set(None);
         Ok(())
@@ -114,12 +114,12 @@ impl Replica {
 
     /// Makes a change of the tables durable; with it they cover `covered`.
     pub(super) async fn commit(&self, mut change: Change, covered: Covered) -> Result<(), FsError> {
-        let manifest = self.store.propose(&mut change).map_err(store_error)?;
-        self.write_anchor(manifest, covered).await?;
+        let root = self.store.propose(&mut change).await.map_err(store_error)?;
+        self.write_anchor(root, covered).await?;
         self.store.install(change).map_err(store_error)
     }
 
-    async fn write_anchor(&self, tables: Manifest, covered: Covered) -> Result<(), FsError> {
+    async fn write_anchor(&self, tables: Root, covered: Covered) -> Result<(), FsError> {
         let (mark, timestamp) = covered;
         let (vote, epoch) = (self.vote(), self.epoch.get());
         let manifest = GroupManifest { mark, vote, epoch, timestamp, tables };
