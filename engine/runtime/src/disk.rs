@@ -26,8 +26,8 @@ pub enum OpenMode {
     ReadOnly,
     /// Reads and writes, under an exclusive lock.
     ReadWrite,
-    /// As `ReadWrite`; a missing file is made, and a regular file smaller than this is allocated
-    /// up to this many bytes. What it contained stays.
+    /// As `ReadWrite`; a missing file is made, and a regular file is cut or allocated to this many
+    /// bytes. What it contained below that stays.
     Create {
         /// Size of the file, bytes.
         bytes: u64,
@@ -39,6 +39,7 @@ struct Inner {
     path: PathBuf,
     geometry: Geometry,
     direct: bool,
+    sparse: bool,
     punch_holes: bool,
     /// errno of the first failed flush, 0 while there was none.
     flush_failed: AtomicI32,
@@ -67,17 +68,17 @@ pub fn open_disk(path: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> 
         Geometry { bytes, block_bytes, volatile_cache: queue.volatile_cache || !direct, fua: queue.fua && direct }
     } else {
         if let OpenMode::Create { bytes } = mode {
-            grow(&file, path, metadata.len(), bytes).map_err(failed("allocate"))?;
+            resize(&file, path, metadata.len(), bytes).map_err(failed("allocate"))?;
         }
         let bytes = file.metadata().map_err(failed("stat"))?.len();
         let block_bytes = u32::try_from(BLOCK_BYTES).expect("4 KiB");
         Geometry { bytes, block_bytes, volatile_cache: true, fua: direct && Queue::of(metadata.dev()).fua }
     };
     let metadata = file.metadata().map_err(failed("stat"))?;
-    let sparse = metadata.blocks().saturating_mul(512) < metadata.len();
+    let sparse = metadata.is_file() && metadata.blocks().saturating_mul(512) < metadata.len();
     let punch_holes = metadata.file_type().is_block_device() || sparse;
     let (path, flush_failed) = (path.to_owned(), AtomicI32::new(0));
-    Ok(DiskFile(Arc::new(Inner { file, path, geometry, direct, punch_holes, flush_failed })))
+    Ok(DiskFile(Arc::new(Inner { file, path, geometry, direct, sparse, punch_holes, flush_failed })))
 }
 
 fn open(path: &Path, mode: OpenMode) -> Result<(File, bool), RuntimeError> {
@@ -102,14 +103,15 @@ fn open(path: &Path, mode: OpenMode) -> Result<(File, bool), RuntimeError> {
     }
 }
 
-/// Allocates a file up to `bytes` and makes its size and name durable. A file system without
-/// fallocate gets a sparse file: writes may then meet its end of space.
-fn grow(file: &File, path: &Path, now: u64, bytes: u64) -> io::Result<()> {
-    if now < bytes {
-        match system::allocate(file.as_fd(), bytes) {
-            Err(refused) if refused.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(bytes)?,
-            other => other?,
-        }
+/// Gives a file `bytes` bytes, allocated, and makes its size and name durable. A file system without
+/// fallocate gets a sparse file: writes may then meet its end of space ([`DiskFile::is_sparse`]).
+fn resize(file: &File, path: &Path, now: u64, bytes: u64) -> io::Result<()> {
+    if now > bytes {
+        file.set_len(bytes)?;
+    }
+    match system::allocate(file.as_fd(), bytes) {
+        Err(refused) if refused.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(bytes)?,
+        other => other?,
     }
     file.sync_all()?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -147,6 +149,11 @@ impl DiskFile {
     /// cache and cost a copy. To be said to the user once.
     pub fn is_direct(&self) -> bool {
         self.0.direct
+    }
+    /// Whether it is a file with holes: a full file system refuses writes into them, which the store
+    /// takes for a failed device. To be said to the user once.
+    pub fn is_sparse(&self) -> bool {
+        self.0.sparse
     }
     /// The device for use by one core. Registered with the core's ring where it has room.
     pub fn attach(&self, reactor: &Rc<Reactor>) -> Rc<dyn Disk> {

@@ -118,6 +118,17 @@ fn discard_keeps_an_allocated_file_and_empties_a_sparse_one() {
 }
 
 #[test]
+fn a_file_is_cut_or_allocated_to_the_size_it_is_made_with() {
+    let file = TempFile::new("resized");
+    std::fs::File::create(&file.0).and_then(|file| file.set_len(4 * MIB)).expect("makes a sparse file");
+    assert!(open_disk(&file.0, OpenMode::ReadWrite).expect("opens").is_sparse());
+    for bytes in [4 * MIB, MIB, 2 * MIB] {
+        let disk = open_disk(&file.0, OpenMode::Create { bytes }).expect("resizes");
+        assert_eq!((disk.geometry().bytes, disk.is_sparse()), (bytes, false));
+    }
+}
+
+#[test]
 fn a_future_dropped_with_its_read_in_flight_frees_nothing_too_early() {
     let file = TempFile::new("dropped");
     let disk = open_disk(&file.0, OpenMode::Create { bytes: 16 * MIB }).expect("creates");

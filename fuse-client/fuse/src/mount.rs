@@ -67,12 +67,24 @@ pub enum MountError {
     /// The kernel refused.
     #[error("mount at {}: {error}", path.display())]
     Refused { path: PathBuf, error: io::Error },
+    /// Programs use it, and it was not to be taken from them.
+    #[error("{} is in use: leave it, or detach it all the same with --lazy", .0.display())]
+    InUse(PathBuf),
     /// fusermount3 could not be started.
     #[error("fusermount3 cannot be started ({0}): install the package fuse3, or mount as root")]
     NoFusermount(io::Error),
     /// fusermount3 refused.
     #[error("fusermount3: {0}")]
     Fusermount(String),
+}
+
+/// What unmounting does while programs use the mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenInUse {
+    /// It fails with [`MountError::InUse`] and nothing has changed.
+    Refuse,
+    /// The place is free at once, the file system goes with its last user.
+    Detach,
 }
 
 /// How a mount came off.
@@ -120,10 +132,10 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Device, Mount), Mou
 }
 
 /// Unmounts the CoreFS at `path`, also one that another process serves, or one that is dead.
-pub fn unmount(path: &Path) -> Result<Unmounted, MountError> {
+pub fn unmount(path: &Path, when_in_use: WhenInUse) -> Result<Unmounted, MountError> {
     let place = place_of(path)?;
     match mount_at(&place).map_err(|error| place_error(&place, error))? {
-        Some(at) if at.fs_type == FS_TYPE => detach(&place),
+        Some(at) if at.fs_type == FS_TYPE => detach(&place, when_in_use),
         _ => Err(MountError::NotMounted(place)),
     }
 }
@@ -157,7 +169,7 @@ impl Mount {
     /// meanwhile.
     pub fn unmount(mut self) -> Result<Unmounted, MountError> {
         self.mounted = false;
-        if self.is_there() { detach(&self.path) } else { Ok(Unmounted::Gone) }
+        if self.is_there() { detach(&self.path, WhenInUse::Detach) } else { Ok(Unmounted::Gone) }
     }
 
     /// Whether it is this very mount that is at its place.
@@ -242,18 +254,24 @@ fn users_may_allow_other(conf: &str) -> bool {
     conf.lines().any(|line| line.trim() == "user_allow_other")
 }
 
-/// Unmounts, and lazily if somebody still uses it.
-fn detach(path: &Path) -> Result<Unmounted, MountError> {
-    if !syscall::is_root() {
-        return match fusermount::unmount(path, false) {
-            Ok(()) => Ok(Unmounted::Clean),
-            Err(_) => detach_lazily(path),
-        };
-    }
-    match syscall::unmount(path, 0) {
-        Ok(()) => Ok(Unmounted::Clean),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Unmounted::Gone),
-        Err(_) => detach_lazily(path),
+/// Unmounts; lazily if somebody still uses it and that is wanted.
+fn detach(path: &Path, when_in_use: WhenInUse) -> Result<Unmounted, MountError> {
+    let refused = if syscall::is_root() {
+        match syscall::unmount(path, 0) {
+            Ok(()) => return Ok(Unmounted::Clean),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(Unmounted::Gone),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => MountError::InUse(path.to_owned()),
+            Err(error) => MountError::Refused { path: path.to_owned(), error },
+        }
+    } else {
+        match fusermount::unmount(path, false) {
+            Ok(()) => return Ok(Unmounted::Clean),
+            Err(refused) => refused,
+        }
+    };
+    match when_in_use {
+        WhenInUse::Refuse => Err(refused),
+        WhenInUse::Detach => detach_lazily(path),
     }
 }
 
@@ -286,7 +304,7 @@ mod tests {
 
     #[test]
     fn what_is_no_corefs_is_not_unmounted() {
-        assert!(matches!(unmount(Path::new("/proc")), Err(MountError::NotMounted(_))));
+        assert!(matches!(unmount(Path::new("/proc"), WhenInUse::Detach), Err(MountError::NotMounted(_))));
         assert!(matches!(mend_dead_mount(Path::new("/proc")), Ok(false)));
     }
 }

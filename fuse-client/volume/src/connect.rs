@@ -7,9 +7,9 @@ use crate::signal::Signal;
 use crate::wait::Backoff;
 use cfs_rpc::{Connection, RpcError, connect_handshake};
 use cfs_seam::{Address, Class, Instant, timeout};
-use cfs_types::{FsError, InodeId, ShardId};
+use cfs_types::{FsError, InodeId, SessionId, ShardId};
 use cfs_wire::frame::PROTOCOL_VERSION;
-use cfs_wire::{Hello, Identity, Op, OpenMode, Welcome};
+use cfs_wire::{Flags, Hello, Identity, Op, OpenMode, Welcome};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -216,7 +216,7 @@ impl Core {
             timeout(&self.world.clock, end, changed).await.ok_or(RpcError::Stalled)?;
         };
         let generation = self.session.generation();
-        let result = self.shake_hands(address).await;
+        let result = self.shake_hands(address, self.session.id(), false).await;
         drop(asking);
         self.links.changed.notify();
         if let Err(RpcError::Refused(FsError::SessionExpired)) = result {
@@ -230,18 +230,37 @@ impl Core {
         Ok(connection)
     }
 
-    async fn shake_hands(self: &Rc<Self>, address: &Address) -> Result<(Rc<Connection>, Welcome), RpcError> {
+    /// Ends the session of a crashed process, whose leases would otherwise be waited for. What
+    /// fails here ends by itself when the server has heard nothing of that session for long.
+    pub async fn end_predecessor(self: &Rc<Self>, session: SessionId) {
+        let end = self.now().after(CONNECT_TIME_MAX);
+        for address in &self.options.addresses {
+            let Ok((connection, _)) = self.shake_hands(address, session, true).await else { continue };
+            let op = Op::CloseSession;
+            let mut request = self.build(ShardId::new(0), Default::default(), &Identity::default(), &op, end);
+            request.context.session = session;
+            let number = connection.next_request();
+            let ended = async {
+                connection.send(op.opcode(), Flags::NONE, number, &request, None).await?;
+                connection.recv().await
+            };
+            let _ended = timeout(&self.world.clock, end, ended).await;
+            connection.close();
+            return;
+        }
+    }
+
+    async fn shake_hands(
+        self: &Rc<Self>,
+        address: &Address,
+        session: SessionId,
+        bulk: bool,
+    ) -> Result<(Rc<Connection>, Welcome), RpcError> {
         let world = &self.world;
         let end = self.now().after(CONNECT_TIME_MAX);
         let stream = timeout(&world.clock, end, world.net.connect(address)).await.ok_or(RpcError::Stalled)??;
         let connection = Connection::new(world, stream);
-        let hello = Hello {
-            version: PROTOCOL_VERSION,
-            nonce: [0; 32],
-            session: self.session.id(),
-            instance: self.session.instance,
-            bulk: false,
-        };
+        let hello = Hello { version: PROTOCOL_VERSION, nonce: [0; 32], session, instance: self.session.instance, bulk };
         let secret = self.options.secret.as_ref();
         let welcome = connect_handshake(&connection, &world.clock, &*world.rng, secret, hello).await?;
         Ok((connection, welcome))

@@ -59,7 +59,7 @@ pub(crate) struct Core {
 impl Core {
     pub fn new(world: World, options: VolumeOptions) -> Rc<Core> {
         let wall_ms = u64::try_from(world.clock.wall().get() / 1_000_000).unwrap_or(0);
-        let session = Session::new(options.session, world.rng.next_u64(), wall_ms);
+        let session = Session::new(world.rng.next_u64(), wall_ms);
         Rc::new(Core {
             session: Rc::new(session),
             links: Links::default(),

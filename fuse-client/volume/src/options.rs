@@ -22,8 +22,8 @@ pub struct VolumeOptions {
     pub addresses: Vec<Address>,
     /// The shared secret; None only for Unix sockets.
     pub secret: Option<Secret>,
-    /// Session to take over (of this mount's crashed predecessor), or None for a new one.
-    pub session: Option<SessionId>,
+    /// Session of this mount's crashed predecessor: ended first, so that nothing waits for what it held.
+    pub predecessor: Option<SessionId>,
     /// Written bytes held back, at most, in all files together. 0 writes through.
     pub dirty_bytes_max: usize,
     /// Bytes of file data cached, read-ahead included.
@@ -44,7 +44,7 @@ impl VolumeOptions {
         VolumeOptions {
             addresses,
             secret,
-            session: None,
+            predecessor: None,
             dirty_bytes_max: 64 << 20,
             data_cache_bytes: 64 << 20,
             read_ahead_bytes: 2 << 20,

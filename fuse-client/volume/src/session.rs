@@ -47,15 +47,13 @@ impl Drop for Asking {
 }
 
 impl Session {
-    /// A session that begins, or one taken over from a crashed process: its numbers are unknown
-    /// but below the wall clock's, which counts 2^20 a millisecond.
-    pub fn new(resumed: Option<SessionId>, instance: u64, wall_ms: u64) -> Self {
-        let first = if resumed.is_some() { Timestamp::from_wall_ms(wall_ms).get().max(1) } else { 1 };
+    /// A session that the first connection asks for.
+    pub fn new(instance: u64, wall_ms: u64) -> Self {
         Session {
-            id: Cell::new(resumed.unwrap_or_default()),
+            id: Cell::default(),
             generation: Cell::new(0),
             instance,
-            next: Cell::new(RequestNumber::new(first)),
+            next: Cell::new(RequestNumber::new(1)),
             outstanding: RefCell::default(),
             clock: Cell::new(Timestamp::from_wall_ms(wall_ms)),
             cluster: Cell::new(None),
@@ -131,7 +129,7 @@ mod tests {
 
     #[test]
     fn oldest_waits_for_the_slowest_mutation() {
-        let session = Rc::new(Session::new(None, 7, 0));
+        let session = Rc::new(Session::new(7, 0));
         assert_eq!(session.oldest(), RequestNumber::new(1));
         let (first, second) = (session.number(), session.number());
         drop(second);
@@ -141,17 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_session_counts_above_what_its_predecessor_may_have_used() {
-        let old = Rc::new(Session::new(None, 1, 1000));
-        let used = (0..1000).map(|_| old.number().number).max().expect("some");
-        let new = Rc::new(Session::new(Some(SessionId::new(4)), 2, 1001));
-        assert!(new.number().number > used);
-        assert_eq!(new.oldest().get(), (1001 << 20) + 1);
-    }
-
-    #[test]
     fn a_session_expires_once_and_another_cluster_is_refused() {
-        let session = Rc::new(Session::new(None, 1, 0));
+        let session = Rc::new(Session::new(1, 0));
         assert!(session.welcome(SessionId::new(5), [1; 16]));
         assert!(!session.welcome(SessionId::new(6), [1; 16]), "another session");
         assert!(session.expire(0));

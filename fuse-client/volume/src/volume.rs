@@ -111,7 +111,7 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Connects, begins or takes over the session and reads the root. Tries each address once.
+    /// Connects, ends the session of a crashed predecessor, begins a session and reads the root. Tries each address once.
     pub async fn connect(world: World, options: VolumeOptions) -> Result<Rc<Volume>, VolumeError> {
         let core = Core::new(world, options);
         let mut failed = VolumeError::NoAddress;
@@ -128,6 +128,9 @@ impl Volume {
         }
         let Some(link) = link else { return Err(failed) };
         core.links.adopt(link);
+        if let Some(predecessor) = core.options.predecessor {
+            core.end_predecessor(predecessor).await;
+        }
         let keeper = spawn(&core.world.tasks, Class::Foreground, crate::keeper::keep(Rc::downgrade(&core)));
         let volume = Rc::new(Volume { core, _keeper: keeper });
         volume.getattr(InodeId::ROOT).await.map_err(VolumeError::Root)?;
@@ -139,7 +142,7 @@ impl Volume {
         *self.core.kernel.borrow_mut() = Some(kernel);
     }
 
-    /// The session, for a successor to resume after a crash.
+    /// The session, for a successor to end after a crash.
     pub fn session(&self) -> SessionId {
         self.core.session.id()
     }

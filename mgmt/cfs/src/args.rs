@@ -31,7 +31,7 @@ pub enum Command {
     /// Mount a served file system.
     #[command(after_help = mount_option::HELP)]
     Mount(MountOptions),
-    /// Unmount.
+    /// Unmount. A mount in use stays and the exit status is 1.
     Umount(UmountOptions),
     /// Check a store that is not being served. Changes nothing.
     #[command(
@@ -84,9 +84,9 @@ pub struct FormatOptions {
     /// Data directories or block devices; each becomes a store of its own.
     #[arg(required = true, value_name = "DIR|DEVICE")]
     pub targets: Vec<PathBuf>,
-    /// Size of a data directory's store (a device is used whole).
-    #[arg(long, default_value = "8GiB", value_parser = parse_size)]
-    pub size: u64,
+    /// Size of a data directory's store (a device is used whole); default: the size it has, or 8GiB.
+    #[arg(long, value_parser = parse_size)]
+    pub size: Option<u64>,
     /// Destroy what is there.
     #[arg(long)]
     pub force: bool,
@@ -132,6 +132,9 @@ pub struct MountOptions {
 pub struct UmountOptions {
     /// Where.
     pub mountpoint: PathBuf,
+    /// Detach also while programs use it; it ends when the last one leaves it.
+    #[arg(long)]
+    pub lazy: bool,
 }
 
 /// `cfs fsck`.

@@ -16,13 +16,13 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     let place = Place::of(&dir);
     if !place.is_device && format::is_needed(&place.store)? {
         println!("formatting {} ({} MiB)", place.target.display(), options.size >> 20);
-        format::format(&place, options.size, false)?;
+        format::format(&place, Some(options.size), false)?;
     }
     place.prepare()?;
     prepare_mountpoint(&mountpoint)?;
     let (server, api, core) = serving::start(&place, &options.serving, Sharing::WithMount)?;
     let mut volume = VolumeOptions::new(server.addresses.clone(), Some(place.secret()?));
-    volume.session = read_session(&place);
+    volume.predecessor = read_session(&place);
     let mount =
         match mounting::start(mounting::Seat::Core(core), volume, &mountpoint, cfs_fuse::MountOptions::default()) {
             Ok((mount, _)) => mount,

@@ -11,6 +11,8 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// Size of a new store, bytes, where none is given.
+const STORE_BYTES: u64 = 8 << 30;
 /// Bytes at the beginning that are blank until the superblocks are written, last.
 const GUARD_BYTES: u64 = 1 << 20;
 /// How long a lock outlives its process at most: the kernel takes milliseconds, seconds under load.
@@ -48,13 +50,29 @@ pub fn is_needed(store: &Path) -> Result<bool, Failure> {
     }
 }
 
+/// How to open what is to be formatted. A store that is not to be destroyed keeps its size; any
+/// other gets the wanted one, or keeps its own where none is wanted.
+fn mode_for(place: &Place, size: Option<u64>, force: bool) -> Result<OpenMode, Failure> {
+    if place.is_device || !(force || is_needed(&place.store)?) {
+        return Ok(OpenMode::ReadWrite);
+    }
+    let held = std::fs::metadata(&place.store).map_or(0, |metadata| metadata.len());
+    let bytes = size.unwrap_or(if held > 0 { held } else { STORE_BYTES });
+    Ok(OpenMode::Create { bytes })
+}
+
 /// Lays out the store of a place, with a progress bar.
-pub fn format(place: &Place, size: u64, force: bool) -> Result<Superblock, Failure> {
+pub fn format(place: &Place, size: Option<u64>, force: bool) -> Result<Superblock, Failure> {
     place.prepare()?;
     refuse_foreign_files(place, force)?;
     let doing = || format!("formatting {}", place.target.display());
-    let mode = if place.is_device { OpenMode::ReadWrite } else { OpenMode::Create { bytes: size } };
-    let file = open_locked(&place.store, mode).map_err(|e| Failure::new(doing(), e))?;
+    let file = open_locked(&place.store, mode_for(place, size, force)?).map_err(|e| Failure::new(doing(), e))?;
+    if file.is_sparse() {
+        eprintln!(
+            "cfs: warning: the file system of {} keeps no space for the store: when it is full, the store fails",
+            place.target.display()
+        );
+    }
     let done = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
         let disk = file.attach(&reactor);
         let uuid = || Uuid::random(&*world.rng);

@@ -4,11 +4,11 @@ use crate::args::{MountOptions, UmountOptions};
 use crate::place::read_secret;
 use crate::system::leave_output;
 use crate::{Failure, registry};
-use cfs_fuse::{Host, Negotiated, Session, Unmounted, VolumeFront};
+use cfs_fuse::{Host, Negotiated, Session, Unmounted, VolumeFront, WhenInUse};
 use cfs_runtime::{CoreConfig, Reactor, run as run_core};
 use cfs_seam::{Address, Class, World, spawn};
 use cfs_types::{CoreId, SessionId};
-use cfs_volume::{Volume, VolumeError, VolumeOptions};
+use cfs_volume::{Volume, VolumeOptions};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io::{BufRead, BufReader};
@@ -42,7 +42,9 @@ impl Mount {
     /// Unmounts, writes back what is held, and waits. Programs that still use it have a moment to
     /// leave; then they get errors.
     pub fn stop(self) -> Result<(), Failure> {
-        if !self.has_ended() && cfs_fuse::unmount(&self.path).map_err(Failure::plain)? == Unmounted::Lazy {
+        if !self.has_ended()
+            && cfs_fuse::unmount(&self.path, WhenInUse::Detach).map_err(Failure::plain)? == Unmounted::Lazy
+        {
             let end = Instant::now() + LEAVE_TIME;
             while !self.has_ended() && Instant::now() < end {
                 std::thread::sleep(LEAVE_LOOK);
@@ -141,7 +143,7 @@ async fn serve(
     ready: Sender<(SessionId, Negotiated)>,
     end: oneshot::Receiver<()>,
 ) -> Result<(), Failure> {
-    let volume = connect(&world, options).await?;
+    let volume = Volume::connect(world.clone(), options).await.map_err(|e| Failure::new("connecting", e))?;
     let (device, mounted) = cfs_fuse::mount(&place.path, &place.mount).map_err(Failure::plain)?;
     let front = Rc::new(VolumeFront::new(volume.clone()));
     let session = Session::new(Host::new(&world, &reactor, false), device.clone(), front);
@@ -175,21 +177,6 @@ async fn or_end<T>(work: impl Future<Output = T>, end: oneshot::Receiver<()>) ->
         Poll::Pending => cut.as_mut().poll(cx).map(|()| None),
     })
     .await
-}
-
-/// Connects; a session that the server no longer knows is replaced by a new one.
-async fn connect(world: &World, options: VolumeOptions) -> Result<Rc<Volume>, Failure> {
-    let again = VolumeOptions { session: None, ..options.clone() };
-    let resumed = options.session.is_some();
-    match Volume::connect(world.clone(), options).await {
-        Ok(volume) => Ok(volume),
-        Err(_) if resumed => Volume::connect(world.clone(), again).await.map_err(failure),
-        Err(error) => Err(failure(error)),
-    }
-}
-
-fn failure(error: VolumeError) -> Failure {
-    Failure::new("connecting", error)
 }
 
 /// `cfs mount`.
@@ -246,7 +233,12 @@ fn detach() -> Result<(), Failure> {
 
 /// `cfs umount`.
 pub fn unmount(options: &UmountOptions) -> Result<(), Failure> {
-    cfs_fuse::unmount(&options.mountpoint).map(|_| ()).map_err(Failure::plain)
+    let when_in_use = if options.lazy { WhenInUse::Detach } else { WhenInUse::Refuse };
+    let unmounted = cfs_fuse::unmount(&options.mountpoint, when_in_use).map_err(Failure::plain)?;
+    if unmounted == Unmounted::Lazy {
+        println!("{} was in use: detached, it ends when its last user leaves it", options.mountpoint.display());
+    }
+    Ok(())
 }
 
 fn parse(options: &MountOptions) -> Result<(VolumeOptions, cfs_fuse::MountOptions), Failure> {

@@ -102,6 +102,9 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<Start
     if !file.is_direct() {
         eprintln!("cfs: {} refuses direct I/O: serving through the page cache", place.store.display());
     }
+    if file.is_sparse() {
+        eprintln!("cfs: {} has holes: when its file system is full, the store fails", place.store.display());
+    }
     let cpus = cfs_runtime::available_cpus();
     let cores = options.cores.unwrap_or_else(|| u16::try_from(cpus.len()).unwrap_or(1).max(1));
     let config = server_config(place, options, cores, superblock.cluster.bytes())?;

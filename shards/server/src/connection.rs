@@ -10,45 +10,75 @@ use cfs_rpc::{Connection, Frame, accept_handshake, answer_hello};
 use cfs_seam::{Class, IoBuf, Listener, Stream, spawn};
 use cfs_types::{CoreId, FsError, SessionId};
 use cfs_wire::{CallbackReply, Flags, Header, Hello, Op, Opcode, Request, Response, Welcome};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Requests of one connection served at once; further ones stay in the socket.
 const REQUESTS_AT_ONCE: u64 = 512;
 /// Payload bytes of one connection's requests held at once.
 const PAYLOAD_BYTES_AT_ONCE: u64 = 32 << 20;
-/// Connections of one core; further ones are closed at once.
+/// Connections of one core's listener that have proven themselves; further ones are told to come later.
 pub const CONNECTIONS_MAX: u64 = 1024;
+/// Connections of one listener that have not: for a newer one the oldest is closed.
+pub const HANDSHAKES_MAX: usize = 128;
+
+/// Connections in their handshake, the oldest first.
+#[derive(Default)]
+struct Strangers {
+    next: Cell<u64>,
+    waiting: RefCell<VecDeque<(u64, Rc<Connection>)>>,
+}
+
+impl Strangers {
+    /// Takes a new one; closes the oldest where they are too many.
+    fn enter(&self, connection: &Rc<Connection>) -> u64 {
+        let number = self.next.replace(self.next.get() + 1);
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.push_back((number, connection.clone()));
+        let oldest = if waiting.len() > HANDSHAKES_MAX { waiting.pop_front() } else { None };
+        drop(waiting);
+        if let Some((_, oldest)) = oldest {
+            oldest.close();
+        }
+        number
+    }
+
+    fn leave(&self, number: u64) {
+        self.waiting.borrow_mut().retain(|(other, _)| *other != number);
+    }
+}
 
 /// Accepts until the core stops.
 pub async fn accept(core: Rc<Core>, listener: Rc<dyn Listener>) {
-    let seats = Semaphore::new(CONNECTIONS_MAX);
+    let seats = Rc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Rc::new(Strangers::default());
     loop {
         let Ok(stream) = listener.accept().await else {
             cfs_seam::sleep(&core.world.clock, std::time::Duration::from_millis(10)).await;
             continue;
         };
-        let Some(seat) = seats.try_acquire(1) else {
-            stream.close();
-            continue;
-        };
-        let core = core.clone();
+        let (core, seats, strangers) = (core.clone(), seats.clone(), strangers.clone());
         let world = core.world.clone();
-        let task = async move {
-            serve(core, stream).await;
-            drop(seat);
-        };
+        let task = async move { serve(core, stream, &seats, &strangers).await };
         spawn(&world.tasks, Class::Foreground, task).detach();
     }
 }
 
-async fn serve(core: Rc<Core>, stream: Rc<dyn Stream>) {
+async fn serve(core: Rc<Core>, stream: Rc<dyn Stream>, seats: &Semaphore, strangers: &Strangers) {
     let connection = Connection::new(&core.world, stream);
+    let number = strangers.enter(&connection);
     let shaken = accept_handshake(&connection, &core.world.clock, &*core.world.rng, &core.config.admission).await;
+    strangers.leave(number);
     let Ok((hello, proven)) = shaken else {
         core.metrics.refused.bump();
         return;
     };
-    let welcome = admit(&core, &hello).await;
+    let seat = seats.try_acquire(1);
+    let welcome = match seat {
+        Some(_) => admit(&core, &hello).await,
+        None => Err(FsError::Busy),
+    };
     let session = welcome.as_ref().map(|w| w.session).map_err(|e| *e);
     if answer_hello(&connection, &proven, welcome).await.is_err() {
         return;

@@ -8,7 +8,12 @@ use crate::shard::Shard;
 use cfs_cluster::{ControlAnswer, ControlCommand};
 use cfs_types::{CoreId, FsError, GroupId, SessionId};
 use std::rc::Rc;
+use std::time::Duration;
 
+/// Most sessions; for a further one the longest silent one ends, if it is silent for long enough.
+const SESSIONS_MAX: usize = 4096;
+/// A live client is heard of twice in this time.
+const SILENT_FOR: Duration = Duration::from_secs(120);
 /// Sessions looked at in one step.
 const PAGE: usize = 256;
 
@@ -27,6 +32,7 @@ pub async fn open_session(core: &Rc<Core>, wanted: Option<SessionId>) -> Result<
         }
         return Err(FsError::SessionExpired);
     }
+    make_room(core).await?;
     let command = ControlCommand::OpenSession { now: core.clock.now() };
     let executed = group.replica.propose(GroupCommand::Control(command), Vec::new(), Vec::new()).await?;
     match executed.result? {
@@ -35,6 +41,24 @@ pub async fn open_session(core: &Rc<Core>, wanted: Option<SessionId>) -> Result<
             Ok(session)
         }
         _ => Err(FsError::Invalid),
+    }
+}
+
+/// Sees to it that the sessions stay bounded: `Busy` where all of them are alive.
+async fn make_room(core: &Rc<Core>) -> Result<(), FsError> {
+    let silent = {
+        let seen = core.last_seen.borrow();
+        if seen.len() < SESSIONS_MAX {
+            return Ok(());
+        }
+        seen.iter().min_by_key(|(_, at)| **at).map(|(session, at)| (*session, *at))
+    };
+    match silent {
+        Some((session, at)) if core.world.clock.now().since(at) >= SILENT_FOR => {
+            end_session(core, session).await;
+            Ok(())
+        }
+        _ => Err(FsError::Busy),
     }
 }
 

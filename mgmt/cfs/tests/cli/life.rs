@@ -90,6 +90,22 @@ fn a_second_mount_in_the_background_sees_the_same_files_and_gives_its_output_bac
 }
 
 #[test]
+fn a_mount_in_use_stays_unless_it_is_to_be_detached() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    let file = fs::File::create(stage.path("mnt/file")).expect("created");
+    let refused = stage.run(&["umount", "mnt"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("in use") && said(&refused).contains("--lazy"), "{}", said(&refused));
+    assert!(is_mounted(&stage.path("mnt")));
+    let detached = stage.run(&["umount", "mnt", "--lazy"]);
+    assert!(detached.status.success() && said(&detached).contains("in use"), "{}", said(&detached));
+    assert!(!is_mounted(&stage.path("mnt")));
+    drop(file);
+    assert_eq!(dev.wait().code(), Some(0));
+}
+
+#[test]
 fn an_unmount_ends_dev() {
     let stage = Stage::new();
     let dev = stage.dev();

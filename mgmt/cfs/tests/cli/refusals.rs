@@ -33,9 +33,29 @@ fn format_touches_nothing_that_is_not_empty_without_force() {
     refused(&stage.run(&["format", "full", "--size", "512MiB"]), 1, &["not empty", "precious", "--force"]);
     assert!(!stage.path("full/store").exists());
     assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
-    refused(&stage.run(&["format", "store"]), 1, &["--force"]);
+    refused(&stage.run(&["format", "store", "--size", "600MiB"]), 1, &["--force"]);
+    assert_eq!(size(&stage), 512 << 20);
     assert!(stage.run(&["fsck", "store"]).status.success());
-    assert!(stage.run(&["format", "store", "--force"]).status.success());
+}
+
+fn size(stage: &Stage) -> u64 {
+    fs::metadata(stage.path("store/store")).expect("a store").len()
+}
+
+#[test]
+fn a_store_formatted_again_keeps_its_size_or_gets_the_one_that_is_said() {
+    let stage = Stage::new();
+    for (arguments, bytes) in [
+        (&["--size", "600MiB"][..], 600 << 20),
+        (&["--force"], 600 << 20),
+        (&["--force", "--size", "512MiB"], 512 << 20),
+        (&["--force"], 512 << 20),
+    ] {
+        let formatted = stage.run(&[&["format", "store"], arguments].concat());
+        assert!(formatted.status.success(), "{}", said(&formatted));
+        assert_eq!(size(&stage), bytes, "{arguments:?}");
+        assert!(stage.run(&["fsck", "store"]).status.success());
+    }
 }
 
 #[test]
