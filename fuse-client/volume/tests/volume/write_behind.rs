@@ -45,6 +45,21 @@ fn without_an_exclusive_lease_writes_go_through() {
     });
 }
 
+/// The bound of docs/OPERATIONS.md.
+#[test]
+fn no_byte_waits_longer_than_half_a_second_however_busy_its_file_is() {
+    cfs_sim::run(11, |world| async move {
+        let (fake, volume, handle) = exclusive(&world).await;
+        for tick in 0..100_u8 {
+            write(&volume, handle, 0, &[tick]).await;
+            sleep(&world.clock, Duration::from_millis(20)).await;
+            let seen = stored(&fake)[0];
+            assert!(tick < 25 || (tick - 25..=tick).contains(&seen), "{tick} was written, {seen} has arrived");
+        }
+        assert!(writes(&fake) < 20, "and yet they wait for each other: {} requests", writes(&fake));
+    });
+}
+
 #[test]
 fn held_back_bytes_are_seen_and_leave_together() {
     cfs_sim::run(2, |world| async move {
