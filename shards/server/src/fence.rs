@@ -25,9 +25,10 @@ impl Fence {
         *ended = ended.split_off(&self.floor.get());
     }
 
-    /// Whether a session is over.
+    /// Whether a session is over. Number 0 stands for the server itself and never is.
     pub fn is_over(&self, session: SessionId) -> bool {
-        session < self.floor.get() || self.ended.borrow().contains(&session)
+        let is_client = session != SessionId::default();
+        is_client && (session < self.floor.get() || self.ended.borrow().contains(&session))
     }
 }
 
@@ -47,5 +48,6 @@ mod tests {
         let over: Vec<u64> = (1..8).filter(|n| fence.is_over(session(*n))).collect();
         assert_eq!(over, [1, 2, 3, 4, 5]);
         assert!(fence.ended.borrow().is_empty());
+        assert!(!fence.is_over(SessionId::default()), "what the server asks for itself always goes on");
     }
 }
