@@ -6,7 +6,7 @@ use crate::boot::{self, Loaded, StartError, region_layout};
 use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::file_data::{free_chunk, sequence_of, store_chunk};
-use crate::former::forget_ended;
+use crate::former::{Issued, forget_ended};
 use crate::messages::{CoreReply, CoreRequest};
 use crate::operation::make_root;
 use crate::peers::{Handler, Peers};
@@ -197,13 +197,7 @@ impl Seat {
                 CoreReply::Done
             }
             CoreRequest::Former(issued) => {
-                core.former.know(&issued.open);
-                core.leases_moved.notify_all();
-                let owner = core.clone();
-                let work = async move {
-                    let _failed = forget_ended(&owner, &issued).await;
-                };
-                spawn(&core.world.tasks, Class::Background, work).detach();
+                meet_former(core, issued);
                 CoreReply::Done
             }
             CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
@@ -217,6 +211,17 @@ impl Seat {
             }
         }
     }
+}
+
+/// Learns which sessions there were before the restart, and forgets those that have ended since.
+fn meet_former(core: &Rc<Core>, issued: Issued) {
+    core.former.know(&issued.open);
+    core.leases_moved.notify_all();
+    let owner = core.clone();
+    let work = async move {
+        let _failed = forget_ended(&owner, &issued).await;
+    };
+    spawn(&core.world.tasks, Class::Background, work).detach();
 }
 
 async fn root_of(core: &Rc<Core>, root: RootOwner) -> Result<(), String> {

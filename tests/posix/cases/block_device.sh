@@ -29,10 +29,10 @@ serve() {
 
 "$CFS" format "$device"
 # A device that holds a store is not taken for an empty one.
-! "$CFS" format "$device"
+if "$CFS" format "$device"; then exit 1; fi
 serve
 # Nobody else serves it, and it is named who does.
-! "$CFS" server "$device" --listen 127.0.0.1:0 --http 127.0.0.1:0 2>"$SCRATCH/refused"
+if "$CFS" server "$device" --listen 127.0.0.1:0 --http 127.0.0.1:0 2>"$SCRATCH/refused"; then exit 1; fi
 grep -q "$server" "$SCRATCH/refused"
 "$CFS" mount "127.0.0.1:$port" "$mnt" --foreground &
 client=$!

@@ -24,15 +24,15 @@ setfattr -x user.key file && ! getfattr -n user.key file 2>/dev/null
 mkdir sticky && chmod 1777 sticky && touch sticky/mine && chmod 700 dir
 if [ "$(id -u)" = 0 ] && id nobody >/dev/null; then
     as() { setpriv --reuid nobody --regid nogroup --clear-groups -- "$@"; }
-    ! as rm -f sticky/mine 2>/dev/null
-    ! as touch refused 2>/dev/null
-    ! as ls dir 2>/dev/null
+    if as rm -f sticky/mine 2>/dev/null; then exit 1; fi
+    if as touch refused 2>/dev/null; then exit 1; fi
+    if as ls dir 2>/dev/null; then exit 1; fi
     as touch sticky/theirs && [ "$(stat -c %U sticky/theirs)" = nobody ]
 fi
 # What an attribute of another namespace means nobody here would enforce.
 setfattr -n trusted.key -v value file
 for name in system.posix_acl_access other.key; do
-    ! setfattr -n $name -v 0x0200000001000600ffffffff04000400ffffffff20000400ffffffff file 2>errors
+    if setfattr -n $name -v 0x0200000001000600ffffffff04000400ffffffff20000400ffffffff file 2>errors; then exit 1; fi
     grep -q 'not supported' errors
 done
 # `..` is listed with the number of the directory above, also after a move.
