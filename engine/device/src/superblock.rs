@@ -249,11 +249,18 @@ pub(crate) async fn store(disk: &dyn Disk, superblock: &Superblock) -> Result<()
     Ok(())
 }
 
-/// Records durably that the device is out of service. Tried once: the device has just failed, so
-/// this may fail too.
+/// Records that the device is out of service. Each copy is tried once, whatever becomes of the
+/// other: the device has just failed, and where flushes are refused since, a copy may be on stable
+/// media all the same. The first error is answered.
 pub async fn mark_failed(disk: &dyn Disk, superblock: &Superblock) -> Result<(), DeviceError> {
     let failed = Superblock { failed: true, generation: superblock.generation + 1, ..*superblock };
-    store(disk, &failed).await
+    let mut result = Ok(());
+    for offset in SUPERBLOCK_COPIES_AT {
+        let written = write_at(disk, offset, failed.encode()).await.map(drop);
+        let flushed = flush(disk).await;
+        result = result.and(written).and(flushed);
+    }
+    result
 }
 
 #[cfg(test)]

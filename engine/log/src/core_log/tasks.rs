@@ -6,8 +6,12 @@ use super::state::{Phase, PlannedDone, Step};
 use crate::LogError;
 use crate::slots::Urgency;
 use cfs_device::{DeviceError, flush, mark_failed};
-use cfs_seam::{Durability, IoBuf, io};
+use cfs_seam::{Durability, IoBuf, io, timeout};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// Longest that a failed device is given to take the note that it failed.
+const MARK_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Writes batch after batch; what arrives meanwhile goes into the next one.
 pub(super) async fn write_batches(shared: Rc<Shared>) {
@@ -125,26 +129,32 @@ impl Shared {
         }
     }
 
-    /// The device has failed: ends the log and takes the device out of service.
+    /// The device has failed: ends the log and takes the device out of service. Who watches the log
+    /// stops the process, so that is told last: the device must not be found in service again.
     pub(super) async fn fail(&self, error: DeviceError) {
-        let (items, room, watchers) = {
+        let (items, room) = {
             let mut state = self.state.borrow_mut();
             if matches!(state.phase, Phase::Failed(_)) {
                 return;
             }
             state.phase = Phase::Failed(error.clone());
-            (state.queue.drain(), std::mem::take(&mut state.room), std::mem::take(&mut state.watchers))
+            (state.queue.drain(), std::mem::take(&mut state.room))
         };
         for waiter in items.into_iter().filter_map(|item| item.done) {
             waiter.complete(Err(LogError::Failed(error.clone())));
         }
-        for waiter in room.into_iter().chain(watchers) {
+        for waiter in room {
             waiter.complete(());
         }
         self.work.notify();
         self.reclaim.notify();
         // The device has just refused a write: whether it takes this one changes nothing here.
-        let _ = mark_failed(&*self.disk, &self.superblock).await;
+        let end = self.clock.now().after(MARK_TIME_MAX);
+        let _ = timeout(&self.clock, end, mark_failed(&*self.disk, &self.superblock)).await;
+        let watchers = std::mem::take(&mut self.state.borrow_mut().watchers);
+        for watcher in watchers {
+            watcher.complete(());
+        }
     }
 
     fn tell_closers(&self) {

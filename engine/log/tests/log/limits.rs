@@ -160,25 +160,28 @@ fn states_copied_for_reclaim_give_no_entry_away() {
 
 #[test]
 fn a_failed_flush_ends_the_log_and_the_device() {
-    let (device, superblock) = store(16);
-    run(7, move |world| async move {
-        let (log, _) = open(&world, device.attach(&world), &superblock).await;
-        let failed = log.wait_failed();
-        device.fail_flushes(1);
-        let first = log.append(vec![record(1, RecordKind::Entry, 1, 1, vec![1])]);
-        sleep(&world.clock, Duration::from_nanos(1)).await;
-        let second = log.append(vec![record(1, RecordKind::Entry, 1, 2, vec![1])]);
-        for wait in [first, second] {
-            assert!(matches!(wait.await, Err(LogError::Failed(DeviceError::Flush { .. }))));
-        }
-        failed.await;
-        assert!(log.failed().is_some());
-        let later = log.append(vec![record(1, RecordKind::Entry, 1, 3, vec![1])]).await;
-        assert!(matches!(later, Err(LogError::Failed(_))));
-        assert!(matches!(log.close().await, Err(LogError::Failed(_))));
-        sleep(&world.clock, Duration::from_secs(1)).await;
-        assert_eq!(cfs_device::open(&device).await, Err(DeviceError::FailedForGood));
-    });
+    // Also where the flush of the note's first copy fails: the second one is written.
+    for (seed, failures) in (0..20).zip([1, 2].into_iter().cycle()) {
+        let (device, superblock) = store(16);
+        run(seed, move |world| async move {
+            let (log, _) = open(&world, device.attach(&world), &superblock).await;
+            let failed = log.wait_failed();
+            device.fail_flushes(failures);
+            let first = log.append(vec![record(1, RecordKind::Entry, 1, 1, vec![1])]);
+            sleep(&world.clock, Duration::from_nanos(1)).await;
+            let second = log.append(vec![record(1, RecordKind::Entry, 1, 2, vec![1])]);
+            for wait in [first, second] {
+                assert!(matches!(wait.await, Err(LogError::Failed(DeviceError::Flush { .. }))));
+            }
+            assert!(log.failed().is_some());
+            let later = log.append(vec![record(1, RecordKind::Entry, 1, 3, vec![1])]).await;
+            assert!(matches!(later, Err(LogError::Failed(_))));
+            assert!(matches!(log.close().await, Err(LogError::Failed(_))));
+            // Whoever watches stops the process: by then the device must say that it failed.
+            failed.await;
+            assert_eq!(cfs_device::open(&device).await, Err(DeviceError::FailedForGood), "seed {seed}");
+        });
+    }
 }
 
 #[test]
