@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Where the time comes from: the kernel, or the simulator.
 pub trait TimeSource {
@@ -22,17 +23,25 @@ pub trait TimeSource {
     fn wall(&self) -> Nanos;
 }
 
+/// Polls between two looks at the clock, which costs as much as a short poll.
+const POLLS_A_LOOK: usize = 4;
+
 /// Settings of an executor.
 #[derive(Clone, Copy, Debug)]
 pub struct ExecConfig {
     /// Most polls in one turn, so that the reactor is served in between.
     pub polls_per_turn: usize,
+    /// No poll begins in a turn that has taken so long: what was submitted waits for its end, and so
+    /// do completions.
+    pub turn_time: Duration,
 }
 
 impl Default for ExecConfig {
-    /// 64 polls: some tens of microseconds of the short tasks we write.
+    /// 64 polls: some tens of microseconds of the short tasks we write. A poll that executes an entry
+    /// takes longer; 400 microseconds are a few times what a device takes. Shorter turns answer sooner,
+    /// and make smaller batches for log and sockets.
     fn default() -> Self {
-        ExecConfig { polls_per_turn: 64 }
+        ExecConfig { polls_per_turn: 64, turn_time: Duration::from_micros(400) }
     }
 }
 
@@ -114,10 +123,14 @@ impl Executor {
         core.take_remote_wakes();
         core.fire_timers();
         core.shared.with_ready(|ready| ready.begin_turn());
+        let end = core.time.now().after(core.config.turn_time);
         let mut polled = 0;
         while polled < core.config.polls_per_turn {
             let Some(slot) = core.shared.with_ready(|ready| ready.pop()) else { break };
             polled += core.run_slot(slot);
+            if polled.is_multiple_of(POLLS_A_LOOK) && core.time.now() >= end {
+                break;
+            }
         }
         Turn { more_ready: self.has_ready(), next_timer: core.timers.borrow_mut().next(), polled }
     }

@@ -186,7 +186,7 @@ impl Sim {
         let mut nodes = self.nodes.borrow_mut();
         let node = &mut nodes[usize::from(id.0)];
         let number = u64::from(id.0) << 16 | u64::from(core);
-        let config = ExecConfig { polls_per_turn: self.config.polls_per_turn };
+        let config = ExecConfig { polls_per_turn: self.config.polls_per_turn, ..ExecConfig::default() };
         let exec = Executor::new(node.time.clone(), config);
         let world = World {
             clock: exec.clock(),

@@ -79,7 +79,7 @@ fn a_task_woken_while_it_is_polled_runs_again() {
 
 #[test]
 fn a_turn_is_bounded_and_shared() {
-    let rig = Rig::with(ExecConfig { polls_per_turn: 26 });
+    let rig = Rig::with(ExecConfig { polls_per_turn: 26, ..ExecConfig::default() });
     for (n, class) in [Class::Background, Class::Replication, Class::Foreground].into_iter().enumerate() {
         let n = u32::try_from(n).expect("small");
         let note = rig.note();
@@ -99,8 +99,23 @@ fn a_turn_is_bounded_and_shared() {
 }
 
 #[test]
+fn a_turn_ends_when_its_time_is_over() {
+    let rig = Rig::with(ExecConfig { turn_time: Duration::from_nanos(30), ..ExecConfig::default() });
+    for n in 0..7 {
+        let (note, time) = (rig.note(), rig.time.clone());
+        rig.go(Class::Foreground, async move {
+            note(n);
+            time.0.set(time.0.get() + 10);
+        });
+    }
+    let turn = rig.exec.run_turn();
+    assert_eq!((turn.polled, turn.more_ready, rig.traced()), (POLLS_A_LOOK, true, vec![0, 1, 2, 3]));
+    assert_eq!(rig.exec.run_turn().polled, 3);
+}
+
+#[test]
 fn a_class_that_slept_does_not_take_the_core_for_itself() {
-    let rig = Rig::with(ExecConfig { polls_per_turn: 90 });
+    let rig = Rig::with(ExecConfig { polls_per_turn: 90, ..ExecConfig::default() });
     let spin = |n: u32| {
         let note = rig.note();
         std::future::poll_fn(move |cx| {
