@@ -3,6 +3,7 @@
 use crate::Value;
 use cfs_types::Timestamp;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Range;
 use std::ops::Bound;
 
 /// Rough cost of a key and a version beyond their bytes.
@@ -34,6 +35,9 @@ pub(crate) fn needed(times: impl Iterator<Item = Timestamp>, floor: Timestamp) -
     }
     count
 }
+
+/// Keys in order with their versions.
+pub(crate) type KeyRange<'a> = Range<'a, Box<[u8]>, Versions>;
 
 /// An ordered map in memory.
 #[derive(Default)]
@@ -75,9 +79,9 @@ impl Memtable {
         self.bytes -= versions.drain(keep..).map(|(_, value)| cost(&value)).sum::<usize>();
     }
     /// Keys from `from` (inclusive) to `to` (exclusive). Panics where `to` lies before `from`.
-    pub fn range(&self, from: &[u8], to: &[u8]) -> impl Iterator<Item = (&[u8], &Versions)> {
+    pub fn range(&self, from: &[u8], to: &[u8]) -> KeyRange<'_> {
         assert!(from <= to, "the end of a range lies before its beginning");
-        self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).map(|(k, v)| (&**k, v))
+        self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)))
     }
     /// Everything in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Versions)> {

@@ -7,7 +7,7 @@ use crate::Value;
 use crate::block::{Block, BlockCursor, compare};
 use crate::cache::Object;
 use crate::filter;
-use crate::memtable::Versions;
+use crate::memtable::KeyRange;
 use crate::table::{Meta, Table};
 use cfs_types::Timestamp;
 use std::rc::Rc;
@@ -179,25 +179,28 @@ impl Inner {
         if !version.ready.get() {
             return Err(Need::Footers(version.clone()));
         }
-        let mut sources: Vec<Source<'_>> = vec![Source::memory(state.mem.range(from, to), at)];
-        sources.extend(state.frozen.iter().map(|f| Source::memory(f.range(from, to), at)));
+        // Those that have nothing in the range, often all, are not asked again.
+        let mut sources: Vec<Source<'_>> = Vec::new();
+        let memory = [Some(&state.mem), state.frozen.as_deref()].into_iter().flatten();
+        sources.extend(memory.map(|m| Source::memory(m.range(from, to), at)).filter(Source::has_more));
         let level0 = version.levels[0].iter().map(std::slice::from_ref);
-        for tables in level0.chain(version.levels[1..].iter().map(Vec::as_slice)) {
-            sources.push(Source::Tables(RunSource::seek(self, tables, from, to, !at.get())?));
+        for tables in level0.chain(version.levels[1..].iter().map(Vec::as_slice)).filter(|tables| !tables.is_empty()) {
+            let source = Source::Tables(RunSource::seek(self, tables, from, to, !at.get())?);
+            sources.extend(Some(source).filter(Source::has_more));
         }
         while let Some(index) = least(&sources) {
             let source = &sources[index];
             let position = source.position().map(|(key, inverted)| (key.into(), inverted));
             let (key, inverted): (Box<[u8]>, u64) = position.expect("the least has a key");
-            if let Some(value) = source.value() {
-                rows.push(row(key.clone(), inverted, value));
-                if rows.len() == limit {
-                    return Ok((rows, true));
-                }
+            let value = source.value();
+            if value.is_some() && rows.len() + 1 == limit {
+                rows.extend(value.map(|value| row(key, inverted, value)));
+                return Ok((rows, true));
             }
             for source in sources.iter_mut().filter(|s| s.position().is_some_and(|(k, _)| *k == *key)) {
                 source.skip(&key)?;
             }
+            rows.extend(value.map(|value| row(key, inverted, value)));
         }
         Ok((rows, false))
     }
@@ -211,23 +214,30 @@ fn least(sources: &[Source<'_>]) -> Option<usize> {
 
 type MemoryRow<'a> = (&'a [u8], &'a (Timestamp, Value));
 
+/// The next key that has a version at `at`, with that version.
+fn next_at<'a>(rows: &mut KeyRange<'a>, at: Timestamp) -> Option<MemoryRow<'a>> {
+    rows.find_map(|(key, versions)| Some((&**key, versions.at(at)?)))
+}
+
 /// Keys of one source with the version that a read sees.
 enum Source<'a> {
-    Memory { rows: Box<dyn Iterator<Item = MemoryRow<'a>> + 'a>, current: Option<MemoryRow<'a>> },
+    Memory { rows: KeyRange<'a>, at: Timestamp, current: Option<MemoryRow<'a>> },
     Tables(RunSource<'a>),
 }
 
 impl<'a> Source<'a> {
-    fn memory(range: impl Iterator<Item = (&'a [u8], &'a Versions)> + 'a, at: Timestamp) -> Self {
-        let mut rows = Box::new(range.filter_map(move |(key, versions)| Some((key, versions.at(at)?))));
-        let current = rows.next();
-        Source::Memory { rows, current }
+    fn memory(mut rows: KeyRange<'a>, at: Timestamp) -> Self {
+        let current = next_at(&mut rows, at);
+        Source::Memory { rows, at, current }
     }
     fn position(&self) -> Option<(&[u8], u64)> {
         match self {
             Source::Memory { current, .. } => current.map(|(key, (time, _))| (key, !time.get())),
             Source::Tables(run) => run.cursor.as_ref().map(|c| (c.key(), c.inverted())),
         }
+    }
+    fn has_more(&self) -> bool {
+        self.position().is_some()
     }
     fn value(&self) -> Value {
         match self {
@@ -238,8 +248,8 @@ impl<'a> Source<'a> {
     /// Goes behind all versions of `key`, at which it is.
     fn skip(&mut self, key: &[u8]) -> Result<(), Need> {
         match self {
-            Source::Memory { rows, current } => {
-                *current = rows.next();
+            Source::Memory { rows, at, current } => {
+                *current = next_at(rows, *at);
                 Ok(())
             }
             Source::Tables(run) => run.skip(|cursor| cursor.key() == key),
