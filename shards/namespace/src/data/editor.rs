@@ -17,7 +17,7 @@ use cfs_types::{ChunkId, InodeId};
 use std::collections::BTreeMap;
 
 /// Rows of the first scan: most operations touch one or two extents.
-const FIRST_ROWS: usize = 4;
+const FIRST_ROWS: usize = 2;
 /// Rows of the scans after it.
 const NEXT_ROWS: usize = 128;
 
@@ -49,7 +49,7 @@ pub fn overlapping(
             at = end;
             found.push(extent);
         }
-        if last {
+        if last || at >= to {
             break;
         }
         rows_max = NEXT_ROWS;
@@ -84,6 +84,13 @@ impl<'t, 'v> Editor<'t, 'v> {
 
     /// Extents that overlap `from..to`, within one range.
     pub fn overlapping(&self, ino: InodeId, from: u64, to: u64, limit: usize) -> Step<Vec<Extent>> {
+        // A block written again as it was: one look instead of a scan of all tables.
+        if from < to
+            && limit > 0
+            && let Some(whole) = self.ending_at(ino, to)?.filter(|extent| extent.start <= from)
+        {
+            return Ok(vec![whole]);
+        }
         overlapping(self.state, self.layout, ino, (from, to), limit)
     }
 
