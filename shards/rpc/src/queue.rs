@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// Bytes that may wait or be in flight before `send` waits.
 pub const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Small frames are joined into one send up to this many bytes.
-const BATCH_BYTES_MAX: usize = 64 << 10;
+const BATCH_BYTES_MAX: usize = 16 << 10;
 
 pub(crate) struct Outgoing {
     pub head: Vec<u8>,
@@ -70,9 +70,18 @@ impl Queue {
     fn join(&self) -> Option<Outgoing> {
         let mut frames = self.frames.borrow_mut();
         let mut batch = frames.pop_front()?;
-        while batch.payload.is_none() {
-            let fits = |next: &mut Outgoing| batch.head.len() + next.head.len() <= BATCH_BYTES_MAX;
-            let Some(next) = frames.pop_front_if(fits) else { break };
+        let (mut joined, mut bytes) = (0, batch.head.len());
+        let mut is_open = batch.payload.is_none();
+        for next in frames.iter() {
+            if !is_open || bytes + next.head.len() > BATCH_BYTES_MAX {
+                break;
+            }
+            (joined, bytes) = (joined + 1, bytes + next.head.len());
+            is_open = next.payload.is_none();
+        }
+        // All the room at once: growing would copy, and touch fresh pages, again and again.
+        batch.head.reserve_exact(bytes - batch.head.len());
+        for next in frames.drain(..joined) {
             batch.head.extend_from_slice(&next.head);
             batch.payload = next.payload;
         }
