@@ -1,6 +1,6 @@
 //! The sending side of a stream.
 //!
-//! Sends queue in call order; one SENDMSG is in flight. What gathers in a turn, or while one is in
+//! Sends queue in call order; one SEND or SENDMSG is in flight. What gathers in a turn, or while one is in
 //! flight, goes out together in the next, so small sends share a system call and a packet.
 //!
 //! Invariants: bytes leave in the order of the calls, nothing between a head and its payload;
@@ -95,9 +95,9 @@ impl Connection {
         let mut operation =
             Box::new(Send { connection: self.clone(), batch, sent: 0, pieces: Vec::new(), message: Vec::new() });
         let entry = operation.entry();
-        // SAFETY: the entry points to the message header, that to the pieces and those into the
-        // batch: all on the heap, owned by the operation and untouched until it completes, as is
-        // the socket.
+        // SAFETY: the entry points into the batch, or to the message header, that to the pieces and
+        // those into the batch: all on the heap, owned by the operation and untouched until it
+        // completes, as is the socket.
         unsafe { self.reactor.start(operation, entry) };
     }
 
@@ -131,8 +131,15 @@ struct Send {
 }
 
 impl Send {
-    /// An entry for what is left of the batch.
+    /// An entry for what is left of the batch. One piece needs no header, which the kernel would
+    /// have to copy.
     fn entry(&mut self) -> squeue::Entry {
+        let (socket, flags) = (Fd(self.connection.socket.as_raw_fd()), libc::MSG_NOSIGNAL | libc::MSG_WAITALL);
+        if let [Outgoing { head, payload: None, .. }] = self.batch.as_slice()
+            && let Ok(length) = u32::try_from(head.len() - self.sent)
+        {
+            return opcode::Send::new(socket, head[self.sent..].as_ptr(), length).flags(flags).build();
+        }
         self.pieces.clear();
         let mut skip = self.sent;
         for piece in self.batch.iter().flat_map(Outgoing::pieces) {
@@ -151,8 +158,7 @@ impl Send {
             msg_controllen: 0,
             msg_flags: 0,
         }];
-        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL).cast_unsigned();
-        opcode::SendMsg::new(Fd(self.connection.socket.as_raw_fd()), self.message.as_ptr()).flags(flags).build()
+        opcode::SendMsg::new(socket, self.message.as_ptr()).flags(flags.cast_unsigned()).build()
     }
 }
 

@@ -11,7 +11,7 @@ const FILES: u32 = 64;
 
 /// What the runtime submits. SEND_ZC is not used: it came with 6.0 as multishot receive did,
 /// which a probe does not show.
-const NEEDED: [(u8, &str); 14] = [
+const NEEDED: [(u8, &str); 15] = [
     (opcode::Read::CODE, "READ"),
     (opcode::Write::CODE, "WRITE"),
     (opcode::ReadFixed::CODE, "READ_FIXED"),
@@ -22,6 +22,7 @@ const NEEDED: [(u8, &str); 14] = [
     (opcode::Accept::CODE, "ACCEPT"),
     (opcode::Connect::CODE, "CONNECT"),
     (opcode::Recv::CODE, "RECV"),
+    (opcode::Send::CODE, "SEND"),
     (opcode::SendMsg::CODE, "SENDMSG"),
     (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
     (opcode::MsgRingData::CODE, "MSG_RING"),
