@@ -441,28 +441,35 @@ async fn await_range(
     range: RangeIndex,
     known: (u64, u64),
 ) -> Result<(), FsError> {
-    let mut target = known.1;
-    let mut asked = false;
+    // What the range had reached when the inode's shard had sent this much, it has reached for good.
+    let reached = shard.reached.borrow().get(&(ino, range)).is_some_and(|all| known.1 <= *all);
+    let mut target = if reached { 0 } else { known.1 };
+    let mut asked = None;
     loop {
         let step = shard.read(|view, _| settle(admit(view, ino, range, known.0, target))).await??;
         match step {
-            Admission::Ready => return Ok(()),
+            Admission::Ready => {
+                if let Some(all) = asked {
+                    shard.note_reached(ino, range, all);
+                }
+                return Ok(());
+            }
             Admission::Stale => return Err(FsError::Conflict),
-            Admission::Behind { .. } if !asked => {
+            Admission::Behind { .. } if asked.is_none() => {
                 let owner = core.config.owner(ino.shard().into());
-                target = match core.peers.call(owner, CoreRequest::RangeSequence(ino, range)).await {
+                let (sent, all) = match core.peers.call(owner, CoreRequest::RangeSequence(ino, range)).await {
                     CoreReply::Sequence(sequence) => sequence?,
                     _ => return Err(FsError::WrongShard),
                 };
-                asked = true;
+                (target, asked) = (sent, Some(all));
             }
             Admission::Behind { .. } => shard.replica.next_execution().await,
         }
     }
 }
 
-/// The last message sent to a range, for another core.
-pub async fn sequence_of(shard: &Rc<Shard>, ino: InodeId, range: RangeIndex) -> Result<u64, FsError> {
+/// The last message sent to a range and to the inode's ranges together, for another core.
+pub async fn sequence_of(shard: &Rc<Shard>, ino: InodeId, range: RangeIndex) -> Result<(u64, u64), FsError> {
     shard.read(|view, _| settle(range_sequence(view, ino, range))).await?
 }
 

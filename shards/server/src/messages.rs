@@ -86,7 +86,7 @@ pub enum CoreReply {
     /// A chunk was written, durably.
     Stored(Result<ChunkId, FsError>),
     /// A message's sequence.
-    Sequence(Result<u64, FsError>),
+    Sequence(Result<(u64, u64), FsError>),
     /// Regions handed over.
     Granted(Vec<u32>),
     /// The session.

@@ -9,11 +9,14 @@ use cfs_exec::Event;
 use cfs_kv::Pins;
 use cfs_namespace::data::Layout;
 use cfs_namespace::{Answer, Command, EntryContext, NeedMore, View};
-use cfs_types::{ChunkId, FsError, GroupId, LogIndex, ShardId, VolumeId};
+use cfs_types::{ChunkId, FsError, GroupId, InodeId, LogIndex, RangeIndex, ShardId, VolumeId};
 use cfs_wire::{Op, Reply};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
+
+/// Ranges whose progress is remembered, for a shard.
+const REACHED_MAX: usize = 256;
 
 /// A group and what its core keeps in memory about it.
 pub struct Shard {
@@ -34,6 +37,9 @@ pub struct Shard {
     fence: Rc<Fence>,
     /// Messages to other shards.
     pub outbox: Outbox,
+    /// Ranges of this shard that have executed everything their inode's shard had sent up to a
+    /// sequence of the inode.
+    pub reached: RefCell<BTreeMap<(InodeId, RangeIndex), u64>>,
 }
 
 impl Shard {
@@ -49,6 +55,7 @@ impl Shard {
             chunk_turns_moved: Event::new(),
             fence,
             outbox: Outbox::default(),
+            reached: RefCell::default(),
         })
     }
 
@@ -66,6 +73,15 @@ impl Shard {
     pub fn chunk_turn(self: &Rc<Self>, id: ChunkId) -> Option<ChunkTurn> {
         let free = self.chunk_turns.borrow_mut().insert(id);
         free.then(|| ChunkTurn { shard: self.clone(), id })
+    }
+
+    /// Notes how far a range has come, so that its readers need not ask again.
+    pub fn note_reached(&self, ino: InodeId, range: RangeIndex, all: u64) {
+        let mut reached = self.reached.borrow_mut();
+        if reached.len() >= REACHED_MAX {
+            reached.clear();
+        }
+        reached.insert((ino, range), all);
     }
 
     /// The context of a query now.

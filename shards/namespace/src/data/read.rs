@@ -122,11 +122,11 @@ pub fn admit(view: &dyn View, ino: InodeId, range: RangeIndex, epoch: u64, seque
     })
 }
 
-/// In the inode's shard: the last sequence sent to a range, which it must reach to be current.
-/// `Stale` where the file is gone.
-pub fn range_sequence(view: &dyn View, ino: InodeId, range: RangeIndex) -> Step<u64> {
-    read_inode(view, ino)?;
-    Ok(read_summary(view, ino, range)?.sequence)
+/// In the inode's shard: the last sequence sent to a range, which it must reach to be current, and
+/// the last one sent to any range of the inode. `Stale` where the file is gone.
+pub fn range_sequence(view: &dyn View, ino: InodeId, range: RangeIndex) -> Step<(u64, u64)> {
+    let inode = read_inode(view, ino)?;
+    Ok((read_summary(view, ino, range)?.sequence, inode.sequence))
 }
 
 /// lseek in the inode's shard. Exact in range 0; in the others everything between the first and

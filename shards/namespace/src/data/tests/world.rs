@@ -247,7 +247,7 @@ impl World {
     /// Brings a range to where the inode's shard says it must be, as a driver does for a read.
     fn catch_up(&mut self, ino: InodeId, range: RangeIndex, inode: &Inode) {
         let to = data::range_shard(ino, range);
-        let sent = data::range_sequence(self.view(ino.shard()), ino, range).expect("exists");
+        let (sent, _) = data::range_sequence(self.view(ino.shard()), ino, range).expect("exists");
         loop {
             let here = self.view(to);
             let admission = data::admit(here, ino, range, inode.epoch, inode.sequence);
