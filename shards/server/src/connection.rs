@@ -12,10 +12,14 @@ use cfs_types::{CoreId, FsError, SessionId};
 use cfs_wire::{CallbackReply, Flags, Header, Hello, Op, Opcode, Request, Response, Welcome};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::task::Poll;
 
 /// Requests of one connection served at once; further ones stay in the socket.
 const REQUESTS_AT_ONCE: u64 = 512;
+/// Requests that are begun before the core sends to devices and clients what came of them.
+const REQUESTS_A_TURN: u64 = 8;
 /// Payload bytes of one connection's requests held at once.
 const PAYLOAD_BYTES_AT_ONCE: u64 = 32 << 20;
 /// Connections of one core's listener that have proven themselves; further ones are told to come later.
@@ -116,7 +120,11 @@ async fn admit(core: &Rc<Core>, hello: &Hello) -> Result<Welcome, FsError> {
 async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionId) {
     let requests = Semaphore::new(REQUESTS_AT_ONCE);
     let bytes = Semaphore::new(PAYLOAD_BYTES_AT_ONCE);
-    loop {
+    for count in 1_u64.. {
+        // What was begun gets to the device while more is begun.
+        if count.is_multiple_of(REQUESTS_A_TURN) {
+            core.world.tasks.yield_now().await;
+        }
         let Ok(frame) = connection.recv().await else { return };
         let header = frame.header;
         if header.opcode == Opcode::CALLBACK && header.flags.has(Flags::RESPONSE) {
@@ -130,7 +138,7 @@ async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionI
         let bytes_seat = bytes.acquire(payload_bytes.min(PAYLOAD_BYTES_AT_ONCE)).await;
         let (core, connection) = (core.clone(), connection.clone());
         let world = core.world.clone();
-        let task = async move {
+        let mut task = Box::pin(async move {
             let leaving = header.opcode == Op::CloseSession.opcode();
             if leaving {
                 core.links.detach(session);
@@ -144,8 +152,12 @@ async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionI
                 connection.close();
             }
             drop((request_seat, bytes_seat));
-        };
-        spawn(&world.tasks, Class::Foreground, task).detach();
+        });
+        // What needs not wait is answered here; what does goes on beside the next request.
+        let begun = poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await;
+        if begun.is_pending() {
+            world.tasks.spawn_boxed(Class::Foreground, task).detach();
+        }
     }
 }
 

@@ -25,7 +25,8 @@ pub fn changes(op: &Op) -> bool {
     op.is_mutation() || matches!(op, Op::Close { .. } | Op::CloseSession)
 }
 
-/// Serves a request for a shard of this core.
+/// Serves a request for a shard of this core. The parts with much state are boxed: what is left is
+/// small, and moved by every caller.
 pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, direct: bool) -> Served {
     let Request { context, op } = request;
     let shard = match core.shard(context.shard) {
@@ -56,16 +57,16 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
             core.peers.call(CoreId::new(0), CoreRequest::EndSession(session)).await;
             (Ok(Reply::Done), Vec::new(), None)
         }
-        Op::Statfs => (statfs(&core).await, Vec::new(), None),
-        Op::Close { ino } => (close(&core, &shard, ino, session).await, Vec::new(), None),
-        Op::Read { .. } => read(&core, &shard, &context, &op, direct).await,
+        Op::Statfs => (Box::pin(statfs(&core)).await, Vec::new(), None),
+        Op::Close { ino } => (Box::pin(close(&core, &shard, ino, session)).await, Vec::new(), None),
+        Op::Read { .. } => Box::pin(read(&core, &shard, &context, &op, direct)).await,
         Op::Write { ino, offset, len, append, kill_privileges, held } => {
             let asked = WriteRequest { ino, offset, append, kill_privileges, held };
-            (write(&core, &shard, &context, asked, len, payload).await, Vec::new(), None)
+            (Box::pin(write(&core, &shard, &context, asked, len, payload)).await, Vec::new(), None)
         }
-        Op::Fallocate { .. } => (fallocate(&core, &shard, &context, &op).await, Vec::new(), None),
-        op if op.is_mutation() => mutate(&core, &shard, &context, op, direct).await,
-        op => look(&core, &shard, session, &op, direct).await,
+        Op::Fallocate { .. } => (Box::pin(fallocate(&core, &shard, &context, &op)).await, Vec::new(), None),
+        op if op.is_mutation() => Box::pin(mutate(&core, &shard, &context, op, direct)).await,
+        op => Box::pin(look(&core, &shard, session, &op, direct)).await,
     }
 }
 

@@ -12,7 +12,7 @@ use cfs_namespace::{Answer, Command, EntryContext, NeedMore, View};
 use cfs_types::{ChunkId, FsError, GroupId, InodeId, LogIndex, RangeIndex, ShardId, VolumeId};
 use cfs_wire::{Op, Reply};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Ranges whose progress is remembered, for a shard.
