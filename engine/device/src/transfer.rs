@@ -11,7 +11,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 
 /// Reads `bytes` bytes at `offset`; both are multiples of the device's block.
 pub async fn read_at(disk: &dyn Disk, offset: u64, bytes: usize) -> Result<IoBuf, DeviceError> {
-    let done = disk.read(offset, IoBuf::zeroed(bytes)).await;
+    let done = disk.read(offset, IoBuf::stale(bytes)).await;
     match done.result {
         Ok(()) => Ok(done.buf),
         Err(source) => Err(DeviceError::Read { offset, bytes, source }),

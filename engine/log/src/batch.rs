@@ -73,26 +73,34 @@ pub(crate) fn padded_bytes(body_bytes: usize) -> usize {
     (BATCH_HEADER_BYTES + body_bytes).next_multiple_of(BLOCK_BYTES)
 }
 
-/// A batch under construction.
-#[derive(Default)]
+/// A batch under construction, in the buffer that goes to the device.
 pub(crate) struct Body {
-    bytes: Vec<u8>,
+    buf: IoBuf,
+    /// Bytes so far, the header's among them.
+    used: usize,
     records: u32,
 }
 
 impl Body {
+    /// Without records; there is room for `body_bytes` bytes of them.
+    pub fn with_room(body_bytes: usize) -> Self {
+        Body { buf: IoBuf::stale(padded_bytes(body_bytes)), used: BATCH_HEADER_BYTES, records: 0 }
+    }
+
     /// Adds a record; returns its ordinal, the offset of its payload in the batch and the payload's
-    /// checksum.
+    /// checksum. Panics where there is no room for it.
     pub fn push(&mut self, record: &Record, origin: Option<Origin>) -> (u32, usize, u32) {
-        let ordinal = self.records;
-        let (at, crc) = record::encode(record, origin, &mut self.bytes);
+        let (ordinal, at) = (self.records, self.used);
+        let encoded = record::encode(record, origin, &mut self.buf[at..]);
         self.records += 1;
-        (ordinal, BATCH_HEADER_BYTES + at, crc)
+        self.used += encoded.bytes;
+        (ordinal, at + encoded.payload_at, encoded.payload_crc)
     }
 
     /// The batch as it goes to the device, and its header's checksum. The lengths and checksums in
     /// `header` are filled in here.
-    pub fn seal(&self, header: &Header) -> (IoBuf, u32) {
+    pub fn seal(mut self, header: &Header) -> (IoBuf, u32) {
+        let body = &self.buf[BATCH_HEADER_BYTES..self.used];
         let mut raw = Raw::new_zeroed();
         raw.magic = MAGIC;
         raw.version = U16::new(VERSION);
@@ -104,15 +112,15 @@ impl Body {
         raw.sequence = U64::new(header.sequence);
         raw.durable_through = U64::new(header.durable_through);
         raw.previous_crc = U32::new(header.previous_crc);
-        raw.body_bytes = U32::new(u32::try_from(self.bytes.len()).expect("bounded by the slot"));
+        raw.body_bytes = U32::new(u32::try_from(body.len()).expect("bounded by the slot"));
         raw.records = U32::new(self.records);
-        raw.body_crc = U32::new(crc32c(&self.bytes));
+        raw.body_crc = U32::new(crc32c(body));
         let crc = crc32c(&raw.as_bytes()[..CRC_AT]);
         raw.crc = U32::new(crc);
-        let mut buf = IoBuf::zeroed(padded_bytes(self.bytes.len()));
-        buf[..BATCH_HEADER_BYTES].copy_from_slice(raw.as_bytes());
-        buf[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + self.bytes.len()].copy_from_slice(&self.bytes);
-        (buf, crc)
+        self.buf[..BATCH_HEADER_BYTES].copy_from_slice(raw.as_bytes());
+        self.buf.set_len(self.used.next_multiple_of(BLOCK_BYTES));
+        self.buf[self.used..].fill(0);
+        (self.buf, crc)
     }
 }
 

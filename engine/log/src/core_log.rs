@@ -159,7 +159,8 @@ impl CoreLog {
                 self.read_position(found.group, found.index, found.position).await?
             } else {
                 found.payload
-            };
+            }
+            .into();
             let record = Record {
                 group: found.group,
                 kind: found.kind,

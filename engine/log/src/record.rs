@@ -1,5 +1,6 @@
 //! Records and their bytes inside a batch.
 
+use bytes::Bytes;
 use cfs_device::crc32c;
 use cfs_types::{GroupId, LogIndex, MoveEpoch, Term};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -57,7 +58,7 @@ pub struct Record {
     /// Raft index, local sequence, or 0, as the kind says.
     pub index: LogIndex,
     /// The caller's bytes.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
 }
 
 /// Where a record was first written: its place in the order of its group. Copies carry it.
@@ -108,8 +109,18 @@ pub(crate) fn encoded_bytes(payload_bytes: usize, is_copy: bool) -> usize {
     RECORD_BYTES + if is_copy { ORIGIN_BYTES } else { 0 } + payload_bytes
 }
 
-/// Appends the record's bytes; returns where the payload begins in `out`, and its checksum.
-pub(crate) fn encode(record: &Record, origin: Option<Origin>, out: &mut Vec<u8>) -> (usize, u32) {
+/// A record's bytes in a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Encoded {
+    /// Where the payload begins.
+    pub payload_at: usize,
+    pub payload_crc: u32,
+    /// Bytes in all.
+    pub bytes: usize,
+}
+
+/// Writes the record to the front of `out`. Panics where that is shorter than [`encoded_bytes`].
+pub(crate) fn encode(record: &Record, origin: Option<Origin>, out: &mut [u8]) -> Encoded {
     let payload_crc = crc32c(&record.payload);
     let raw = RawRecord {
         kind: record.kind.code(),
@@ -121,7 +132,13 @@ pub(crate) fn encode(record: &Record, origin: Option<Origin>, out: &mut Vec<u8>)
         bytes: U32::new(u32::try_from(record.payload.len()).expect("bounded by the longest record")),
         payload_crc: U32::new(payload_crc),
     };
-    out.extend_from_slice(raw.as_bytes());
+    let mut at = 0;
+    let mut put = |bytes: &[u8]| {
+        out[at..at + bytes.len()].copy_from_slice(bytes);
+        at += bytes.len();
+        at
+    };
+    let mut payload_at = put(raw.as_bytes());
     if let Some(origin) = origin {
         let raw = RawOrigin {
             boot: U64::new(origin.boot),
@@ -130,11 +147,9 @@ pub(crate) fn encode(record: &Record, origin: Option<Origin>, out: &mut Vec<u8>)
             reserved: U16::new(0),
             ordinal: U32::new(origin.ordinal),
         };
-        out.extend_from_slice(raw.as_bytes());
+        payload_at = put(raw.as_bytes());
     }
-    let at = out.len();
-    out.extend_from_slice(&record.payload);
-    (at, payload_crc)
+    Encoded { payload_at, payload_crc, bytes: put(&record.payload) }
 }
 
 /// A record read from a batch; the payload stays where it is.
@@ -202,7 +217,7 @@ mod tests {
             epoch: MoveEpoch::new(3),
             term: Term::new(4),
             index: LogIndex::new(5),
-            payload: b"fact".to_vec(),
+            payload: Bytes::from_static(b"fact"),
         }
     }
 
@@ -218,19 +233,20 @@ mod tests {
         }
         let origin = Origin { boot: 6, core: 8, sequence: 7, ordinal: 9 };
         for (origin, expected) in [(None, plain), (Some(origin), copy)] {
-            let mut out = Vec::new();
-            let (at, crc) = encode(&sample(), origin, &mut out);
+            let mut out = vec![0; encoded_bytes(4, origin.is_some())];
+            let encoded = encode(&sample(), origin, &mut out);
             assert_eq!(out, expected);
-            assert_eq!(out.len(), encoded_bytes(4, origin.is_some()));
+            assert_eq!(out.len(), encoded.bytes);
             let (parsed, end) = parse(&out, 0).expect("intact");
-            assert_eq!((parsed.payload_at, parsed.payload_crc, parsed.origin), (at, crc, origin));
+            let Encoded { payload_at, payload_crc, .. } = encoded;
+            assert_eq!((parsed.payload_at, parsed.payload_crc, parsed.origin), (payload_at, payload_crc, origin));
             assert_eq!((parsed.kind, parsed.payload, end), (RecordKind::Local, &b"fact"[..], out.len()));
         }
     }
 
     #[test]
     fn hostile_lengths_and_kinds_are_no_records() {
-        let mut out = Vec::new();
+        let mut out = vec![0; encoded_bytes(4, false)];
         encode(&sample(), None, &mut out);
         for (at, value) in [(0, 0), (0, 6), (1, 2), (3, 2), (27, 0xff), (24, 5)] {
             let mut bytes = out.clone();

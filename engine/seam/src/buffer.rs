@@ -32,13 +32,19 @@ pub struct IoBuf {
 impl IoBuf {
     /// `len` zero bytes; the capacity is rounded up to whole blocks.
     pub fn zeroed(len: usize) -> Self {
+        let mut buf = Self::stale(len);
+        if buf.home.is_some() {
+            buf.blocks[..buf.capacity / BLOCK_BYTES].fill(Block([0; BLOCK_BYTES]));
+        }
+        buf
+    }
+    /// `len` bytes that are zero or what an earlier user of the memory left: for what fills them
+    /// all, a read above all. The capacity is rounded up to whole blocks.
+    pub fn stale(len: usize) -> Self {
         let count = len.div_ceil(BLOCK_BYTES);
         let capacity = count * BLOCK_BYTES;
         match pool::take(count) {
-            Some((mut blocks, home)) => {
-                blocks[..count].fill(Block([0; BLOCK_BYTES]));
-                IoBuf { blocks, len, capacity, home: Some(home) }
-            }
+            Some((blocks, home)) => IoBuf { blocks, len, capacity, home: Some(home) },
             None => IoBuf { blocks: vec![Block([0; BLOCK_BYTES]); count], len, capacity, home: None },
         }
     }
@@ -89,6 +95,11 @@ impl Deref for IoBuf {
 impl DerefMut for IoBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.blocks.as_mut_bytes()[..self.len]
+    }
+}
+impl AsRef<[u8]> for IoBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 impl std::fmt::Debug for IoBuf {

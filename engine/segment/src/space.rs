@@ -239,7 +239,7 @@ impl Space {
         let pin = ReadPin { space: self.clone(), segment, foreign };
         let offset = cell.offset() + u64::from(first_unit) * UNIT_BYTES as u64;
         let bytes = usize::try_from(units).expect("at most 512") * UNIT_BYTES;
-        Ok((offset, self.inner.disk.read(offset, IoBuf::zeroed(bytes)), pin))
+        Ok((offset, self.inner.disk.read(offset, IoBuf::stale(bytes)), pin))
     }
 
     /// Gives a cell back. Only once nothing durable names it any more.
@@ -342,7 +342,7 @@ impl Space {
         Ok(RegionHeader::decode(&buf, region))
     }
     async fn read_at(&self, offset: u64, bytes: usize) -> Result<IoBuf, SpaceError> {
-        let done = self.inner.disk.read(offset, IoBuf::zeroed(bytes)).await;
+        let done = self.inner.disk.read(offset, IoBuf::stale(bytes)).await;
         done.result.map_err(|error| SpaceError::Read { offset, error })?;
         Ok(done.buf)
     }

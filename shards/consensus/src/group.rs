@@ -4,6 +4,7 @@ use crate::lease::Lease;
 use crate::message::{MessageError, PeerMessage};
 use crate::storage::LogTail;
 use crate::{CACHED_ENTRY_BYTES_MAX, CATCH_UP_BYTES_MAX, ELECTION_TICKS, HEARTBEAT_TICKS};
+use bytes::Bytes;
 use cfs_types::{LogIndex, Term};
 use raft::prelude::{ConfState, Entry, EntryType, HardState, MessageType};
 use raft::{Config, RawNode, StateRole};
@@ -35,8 +36,8 @@ pub struct LogEntry {
     pub term: Term,
     /// Position in the log.
     pub index: LogIndex,
-    /// A batch of commands; empty for the first entry of a term.
-    pub data: Vec<u8>,
+    /// A batch of commands; empty for the first entry of a term. Clones share the bytes.
+    pub data: Bytes,
 }
 
 /// State found on the device at start.
@@ -321,12 +322,12 @@ impl Group {
 }
 
 fn to_raft(entry: LogEntry) -> Entry {
-    Entry { term: entry.term.get(), index: entry.index.get(), data: entry.data.into(), ..Entry::default() }
+    Entry { term: entry.term.get(), index: entry.index.get(), data: entry.data, ..Entry::default() }
 }
 
 fn from_raft(entry: Entry) -> LogEntry {
     debug_assert_eq!(entry.get_entry_type(), EntryType::EntryNormal);
-    LogEntry { term: Term::new(entry.term), index: LogIndex::new(entry.index), data: entry.data.to_vec() }
+    LogEntry { term: Term::new(entry.term), index: LogIndex::new(entry.index), data: entry.data }
 }
 
 fn committed(entry: Entry) -> Committed {

@@ -109,7 +109,7 @@ impl Connection {
         if let Some(payload) = nothing_ahead.then(|| self.stream.take_whole(len)).flatten() {
             return Ok(payload);
         }
-        let mut payload = IoBuf::zeroed(len);
+        let mut payload = IoBuf::stale(len);
         let ahead = self.reader.borrow_mut().take_ahead(&mut payload);
         if ahead == len {
             return Ok(payload);

@@ -5,6 +5,7 @@ use crate::former::Issued;
 use crate::machine::{GroupAnswer, GroupCommand};
 use crate::messages::CoreRequest;
 use crate::shard::Shard;
+use bytes::Bytes;
 use cfs_cluster::{ControlAnswer, ControlCommand};
 use cfs_types::{CoreId, FsError, GroupId, SessionId};
 use std::rc::Rc;
@@ -34,7 +35,7 @@ pub async fn open_session(core: &Rc<Core>, wanted: Option<SessionId>) -> Result<
     }
     make_room(core).await?;
     let command = ControlCommand::OpenSession { now: core.clock.now() };
-    let executed = group.replica.propose(GroupCommand::Control(command), Vec::new(), Vec::new()).await?;
+    let executed = group.replica.propose(GroupCommand::Control(command), Bytes::new(), Vec::new()).await?;
     match executed.result? {
         GroupAnswer::Control(ControlAnswer::Opened(session)) => {
             alive(core, &[session]);
@@ -66,7 +67,7 @@ async fn make_room(core: &Rc<Core>) -> Result<(), FsError> {
 pub async fn end_session(core: &Rc<Core>, session: SessionId) {
     let Ok(group) = control(core) else { return };
     let command = GroupCommand::Control(ControlCommand::EndSession { session });
-    if group.replica.propose(command, Vec::new(), Vec::new()).await.is_err() {
+    if group.replica.propose(command, Bytes::new(), Vec::new()).await.is_err() {
         return;
     }
     core.last_seen.borrow_mut().remove(&session);

@@ -104,7 +104,7 @@ async fn try_execute(core: &Rc<Core>, shard: ShardId, mut command: Command, data
     let pinned = fill_pins(core, &shard, &mut command).await?;
     let concludes = matches!(command.body, CommandBody::Conclude { .. });
     let place = core.log_place(Asker::FollowUp, data.len()).await;
-    let executed = shard.execute(command, data, Vec::new()).await?;
+    let executed = shard.execute(command, data.into(), Vec::new()).await?;
     release_unpinned(core, &shard, pinned).await?;
     drop(place);
     // A retry is answered when what its first attempt sent has arrived.

@@ -8,6 +8,7 @@
 use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::shard::Shard;
+use bytes::Bytes;
 use cfs_exec::Event;
 use cfs_namespace::{Command, CommandBody, Effect, Message, pending};
 use cfs_seam::{Class, sleep, spawn};
@@ -111,7 +112,7 @@ async fn courier(core: &Rc<Core>, shard: &Rc<Shard>, to: ShardId) {
             shard.outbox.moved.notify_all();
         }
         let acknowledge = Command::internal(CommandBody::Acknowledge { to, through: after });
-        if shard.execute(acknowledge, Vec::new(), Vec::new()).await.is_err() {
+        if shard.execute(acknowledge, Bytes::new(), Vec::new()).await.is_err() {
             return;
         }
     }

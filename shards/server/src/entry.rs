@@ -5,6 +5,7 @@
 //! lie at a known offset of the entry and are read back without decoding it.
 
 use crate::machine::GroupCommand;
+use bytes::Bytes;
 use cfs_types::{Nanos, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -50,13 +51,14 @@ pub fn command_bytes(command: &GroupCommand) -> usize {
     postcard::experimental::serialized_size(command).expect("a command in memory always encodes") + 4
 }
 
-/// The bytes of an entry.
-pub fn encode(batch: &Batch, data: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(data.len()).expect("bounded by DATA_BYTES_MAX");
-    let mut bytes = Vec::with_capacity(DATA_OFFSET + data.len() + 128 * batch.commands.len());
+/// The bytes of an entry whose data area is `pieces`, one after another.
+pub fn encode(batch: &Batch, pieces: &[Bytes]) -> Vec<u8> {
+    let area: usize = pieces.iter().map(Bytes::len).sum();
+    let length = u32::try_from(area).expect("bounded by DATA_BYTES_MAX");
+    let mut bytes = Vec::with_capacity(DATA_OFFSET + area + 128 * batch.commands.len());
     bytes.extend_from_slice(&[VERSION, FEATURE_LEVEL, 0, 0]);
     bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(data);
+    pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
     postcard::to_extend(batch, bytes).expect("a batch in memory always encodes")
 }
 
@@ -85,6 +87,10 @@ mod tests {
     use cfs_namespace::{Command, CommandBody};
     use cfs_types::SessionId;
 
+    fn hello() -> [Bytes; 2] {
+        [b"hel", &b"lo"[..]].map(Bytes::from_static)
+    }
+
     fn batch() -> Batch {
         let root = CommandBody::MakeRoot { mode: 0o755, uid: 1, gid: 2 };
         let commands = vec![
@@ -96,13 +102,13 @@ mod tests {
 
     #[test]
     fn an_entry_has_these_bytes() {
-        let hex: String = encode(&batch(), b"hello").iter().map(|b| format!("{b:02x}")).collect();
+        let hex: String = encode(&batch(), &hello()).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, "010100000500000068656c6c6f07110200000000000005ed0301020101ac02");
     }
 
     #[test]
     fn reserved_bytes_and_bytes_behind_the_batch_are_refused() {
-        let good = encode(&batch(), b"hello");
+        let good = encode(&batch(), &hello());
         let mut odd = good.clone();
         odd[3] = 1;
         assert_eq!(decode(&odd), Err(EntryError::Malformed));
@@ -111,14 +117,14 @@ mod tests {
 
     #[test]
     fn entries_round_trip_with_their_data_at_a_fixed_offset() {
-        let bytes = encode(&batch(), b"hello");
+        let bytes = encode(&batch(), &hello());
         assert_eq!(&bytes[DATA_OFFSET..DATA_OFFSET + 5], b"hello");
         assert_eq!(decode(&bytes), Ok((batch(), &b"hello"[..])));
     }
 
     #[test]
     fn cut_or_newer_entries_are_refused() {
-        let bytes = encode(&batch(), b"hello");
+        let bytes = encode(&batch(), &hello());
         for cut in 0..bytes.len() {
             assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }

@@ -12,6 +12,7 @@ use crate::machine::GroupAnswer;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::replica::LocalWrite;
 use crate::shard::Shard;
+use bytes::Bytes;
 use cfs_kv::Pins;
 use cfs_namespace::data::{
     Admission, ChunkSlice, DataCommand, Layout, Piece, WriteAt, WriteData, admit, plan_read, range_sequence,
@@ -93,7 +94,7 @@ pub async fn write(
         let len = u32::try_from(data.len()).expect("at most 64 KiB");
         let inline = WriteData::Inline { data_offset: 0, len, checksums: block_checksums(&data) };
         let command = write_command(context, request, at, inline);
-        return execute_write(core, shard, command, data.to_vec(), Vec::new()).await;
+        return execute_write(core, shard, command, Bytes::from_owner(data), Vec::new()).await;
     }
     let mut data = Some(data);
     loop {
@@ -102,7 +103,7 @@ pub async fn write(
         let bytes = data.take().expect("given back for each attempt");
         let (kept, slices, locals) = store_slices(core, shard, request.ino, start, bytes, request.append).await?;
         let command = write_command(context, request, at, WriteData::Chunks(slices.clone()));
-        let done = execute_write(core, shard, command, Vec::new(), locals).await;
+        let done = execute_write(core, shard, command, Bytes::new(), locals).await;
         // A group that failed may still have made the command durable: then the next start tells
         // whether anything names them.
         if !matches!(done, Err(FsError::Device | FsError::Corrupt)) {
@@ -137,7 +138,7 @@ async fn execute_write(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
     command: Command,
-    data: Vec<u8>,
+    data: Bytes,
     locals: Vec<LocalWrite>,
 ) -> Result<Reply, FsError> {
     let executed = shard.execute(command, data, locals).await?;

@@ -6,6 +6,7 @@
 use crate::core::Core;
 use crate::file_data::{free_chunk, read_chunk, settle, store_chunk};
 use crate::shard::Shard;
+use bytes::Bytes;
 use cfs_namespace::data::{
     DataCommand, Found, LogRef, Move, NewChunk, Place, Source, chunk_extents, chunks, log_extents,
 };
@@ -137,7 +138,7 @@ async fn seal(core: &Rc<Core>, shard: &Rc<Shard>, filling: Filling) -> Result<()
     let packed: u64 = from_log.map(|m| u64::from(m.len)).sum();
     let pack = DataCommand::Pack { chunks: vec![NewChunk { id, len }], moves: filling.moves };
     let command = Command::internal(CommandBody::Data(pack));
-    let done = shard.execute(command, Vec::new(), locals).await;
+    let done = shard.execute(command, Bytes::new(), locals).await;
     free_chunk(core, shard, id).await?;
     done?.result?;
     core.metrics.packed_bytes.add(packed);

@@ -36,6 +36,7 @@ use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::machine::{GroupAnswer, GroupCommand, Machine};
 use crate::unpacked::Unpacked;
+use bytes::Bytes;
 use cfs_consensus::{Group, Role, VoteState};
 use cfs_device::Anchors;
 use cfs_exec::{Event, Semaphore};
@@ -79,7 +80,7 @@ type Answered = Promise<Result<Option<Executed>, FsError>>;
 /// A command on its way into the log.
 struct Proposal {
     command: Option<GroupCommand>,
-    data: Vec<u8>,
+    data: Bytes,
     locals: Vec<LocalWrite>,
     /// Of the command and its data in the entry.
     entry_bytes: usize,
@@ -304,7 +305,7 @@ impl Replica {
     pub async fn propose(
         &self,
         command: GroupCommand,
-        data: Vec<u8>,
+        data: Bytes,
         locals: Vec<LocalWrite>,
     ) -> Result<Executed, FsError> {
         assert!(data.len() <= DATA_BYTES_MAX, "longer writes become chunks");
@@ -317,13 +318,13 @@ impl Replica {
         if locals.is_empty() {
             return Ok(());
         }
-        self.enqueue(None, Vec::new(), locals).await.map(|_| ())
+        self.enqueue(None, Bytes::new(), locals).await.map(|_| ())
     }
 
     async fn enqueue(
         &self,
         command: Option<GroupCommand>,
-        data: Vec<u8>,
+        data: Bytes,
         locals: Vec<LocalWrite>,
     ) -> Result<Option<Executed>, FsError> {
         let entry_bytes = match &command {

@@ -5,6 +5,7 @@ use crate::fence::Fence;
 use crate::machine::{GroupAnswer, GroupCommand};
 use crate::replica::{Executed, LocalWrite, Replica};
 use crate::view::StoreView;
+use bytes::Bytes;
 use cfs_exec::Event;
 use cfs_kv::Pins;
 use cfs_namespace::data::Layout;
@@ -132,7 +133,7 @@ impl Shard {
 
     /// Executes a command once; `Blocked` is the caller's to handle. `SessionExpired`: its session ended
     /// before it could be proposed.
-    pub async fn execute(&self, command: Command, data: Vec<u8>, locals: Vec<LocalWrite>) -> Result<Executed, FsError> {
+    pub async fn execute(&self, command: Command, data: Bytes, locals: Vec<LocalWrite>) -> Result<Executed, FsError> {
         self.replica.ready().await?;
         self.replica.room().await?;
         if self.fence.is_over(command.session) {
@@ -144,7 +145,7 @@ impl Shard {
     /// Executes a command without data; waits while a transaction holds what it needs.
     pub async fn command(&self, command: Command) -> Result<(Answer, Executed), FsError> {
         loop {
-            let executed = self.execute(command.clone(), Vec::new(), Vec::new()).await?;
+            let executed = self.execute(command.clone(), Bytes::new(), Vec::new()).await?;
             match &executed.result {
                 Err(FsError::Blocked) => self.replica.next_unlock().await,
                 Err(error) => return Err(*error),

@@ -130,7 +130,7 @@ mod tests {
             epoch: MoveEpoch::default(),
             term: Term::default(),
             index: LogIndex::default(),
-            payload: vec![0; 100],
+            payload: vec![0; 100].into(),
         };
         Item::new(vec![Queued { record, origin: None, replaces: None }])
     }

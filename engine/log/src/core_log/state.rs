@@ -177,8 +177,8 @@ impl State {
     /// that fails ends the log anyway.
     fn build(&mut self, items: Vec<Item>) -> Planned {
         let at = self.layout.slot_at(self.slots.current()) + self.at;
-        let mut body = Body::default();
-        let mut places = Vec::new();
+        let mut body = Body::with_room(items.iter().map(|item| item.bytes).sum());
+        let mut places = Vec::with_capacity(items.iter().map(|item| item.records.len()).sum());
         for queued in items.iter().flat_map(|item| &item.records) {
             let (ordinal, offset, crc) = body.push(&queued.record, queued.origin);
             let bytes = u32::try_from(queued.record.payload.len()).expect("bounded by the longest record");

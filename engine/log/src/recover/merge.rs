@@ -90,7 +90,7 @@ fn to_record(found: &Found) -> Record {
         epoch: found.epoch,
         term: found.term,
         index: found.index,
-        payload: found.payload.clone(),
+        payload: found.payload.clone().into(),
     }
 }
 

@@ -64,6 +64,6 @@ pub fn record(group: u16, kind: RecordKind, term: u64, index: u64, payload: Vec<
         epoch: MoveEpoch::new(1),
         term: Term::new(term),
         index: LogIndex::new(index),
-        payload,
+        payload: payload.into(),
     }
 }

@@ -1,5 +1,6 @@
 //! What a group should find in its log.
 
+use bytes::Bytes;
 use cfs_log::{GroupLog, Record, RecordKind};
 use std::collections::BTreeMap;
 
@@ -8,8 +9,8 @@ use std::collections::BTreeMap;
 pub struct Model {
     /// Index to term and payload.
     pub entries: BTreeMap<u64, (u64, Vec<u8>)>,
-    pub locals: BTreeMap<u64, Vec<u8>>,
-    pub hard_state: Option<Vec<u8>>,
+    pub locals: BTreeMap<u64, Bytes>,
+    pub hard_state: Option<Bytes>,
     pub entries_released: u64,
     pub locals_released: u64,
 }
@@ -21,7 +22,7 @@ impl Model {
             match record.kind {
                 RecordKind::Entry => {
                     self.entries.split_off(&index);
-                    self.entries.insert(index, (record.term.get(), record.payload.clone()));
+                    self.entries.insert(index, (record.term.get(), record.payload.to_vec()));
                 }
                 RecordKind::Local => {
                     self.locals.split_off(&index);
@@ -56,7 +57,7 @@ impl Model {
             .map(|e| (e.index.get(), e.term.get(), usize::try_from(e.bytes()).expect("small")))
             .filter(|(index, _, _)| *index > self.entries_released)
             .collect();
-        let locals: Vec<(u64, &Vec<u8>)> = log
+        let locals: Vec<(u64, &Bytes)> = log
             .locals
             .iter()
             .map(|r| (r.index.get(), &r.payload))

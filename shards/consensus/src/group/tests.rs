@@ -69,15 +69,15 @@ impl Cluster {
     fn execute(&mut self, at: usize, committed: Vec<Committed>) {
         for Committed { entry } in committed {
             let (index, term) = (entry.index.get(), entry.term.get());
-            let known = self.history.entry(index).or_insert_with(|| (term, entry.data.clone()));
-            assert_eq!(*known, (term, entry.data.clone()), "two histories at index {index}");
+            let known = self.history.entry(index).or_insert_with(|| (term, entry.data.to_vec()));
+            assert_eq!(*known, (term, entry.data.to_vec()), "two histories at index {index}");
             let replica = &mut self.replicas[at];
             assert_eq!(index, replica.executed.0 + 1, "executed out of order");
-            replica.state.push((index, entry.data.clone()));
+            replica.state.push((index, entry.data.to_vec()));
             replica.executed = (index, term);
             replica.group.executed(entry.index, entry.term);
             if self.proposed.remove(&(term, index)).is_some() {
-                self.acknowledged.push(entry.data);
+                self.acknowledged.push(entry.data.to_vec());
             }
         }
     }

@@ -3,12 +3,17 @@
 use super::{Executed, Replica};
 use crate::entry::{self, DATA_OFFSET};
 use crate::view::StoreView;
+use bytes::Bytes;
 use cfs_consensus::Committed;
 use cfs_kv::Pins;
 use cfs_log::LogError;
 use cfs_namespace::{Effect, NeedMore};
 use cfs_types::{FsError, LogIndex};
-use std::rc::Rc;
+
+/// An entry's data area to keep: a part of the entry's bytes, unless most of those are something else.
+fn area_of(entry: &Bytes, data: &[u8]) -> Bytes {
+    if data.len() > entry.len() / 2 { entry.slice_ref(data) } else { Bytes::copy_from_slice(data) }
+}
 
 impl Replica {
     /// Executes one committed entry and answers those who wait for it.
@@ -21,7 +26,7 @@ impl Replica {
                 decoded.map_err(|e| self.damaged(format!("entry {index} of group {}: {e}", self.id)))?;
             self.clock.restore(batch.timestamp);
             let context = self.machine.context(term, index, &batch);
-            self.inline.put(self.id, index, Rc::from(data));
+            self.inline.put(self.id, index, area_of(&log_entry.data, data));
             let executed = self.machine.execute_batch(&self.store, &context, &batch).await;
             let executed = executed.map_err(|e| self.damaged(e.to_string()))?;
             self.executed_at.set(batch.timestamp);

@@ -1,6 +1,7 @@
 //! What a replica writes to the core log, besides entries.
 
 use super::{LocalWrite, Replica};
+use bytes::Bytes;
 use cfs_consensus::{VoteState, Work};
 use cfs_log::{Record, RecordKind};
 use cfs_types::{GroupId, LogIndex, MoveEpoch, Term};
@@ -14,7 +15,7 @@ impl Replica {
             epoch: self.epoch.get(),
             term: Term::new(0),
             index: LogIndex::new(sequence),
-            payload: encode_local(write),
+            payload: encode_local(write).into(),
         }
     }
 
@@ -30,7 +31,7 @@ impl Replica {
             payload.extend_from_slice(&vote.term.to_le_bytes());
             payload.extend_from_slice(&vote.vote.to_le_bytes());
             payload.extend_from_slice(&vote.commit.to_le_bytes());
-            records.push(record(RecordKind::HardState, Term::new(vote.term), LogIndex::new(0), payload));
+            records.push(record(RecordKind::HardState, Term::new(vote.term), LogIndex::new(0), payload.into()));
         }
     }
 }
@@ -67,7 +68,7 @@ pub fn decode_vote(bytes: &[u8]) -> Option<VoteState> {
 /// The record with which a core takes a group over; entries of earlier owners above `last` are void.
 pub fn adopt_record(group: GroupId, epoch: MoveEpoch, last: LogIndex) -> Record {
     let (term, index) = (Term::new(0), last);
-    Record { group, kind: RecordKind::Adopt, epoch, term, index, payload: Vec::new() }
+    Record { group, kind: RecordKind::Adopt, epoch, term, index, payload: Bytes::new() }
 }
 
 #[cfg(test)]

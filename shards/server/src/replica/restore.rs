@@ -89,7 +89,8 @@ impl Opener {
         let payloads = self.log.read_payloads(id, &newer).await;
         let payloads = payloads.map_err(|e| StartError::new("reading the log", e))?;
         let entries = newer.iter().zip(payloads);
-        let entries = entries.map(|(at, data)| LogEntry { term: at.term, index: at.index, data }).collect();
+        let entries =
+            entries.map(|(at, data)| LogEntry { term: at.term, index: at.index, data: data.into() }).collect();
         let restored = Restored { vote, applied: mark.applied, entries };
         let flushed = (manifest.mark, manifest.timestamp);
         let epoch = MoveEpoch::new(manifest.epoch.max(log.epoch).get() + 1);

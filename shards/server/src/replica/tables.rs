@@ -137,8 +137,10 @@ impl Replica {
         }
         let (mark, _) = self.flushed.get();
         let named = self.log_ref_from(0, Timestamp::MAX).await?.map_or(u64::MAX, LogIndex::get);
+        let unnamed = mark.applied.0.min(named.saturating_sub(1));
+        self.inline.forget(self.id, LogIndex::new(unnamed));
         if self.has_areas.get() {
-            self.forget_areas(mark.applied.0.min(named.saturating_sub(1))).await?;
+            self.forget_areas(unnamed).await?;
         }
         let only_in_log = self.log_ref_from(self.areas_through.get() + 1, Timestamp::MAX).await?;
         let needed_from = only_in_log.map_or(u64::MAX, LogIndex::get);

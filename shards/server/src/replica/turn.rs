@@ -115,7 +115,7 @@ impl Replica {
         let takes_commands = self.leading.get().is_none() || self.leads();
         let mut taken = Taken::default();
         let mut batch = Batch { timestamp: Timestamp::default(), now: self.clock.now(), commands: Vec::new() };
-        let (mut data, mut promises) = (Vec::new(), Vec::new());
+        let (mut pieces, mut area, mut promises) = (Vec::new(), 0, Vec::new());
         let mut bytes = OVERHEAD_BYTES;
         while let Some(mut proposal) = self.next_fitting(takes_commands, batch.commands.len(), bytes) {
             self.queued_bytes.set(self.queued_bytes.get() - proposal.queued_bytes());
@@ -126,9 +126,10 @@ impl Replica {
             }
             match proposal.command {
                 Some(mut command) => {
-                    let offset = u32::try_from(data.len()).expect("bounded by DATA_BYTES_MAX");
+                    let offset = u32::try_from(area).expect("bounded by DATA_BYTES_MAX");
                     command.set_data_offset(offset);
-                    data.append(&mut proposal.data);
+                    area += proposal.data.len();
+                    pieces.push(proposal.data);
                     batch.commands.push(command);
                     promises.push(proposal.promise);
                 }
@@ -137,7 +138,7 @@ impl Replica {
         }
         if !batch.commands.is_empty() {
             batch.timestamp = self.clock.tick();
-            let bytes = entry::encode(&batch, &data);
+            let bytes = entry::encode(&batch, &pieces);
             let proposed = self.group.borrow_mut().propose(bytes);
             match proposed {
                 Ok((_, index)) => drop(self.waiting.borrow_mut().insert(index, promises)),

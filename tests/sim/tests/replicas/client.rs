@@ -94,7 +94,7 @@ impl Client {
         loop {
             let shard = self.member().await;
             let end = self.world.clock.now().after(Duration::from_millis(200 + self.below(1500)));
-            let sent = shard.execute(command.clone(), data.to_vec(), Vec::new());
+            let sent = shard.execute(command.clone(), data.to_vec().into(), Vec::new());
             match timeout(&self.world.clock, end, sent).await {
                 Some(Ok(executed)) if self.wire.runs(&shard) => match executed.result {
                     Ok(GroupAnswer::Shard(answer)) => return Ok(Answer::into_wire(answer)),
@@ -164,7 +164,7 @@ impl Client {
                 Action::Finish { result, .. } => return Some(result),
                 Action::Query { op, .. } => Event::Answer(shard.query(&op).await),
                 Action::Propose { command, .. } => {
-                    let executed = shard.execute(command, Vec::new(), Vec::new()).await.ok()?;
+                    let executed = shard.execute(command, Vec::new().into(), Vec::new()).await.ok()?;
                     let result = executed.result.and_then(|answer| match answer {
                         GroupAnswer::Shard(answer) => Ok(answer),
                         GroupAnswer::Control(_) => Err(FsError::Invalid),
