@@ -27,7 +27,7 @@ use cfs_rpc::Connection;
 use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
 use cfs_segment::Space;
 use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId, UNIT_BYTES};
-use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, Response};
+use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, RequestContext, Response};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -165,6 +165,14 @@ impl Core {
         }
     }
 
+    /// How long a request may take.
+    pub fn patience(&self, context: &RequestContext) -> Duration {
+        match context.deadline_ms {
+            0 => self.config.deadline,
+            ms => Duration::from_millis(u64::from(ms)).min(self.config.deadline),
+        }
+    }
+
     /// Serves a request for a shard of this core. `direct`: the client's connection ends here, so
     /// that it may be granted leases.
     pub async fn serve(
@@ -173,10 +181,7 @@ impl Core {
         payload: Option<IoBuf>,
         direct: bool,
     ) -> (Response, Option<IoBuf>) {
-        let wait = match request.context.deadline_ms {
-            0 => self.config.deadline,
-            ms => Duration::from_millis(u64::from(ms)).min(self.config.deadline),
-        };
+        let wait = self.patience(&request.context);
         self.clock.observe(request.context.timestamp);
         self.metrics.in_service.add(1);
         let end = self.world.clock.now().after(wait);

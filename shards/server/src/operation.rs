@@ -14,7 +14,7 @@ use cfs_namespace::{Answer, Command, CommandBody, pending};
 use cfs_seam::{Class, IoBuf, spawn};
 use cfs_segment::Purpose;
 use cfs_types::{CoreId, FsError, InodeId, SessionId, UNIT_BYTES};
-use cfs_wire::{EntryReply, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
+use cfs_wire::{EntryReply, FallocateMode, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
 use std::rc::Rc;
 
 /// A result, the leases that go with it, and bulk bytes.
@@ -315,7 +315,7 @@ async fn try_mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext
     let inodes = touched(shard, &command).await?;
     let _held = core.hold(inodes, context.session, Intent::Change).await?;
     let pinned = fill_pins(core, shard, &mut command).await?;
-    let reply = execute_steps(core, shard, command).await?;
+    let reply = execute_steps(core, shard, context, command).await?;
     release_unpinned(core, shard, pinned).await?;
     Ok(reply)
 }
@@ -411,15 +411,25 @@ async fn write(
 async fn fallocate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: &Op) -> Result<Reply, FsError> {
     let Op::Fallocate { ino, offset, len, mode, keep_size } = *op else { return Err(FsError::Invalid) };
     let _held = core.hold(vec![ino], context.session, Intent::Change).await?;
+    if mode == FallocateMode::Allocate || (mode == FallocateMode::ZeroRange && !keep_size) {
+        admit_allocation(core, shard, ino, len).await?;
+    }
     // The kernel does not say so with the request, as it does with a write: only root keeps them.
     let kill_privileges = context.identity.uid != 0;
     let body = DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges };
-    execute_steps(core, shard, command(context, CommandBody::Data(body))).await
+    execute_steps(core, shard, context, command(context, CommandBody::Data(body))).await
 }
 
 /// Executes a command, again and again while it answers that more is left. What was done is kept under
-/// the request's number, so one without a number cannot go on.
-async fn execute_steps(core: &Rc<Core>, shard: &Rc<Shard>, command: Command) -> Result<Reply, FsError> {
+/// the request's number, so one without a number cannot go on. At the deadline nobody waits any more: a
+/// client that still wants the rest asks again under the same number.
+async fn execute_steps(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    context: &RequestContext,
+    command: Command,
+) -> Result<Reply, FsError> {
+    let end = core.world.clock.now().after(core.patience(context));
     loop {
         let (answer, executed) = shard.command(command.clone()).await?;
         core.await_delivery(shard, &executed.effects).await?;
@@ -428,7 +438,18 @@ async fn execute_steps(core: &Rc<Core>, shard: &Rc<Shard>, command: Command) -> 
             Answer::Wire(Reply::Offset(_)) | Answer::Txn(_) => return Err(FsError::Invalid),
             Answer::Wire(reply) => return Ok(reply),
         }
+        if core.world.clock.now() >= end {
+            return Err(FsError::TimedOut);
+        }
     }
+}
+
+/// Refuses to allocate what the store could never hold. What is allocated already is not counted again.
+async fn admit_allocation(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, len: u64) -> Result<(), FsError> {
+    let Reply::Attr(attr) = shard.query(&Op::Getattr { ino }).await? else { return Err(FsError::Corrupt) };
+    let Reply::Statfs(volume) = statfs(core).await? else { return Err(FsError::Corrupt) };
+    let allocated = attr.blocks.saturating_mul(512);
+    if len.saturating_sub(allocated) > volume.bytes_free { Err(FsError::NoSpace) } else { Ok(()) }
 }
 
 /// A root directory where there is none yet.

@@ -21,4 +21,23 @@ fallocate(fd, KEEP_SIZE, 8 << 20, 4096)
 assert os.fstat(fd).st_size == 6 << 20
 os.fsync(fd)
 assert os.pread(fd, len(data), 0) == bytes(data)
+# Neither what there is no room for nor what is not there costs anybody's time.
+import errno, time
+begun = time.monotonic()
+for mode in (0, KEEP_SIZE, ZERO):
+    try:
+        fallocate(fd, mode, 0, 1 << 50)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+    else:
+        raise AssertionError("a PiB is taken")
+os.pwrite(fd, b"far away", 7 << 40)
+size = os.fstat(fd).st_size
+for mode in (PUNCH | KEEP_SIZE, ZERO | KEEP_SIZE):
+    fallocate(fd, mode, 0, 1 << 57)
+assert os.fstat(fd).st_size == size
+assert os.pread(fd, 100, 7 << 40) == bytes(8)
+assert os.pread(fd, 4 << 20, 0) == bytes(4 << 20)
+os.ftruncate(fd, 0)
+assert time.monotonic() - begun < 20, time.monotonic() - begun
 PYTHON

@@ -118,19 +118,12 @@ pub fn fallocate(state: &mut State<'_>, session: SessionId, asked: Fallocate, be
     }
     inode.written_by(session);
     let mut file = File { state, ino, inode: &mut inode };
+    let (hole, zero) = (|from, to| Change::Hole { from, to }, |from, to| Change::Zero { from, to });
     let stop = match mode {
-        FallocateMode::PunchHole => punch(&mut file, from, end)?,
-        FallocateMode::Allocate | FallocateMode::ZeroRange => {
-            let stop = step_end(layout, from, end);
-            for (range, from, to) in layout.cut(from, stop) {
-                let change = match mode {
-                    FallocateMode::ZeroRange => Change::Zero { from, to },
-                    _ => Change::Allocate { from, to },
-                };
-                file.change(range, change)?;
-            }
-            stop
-        }
+        FallocateMode::Allocate => fill(&mut file, from, end, |from, to| Change::Allocate { from, to })?,
+        FallocateMode::ZeroRange if asked.keep_size => clear(&mut file, from, end, zero)?,
+        FallocateMode::ZeroRange => fill(&mut file, from, end, zero)?,
+        FallocateMode::PunchHole => clear(&mut file, from, end, hole)?,
     };
     let now = state.ctx.now;
     let grows = mode != FallocateMode::PunchHole && !asked.keep_size && stop > inode.size;
@@ -150,20 +143,30 @@ pub fn fallocate(state: &mut State<'_>, session: SessionId, asked: Fallocate, be
     Ok(if stop < end { Reply::Offset(stop) } else { Reply::Attr(inode.attr(ino)) })
 }
 
-/// Makes a hole from `from` on; tells where this step of it ends. Ranges that were never told anything
-/// are holes.
-fn punch(file: &mut File<'_, '_>, from: u64, end: u64) -> Step<u64> {
+/// Changes every range from `from` on; tells where this step of it ends.
+fn fill(file: &mut File<'_, '_>, from: u64, end: u64, change: impl Fn(u64, u64) -> Change) -> Step<u64> {
+    let layout = file.state.ctx.layout;
+    let stop = step_end(layout, from, end);
+    for (range, from, to) in layout.cut(from, stop) {
+        file.change(range, change(from, to))?;
+    }
+    Ok(stop)
+}
+
+/// Changes ranges from `from` on that hold anything, so that they read as zeros as all others do; tells
+/// where this step of it ends.
+fn clear(file: &mut File<'_, '_>, from: u64, end: u64, change: impl Fn(u64, u64) -> Change) -> Step<u64> {
     let layout = file.state.ctx.layout;
     let first = layout.range_of(from);
     if first.get() == 0 {
-        file.change(first, Change::Hole { from, to: end.min(layout.end_of(first)) })?;
+        file.change(first, change(from, end.min(layout.end_of(first))))?;
     }
     let told = summaries(file.state, file.ino, (RangeIndex::new(first.get().max(1)), None), limit())?;
     let last = told.last().map(|(range, _)| *range).filter(|_| told.len() == limit());
     for (range, summary) in told {
         let (from, to) = (from.max(layout.start_of(range)), end.min(layout.end_of(range)));
         if from < to && summary.from < to && summary.through > from {
-            file.change(range, Change::Hole { from, to })?;
+            file.change(range, change(from, to))?;
         }
     }
     Ok(last.map_or(end, |last| end.min(layout.end_of(last))))

@@ -7,6 +7,7 @@ use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, Name};
 use cfs_volume::{Creation, OpenFlags, Volume, VolumeOptions, WriteFlags};
 use cfs_wire::{AttrChange, FallocateMode, Identity, Op, Reply, SeekWhence};
 use std::rc::Rc;
+use std::time::Duration;
 
 const MAX: u64 = FILE_BYTES_MAX;
 
@@ -82,5 +83,38 @@ fn the_longest_file_is_read_and_written_to_its_last_byte() {
     let stage = Stage::new(12, setup, &formatted(&setup));
     stage.start(1);
     stage.client(write_last);
+    stage.stop();
+}
+
+async fn ask_too_much(world: World, volume: Rc<Volume>) {
+    let (ino, handle) = create(&volume).await;
+    assert_eq!(volume.write(handle, 5 << 30, b"data", WriteFlags::default()).await, Ok(4));
+    volume.fsync(handle).await.expect("durable");
+    let me = Identity::default();
+    let begun = world.clock.now();
+    for (mode, keep_size) in
+        [(FallocateMode::Allocate, true), (FallocateMode::Allocate, false), (FallocateMode::ZeroRange, false)]
+    {
+        let refused = volume.fallocate(&me, handle, 0, 1 << 50, mode, keep_size).await;
+        assert_eq!(refused, Err(FsError::NoSpace), "{mode:?}");
+    }
+    let (attr, _) = volume.getattr(ino).await.expect("there");
+    assert_eq!(attr.size, (5 << 30) + 4);
+    for mode in [FallocateMode::ZeroRange, FallocateMode::PunchHole] {
+        assert_eq!(volume.fallocate(&me, handle, 0, 1 << 57, mode, true).await, Ok(()), "{mode:?}");
+        assert_eq!(volume.read(handle, 5 << 30, 100).await.as_deref(), Ok(&[0; 4][..]));
+    }
+    let fits = volume.fallocate(&me, handle, 0, 100 << 20, FallocateMode::Allocate, false).await;
+    assert_eq!(fits, Ok(()), "what there is room for");
+    assert!(world.clock.now().since(begun) < Duration::from_secs(1), "it looks at what is not there");
+    volume.shutdown().await.expect("a clean end");
+}
+
+#[test]
+fn fallocate_takes_no_more_than_there_is_and_looks_at_nothing_that_is_not() {
+    let setup = Setup::default();
+    let stage = Stage::new(13, setup, &formatted(&setup));
+    stage.start(2);
+    stage.client(ask_too_much);
     stage.stop();
 }

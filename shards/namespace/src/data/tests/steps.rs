@@ -129,7 +129,7 @@ fn a_retried_fallocate_does_not_repeat_what_it_did() {
     let ranges = 3 * u64::from(RANGES_MAX);
     home.resize(A, 1, ranges * RANGE).expect("longer");
     let (ino, mode) = (home.ino, FallocateMode::ZeroRange);
-    let (offset, len, keep_size, kill_privileges) = (0, ranges * RANGE, true, false);
+    let (offset, len, keep_size, kill_privileges) = (0, ranges * RANGE, false, false);
     let zero = CommandBody::Data(DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges });
     let first = home.commit(A, 2, zero.clone());
     assert_eq!(first, Ok(Reply::Offset(u64::from(RANGES_MAX) * RANGE)), "one step");
@@ -221,4 +221,30 @@ fn a_write_that_was_held_back_has_the_time_at_which_it_was_written() {
     let held = HeldBack { epoch: home.epoch(), time: Nanos::new(106) };
     home.write(A, 6, WriteAt::HeldBack { offset: 3, held }).expect("written");
     assert_eq!(home.run.world.inode(ino).mtime.get(), 106, "a write ends a time in the future that was set");
+}
+
+#[test]
+fn what_allocates_nothing_looks_only_at_ranges_that_hold_something() {
+    for mode in [FallocateMode::PunchHole, FallocateMode::ZeroRange] {
+        let mut home = Home::new();
+        let far = 1 << 20;
+        let number = sparse(&mut home, [0, 1, 2, 3, 1000, far].into_iter());
+        home.resize(A, number, far * RANGE + 9).expect("longer");
+        home.run.world.deliver_all();
+        let (ino, offset, len, keep_size, kill_privileges) = (home.ino, 0, u64::from(u32::MAX) * RANGE, true, false);
+        let body = CommandBody::Data(DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges });
+        let mut steps = 1;
+        while !matches!(home.commit(A, number + 1, body.clone()), Ok(Reply::Attr(_))) {
+            steps += 1;
+        }
+        assert_eq!(steps, 2, "five ranges beside the first, {RANGES_MAX} a step");
+        home.run.world.deliver_all();
+        assert_eq!(home.size(), far * RANGE + 9);
+        for range in [0, 1, 2, 3, 1000, far] {
+            let index = RangeIndex::new(u32::try_from(range).expect("small"));
+            let view = home.run.world.view(range_shard(ino, index));
+            let plan = crate::data::plan_read(view, World::layout(), ino, range * RANGE, 1).expect("in memory");
+            assert_eq!(plan, [crate::data::Piece::Zero(1)], "{mode:?}, range {range}");
+        }
+    }
 }
