@@ -1,42 +1,95 @@
 //! One damaged byte, anywhere: the check names it or nothing needs it, and a server refuses to
 //! start or serves right bytes and errors, never wrong bytes.
 
-use crate::stage::{Stage, check, formatted};
+use crate::stage::{Stage, check, check_through, formatted};
 use crate::workload::{self, Seen};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone};
 use cfs_server::{Report, Site};
 use cfs_sim::{MemoryDisk, Stream};
 use cfs_types::FsError;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 const BLOCK: u64 = 4096;
-/// Flips of one test, unless `CFS_FLIPS` says otherwise.
-const FLIPS: u64 = 60;
+/// Flips of one image, unless `CFS_FLIPS` says otherwise.
+const FLIPS: u64 = 1500;
 
 fn flips() -> u64 {
     std::env::var("CFS_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLIPS)
 }
 
-/// Blocks that hold something, by area.
-fn used_blocks(device: &MemoryDisk) -> Vec<(&'static str, Vec<u64>)> {
-    let areas = [
-        ("superblocks", 0, 1 << 20),
-        ("group anchors", 1 << 20, 13 << 20),
-        ("stream anchors", 13 << 20, 17 << 20),
-        ("log", 17 << 20, 49 << 20),
-        ("regions", 64 << 20, 320 << 20),
-    ];
-    let used = |from: u64, to: u64| {
-        let starts = (from..to).step_by(1 << 20);
-        let all = starts.flat_map(|start| {
-            let bytes = device.peek(start, 1 << 20);
-            let blocks = bytes.chunks(usize::try_from(BLOCK).expect("small"));
-            let some = (0..).zip(blocks).filter(|(_, block)| block.iter().any(|b| *b != 0));
-            some.map(|(n, _)| start + n * BLOCK).collect::<Vec<u64>>()
-        });
-        all.collect::<Vec<u64>>()
+/// Blocks of one kind.
+struct Area {
+    name: &'static str,
+    blocks: Vec<u64>,
+    /// How often a flip falls here, in comparison.
+    weight: u64,
+}
+
+/// Where cells lie that something names.
+const IN_USE: &str = "cells in use";
+/// Where nothing lies, or what was given back.
+const GIVEN_BACK: &str = "rest of the regions";
+
+/// Remembers the blocks that are read.
+struct Recorder {
+    device: MemoryDisk,
+    read: RefCell<BTreeSet<u64>>,
+}
+
+impl Disk for Recorder {
+    fn geometry(&self) -> Geometry {
+        self.device.geometry()
+    }
+    fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
+        let end = offset + u64::try_from(buf.len()).expect("short");
+        self.read.borrow_mut().extend((offset / BLOCK..end.div_ceil(BLOCK)).map(|n| n * BLOCK));
+        self.device.read(offset, buf)
+    }
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+        self.device.write(offset, buf, durability)
+    }
+    fn flush(&self) -> Io<Result<(), DiskError>> {
+        self.device.flush()
+    }
+    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
+        self.device.discard(offset, bytes)
+    }
+}
+
+/// Blocks that hold something. What the check reads of the regions is in use.
+fn areas(device: &MemoryDisk) -> Vec<Area> {
+    let recorder = Rc::new(Recorder { device: device.clone(), read: RefCell::default() });
+    check_through(recorder.clone()).expect("a store");
+    let read = recorder.read.take();
+    let is_used = |block: &u64| {
+        let bytes = device.peek(*block, usize::try_from(BLOCK).expect("small"));
+        bytes.iter().any(|byte| *byte != 0)
     };
-    areas.into_iter().map(|(name, from, to)| (name, used(from, to))).filter(|(_, blocks)| !blocks.is_empty()).collect()
+    let used = |from: u64, to: u64| (from..to).step_by(4096).filter(is_used).collect::<Vec<u64>>();
+    let (in_use, given_back) = used(64 << 20, 320 << 20).into_iter().partition(|block| read.contains(block));
+    let areas = [
+        ("superblocks", used(0, 1 << 20), 1),
+        ("group anchors", used(1 << 20, 13 << 20), 2),
+        ("stream anchors", used(13 << 20, 17 << 20), 1),
+        ("log", used(17 << 20, 49 << 20), 5),
+        (IN_USE, in_use, 8),
+        (GIVEN_BACK, given_back, 1),
+    ];
+    let areas = areas.into_iter().map(|(name, blocks, weight)| Area { name, blocks, weight });
+    areas.filter(|area| !area.blocks.is_empty()).collect()
+}
+
+fn pick_area<'a>(areas: &'a [Area], random: &Stream) -> &'a Area {
+    let mut lot = random.below(areas.iter().map(|area| area.weight).sum());
+    let found = areas.iter().find(|area| {
+        let here = lot < area.weight;
+        lot = lot.saturating_sub(area.weight);
+        here
+    });
+    found.expect("a lot is below the sum")
 }
 
 /// What a server makes of the device.
@@ -84,12 +137,12 @@ fn torn_at(report: &Report, offset: u64) -> Option<u64> {
 /// Flips bytes of `device`, one at a time. `right` is what a client reads of the whole
 /// one, which was stopped or `crashed`.
 fn flip_all(seed: u64, device: &MemoryDisk, right: &[Seen], crashed: bool) {
-    let areas = used_blocks(device);
+    let areas = areas(device);
     let random = Stream::new(seed);
     let mut tally: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     let mut torn = BTreeSet::new();
     for flip in 0..flips() {
-        let (area, blocks) = &areas[random.index(areas.len())];
+        let Area { name: area, blocks, .. } = pick_area(&areas, &random);
         let offset = pick(device, blocks[random.index(blocks.len())], &random);
         let bit = u8::try_from(random.below(8)).expect("small");
         let at = format!("seed {seed}, flip {flip}: bit {bit} of byte {offset} ({area})");
@@ -119,8 +172,8 @@ fn flip_all(seed: u64, device: &MemoryDisk, right: &[Seen], crashed: bool) {
         };
         *tally.entry((area, outcome)).or_default() += 1;
         *tally.entry((area, if report.is_clean() { "unseen" } else { "seen" })).or_default() += 1;
-        // Regions also hold what was given back; everywhere else every byte that is not padding counts.
-        let counts = *area == "superblocks" || (*area != "regions" && !crashed && before != 0);
+        // Every byte counts that is neither padding nor given back.
+        let counts = *area == "superblocks" || (*area != GIVEN_BACK && !crashed && before != 0);
         assert!(!(counts && report.is_clean()), "{at}: the check says {report}");
     }
     assert!(torn.len() <= 2, "seed {seed}: only the last batch of each stream may go unnoticed: {torn:?}");

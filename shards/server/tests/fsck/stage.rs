@@ -2,7 +2,7 @@
 
 use cfs_device::{FormatOptions, Uuid};
 use cfs_rpc::Admission;
-use cfs_seam::{Address, World};
+use cfs_seam::{Address, Disk, World};
 use cfs_server::{
     CoreReply, CoreRequest, Envelope, FsckError, MemoryLimits, Report, RootOwner, ServerConfig, fsck, serve_core,
 };
@@ -39,8 +39,12 @@ pub fn formatted() -> MemoryDisk {
 
 /// Checks a device.
 pub fn check(device: &MemoryDisk) -> Result<Report, FsckError> {
-    let work = device.clone();
-    cfs_sim::run(1, |world| async move { fsck(&world, Rc::new(work), |_| ()).await })
+    check_through(Rc::new(device.clone()))
+}
+
+/// Checks a device that is read through `disk`.
+pub fn check_through(disk: Rc<dyn Disk>) -> Result<Report, FsckError> {
+    cfs_sim::run(1, |world| async move { fsck(&world, disk, |_| ()).await })
 }
 
 /// What a client gave, once it has ended.
