@@ -57,6 +57,8 @@ pub(crate) struct Inode {
     /// A close is on its way to the server.
     pub closing: bool,
     pub dirty: Dirty,
+    /// The highest change counter that any answer told: an older answer that comes later says nothing of now.
+    pub change_seen: u64,
     /// The file's epoch when the first of them was held back: the server refuses them where others
     /// have had the file since.
     pub held_epoch: Option<u64>,
@@ -106,7 +108,7 @@ impl Inode {
 
     /// The cached attributes under a valid lease, as a user sees them.
     pub fn cached_attr(&mut self, now: Instant) -> Option<(Attr, Instant)> {
-        let attr = self.attr.clone()?;
+        let attr = self.attr.clone().filter(|attr| attr.change == self.change_seen)?;
         let end = self.leased(now)?;
         Some((self.seen(attr), end))
     }
@@ -251,24 +253,32 @@ impl Inodes {
 
     /// The epoch and sequence that a reply told, before anything else of it is used.
     pub fn observe(&self, attr: &Attr) {
-        self.find(attr.ino, |inode| inode.position = inode.position.max(Some((attr.epoch, attr.sequence))));
+        self.find(attr.ino, |inode| {
+            inode.position = inode.position.max(Some((attr.epoch, attr.sequence)));
+            inode.change_seen = inode.change_seen.max(attr.change);
+        });
     }
 
     /// Keeps attributes if a lease covers them; gives them as a user sees them, and until when.
     pub fn keep_attr(&self, attr: &Attr, sent: Sent, now: Instant) -> (Attr, Option<Instant>) {
         let kept = self.cache(attr.ino, |inode| {
             inode.position = inode.position.max(Some((attr.epoch, attr.sequence)));
-            let fresh = sent.tick >= inode.revoked.max(self.floor.get());
-            let newest = inode.attr.as_ref().is_none_or(|old| old.change <= attr.change);
+            inode.change_seen = inode.change_seen.max(attr.change);
+            let newest = inode.change_seen == attr.change;
+            // What a lease covers is still true, and what came after it is too.
+            let after = inode.attr.as_ref().is_some_and(|old| old.change < attr.change);
+            let fresh = after || sent.tick >= inode.revoked.max(self.floor.get());
             let end = inode.leased(now).filter(|_| fresh);
             if end.is_some() && newest {
                 inode.attr = Some(attr.clone());
             }
-            if end.is_some() {
+            if end.is_some() && newest {
                 inode.conclude(attr, sent);
             }
-            let best = inode.attr.clone().filter(|_| end.is_some()).unwrap_or_else(|| attr.clone());
-            (inode.seen(best), end)
+            let best = inode.attr.clone().filter(|_| end.is_some());
+            // What is older than what was seen already is told, but holds for no time.
+            let end = end.filter(|_| newest || best.is_some());
+            (inode.seen(best.unwrap_or_else(|| attr.clone())), end)
         });
         kept.unwrap_or_else(|| (attr.clone(), None))
     }
