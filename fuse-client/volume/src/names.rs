@@ -177,17 +177,18 @@ impl Volume {
         name: &Name,
         how: &Creation,
     ) -> Result<(Entry, Handle), FsError> {
-        let core = &self.core;
         let Creation { mode, exclusive, truncate, flags } = *how;
         // The server does not truncate: what is held back of the file, which only the answer
         // names, has to be written first.
         let op = Op::Create { dir, name: name.clone(), mode, exclusive, truncate: false };
-        let mut entry = core.make(who, dir, name, &op).await?;
-        // The server has pinned it where it lies in the shard that was asked.
-        let ino = entry.attr.ino;
-        let handle = match ino.shard() == dir.shard() {
-            true => core.opened_by_create(ino, flags).await?,
-            false => core.open(who, ino, flags).await?,
+        let mut tries = 0;
+        let (mut entry, handle) = loop {
+            tries += 1;
+            match self.try_create(who, dir, name, &op, flags).await {
+                // What the name led to has lost its last name since.
+                Err(FsError::Stale) if !exclusive && tries < LOOKUPS_MAX => {}
+                made => break made?,
+            }
         };
         if truncate && entry.attr.size > 0 {
             let change = AttrChange { size: Some(0), ..AttrChange::default() };
@@ -199,6 +200,25 @@ impl Volume {
                 }
             }
         }
+        Ok((entry, handle))
+    }
+
+    async fn try_create(
+        &self,
+        who: &Identity,
+        dir: InodeId,
+        name: &Name,
+        op: &Op,
+        flags: OpenFlags,
+    ) -> Result<(Entry, Handle), FsError> {
+        let core = &self.core;
+        let entry = core.make(who, dir, name, op).await?;
+        let ino = entry.attr.ino;
+        // The server has pinned it where it lies in the shard that was asked.
+        let handle = match ino.shard() == dir.shard() {
+            true => core.opened_by_create(ino, flags).await?,
+            false => core.open(who, ino, flags).await?,
+        };
         Ok((entry, handle))
     }
 
