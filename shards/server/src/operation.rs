@@ -449,7 +449,7 @@ async fn admit_allocation(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, len:
     let Reply::Attr(attr) = shard.query(&Op::Getattr { ino }).await? else { return Err(FsError::Corrupt) };
     let Reply::Statfs(volume) = statfs(core).await? else { return Err(FsError::Corrupt) };
     let allocated = attr.blocks.saturating_mul(512);
-    if len.saturating_sub(allocated) > volume.bytes_free { Err(FsError::NoSpace) } else { Ok(()) }
+    if len.saturating_sub(allocated) > volume.bytes { Err(FsError::NoSpace) } else { Ok(()) }
 }
 
 /// A root directory where there is none yet.
