@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const BLOCK: u64 = 4096;
 /// Flips of one image, unless `CFS_FLIPS` says otherwise.
-const FLIPS: u64 = 1500;
+const FLIPS: u64 = 1000;
 
 fn flips() -> u64 {
     std::env::var("CFS_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLIPS)
