@@ -13,7 +13,7 @@ use cfs_namespace::txn::{Coordinator, Request as TxRequest};
 use cfs_namespace::{Answer, Command, CommandBody, pending};
 use cfs_seam::{Class, IoBuf, spawn};
 use cfs_segment::Purpose;
-use cfs_types::{CoreId, FsError, InodeId, SessionId, UNIT_BYTES};
+use cfs_types::{CoreId, FILE_BYTES_MAX, FsError, InodeId, SessionId, UNIT_BYTES};
 use cfs_wire::{EntryReply, FallocateMode, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
 use std::rc::Rc;
 
@@ -411,6 +411,9 @@ async fn write(
 async fn fallocate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: &Op) -> Result<Reply, FsError> {
     let Op::Fallocate { ino, offset, len, mode, keep_size } = *op else { return Err(FsError::Invalid) };
     let _held = core.hold(vec![ino], context.session, Intent::Change).await?;
+    if offset.checked_add(len).is_none_or(|end| end > FILE_BYTES_MAX) {
+        return Err(FsError::FileTooLarge);
+    }
     if mode == FallocateMode::Allocate || (mode == FallocateMode::ZeroRange && !keep_size) {
         admit_allocation(core, shard, ino, len).await?;
     }
