@@ -57,6 +57,8 @@ pub(crate) struct Inode {
     /// A close is on its way to the server.
     pub closing: bool,
     pub dirty: Dirty,
+    /// How many of the changes that put all attributes in doubt this record has heard of.
+    heard: u64,
     /// The highest change counter that any answer told: an older answer that comes later says nothing of now.
     pub change_seen: u64,
     /// The file's epoch when the first of them was held back: the server refuses them where others
@@ -158,6 +160,8 @@ pub(crate) struct Inodes {
     tick: Cell<u64>,
     /// Records forgotten had been revoked or changed up to this tick.
     floor: Cell<u64>,
+    /// Changes that put all attributes in doubt; a record hears of them when it is looked at.
+    all_changed: Cell<u64>,
     inodes_max: usize,
     entries_max: usize,
     entries: Cell<usize>,
@@ -171,6 +175,7 @@ impl Inodes {
             map: RefCell::default(),
             tick: Cell::new(0),
             floor: Cell::new(0),
+            all_changed: Cell::new(0),
             inodes_max,
             entries_max,
             entries: Cell::new(0),
@@ -189,11 +194,11 @@ impl Inodes {
 
     /// Looks at a record, if there is one.
     pub fn find<T>(&self, ino: InodeId, look: impl FnOnce(&mut Inode) -> T) -> Option<T> {
-        self.map.borrow_mut().get_mut(&ino).map(look)
+        self.map.borrow_mut().get_mut(&ino).map(|inode| look(self.informed(inode)))
     }
     /// Looks at a record, made where there is none: for what must be remembered.
     pub fn with<T>(&self, ino: InodeId, look: impl FnOnce(&mut Inode) -> T) -> T {
-        look(self.map.borrow_mut().entry(ino).or_default())
+        look(self.informed(self.map.borrow_mut().entry(ino).or_default()))
     }
     /// For caching only: no new record where the table is full.
     fn cache<T>(&self, ino: InodeId, look: impl FnOnce(&mut Inode) -> T) -> Option<T> {
@@ -201,7 +206,16 @@ impl Inodes {
         if map.len() >= self.inodes_max && !map.contains_key(&ino) {
             return None;
         }
-        Some(look(map.entry(ino).or_default()))
+        Some(look(self.informed(map.entry(ino).or_default())))
+    }
+
+    /// The record, after it has heard what put all attributes in doubt since it was last looked at.
+    fn informed<'a>(&self, inode: &'a mut Inode) -> &'a mut Inode {
+        if inode.heard < self.all_changed.get() {
+            inode.heard = self.all_changed.get();
+            inode.doubt();
+        }
+        inode
     }
 
     /// A lease came with a response.
@@ -341,7 +355,10 @@ impl Inodes {
         let (complete, grown) = before.flatten()?;
         let after = Sent { tick: self.tick.get(), ..sent };
         let end = self.keep_name(dir, name, known, after, now)?;
-        self.find(dir, |inode| (inode.complete, inode.attr) = (complete, grown));
+        self.find(dir, |inode| {
+            inode.change_seen = grown.as_ref().map_or(inode.change_seen, |attr| inode.change_seen.max(attr.change));
+            (inode.complete, inode.attr) = (complete, grown);
+        });
         Some(end)
     }
 
@@ -369,7 +386,7 @@ impl Inodes {
     /// Every attribute is in doubt: a link count changed of an inode that is not known.
     pub fn changed_all_attrs(&self) {
         self.floor.set(self.advance());
-        self.map.borrow_mut().values_mut().for_each(Inode::doubt);
+        self.all_changed.set(self.all_changed.get() + 1);
     }
 
     /// Content changed at the server by this volume: reads under way are not kept.
