@@ -4,13 +4,15 @@ use crate::args::DevOptions;
 use crate::management::manage;
 use crate::place::Place;
 use crate::serving::{self, Sharing};
+use crate::stop_sign::StopSign;
 use crate::{Failure, format, mounting, registry};
 use cfs_types::SessionId;
 use cfs_volume::VolumeOptions;
 use std::path::{Path, PathBuf};
 
-/// Runs until Ctrl-C, SIGTERM or an unmount.
+/// Runs until Ctrl-C, SIGTERM, SIGHUP or an unmount.
 pub fn run(options: &DevOptions) -> Result<(), Failure> {
+    let stop = StopSign::catch()?;
     let dir = options.dir.clone().unwrap_or_else(|| registry::home().join(".local/share/cfs/dev"));
     let mountpoint = options.mountpoint.clone().unwrap_or_else(|| registry::home().join("cfs"));
     let place = Place::of(&dir);
@@ -20,17 +22,17 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     }
     place.prepare()?;
     prepare_mountpoint(&mountpoint)?;
-    let (server, api, core) = serving::start(&place, &options.serving, Sharing::WithMount)?;
+    let (server, api, core) = serving::start(&place, &options.serving, Sharing::WithMount, &stop)?;
     let mut volume = VolumeOptions::new(server.addresses.clone(), Some(place.secret()?));
     volume.predecessor = read_session(&place);
-    let mount =
-        match mounting::start(mounting::Seat::Core(core), volume, &mountpoint, cfs_fuse::MountOptions::default()) {
-            Ok((mount, _)) => mount,
-            Err(error) => {
-                let _stopped = server.stop();
-                return Err(error);
-            }
-        };
+    let (seat, how) = (mounting::Seat::Core(core), cfs_fuse::MountOptions::default());
+    let mount = match mounting::start(seat, volume, &mountpoint, how, &stop) {
+        Ok((mount, _)) => mount,
+        Err(error) => {
+            let _stopped = server.stop();
+            return Err(error);
+        }
+    };
     write_session(&place, mount.session)?;
     println!("store   {}", place.store.display());
     println!("rpc     {}  ({} cores)", options.serving.listen, server.remote.cores());
@@ -38,7 +40,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     println!("mount   cfs mount {} OTHER_MOUNTPOINT", options.serving.listen);
     println!("ready   {}", mountpoint.display());
     let remote = server.remote.clone();
-    let managed = manage(api, &remote, || server.has_ended() || mount.has_ended());
+    let managed = manage(api, &remote, &stop, || server.has_ended() || mount.has_ended());
     let unmounted = mount.stop();
     let _gone = std::fs::remove_file(place.session_file());
     server.stop().and(unmounted).and(managed)

@@ -13,6 +13,7 @@ mod place;
 mod registry;
 mod serving;
 mod status;
+mod stop_sign;
 mod system;
 
 use args::{Arguments, Command};
@@ -27,13 +28,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[error("{what}")]
 pub struct Failure {
     what: String,
-    is_usage: bool,
+    exit_code: u8,
 }
 
 impl Failure {
     /// What went wrong, where that says it all.
     pub fn plain(what: impl std::fmt::Display) -> Self {
-        Failure { what: what.to_string(), is_usage: false }
+        Failure { what: what.to_string(), exit_code: 1 }
     }
     /// What was being done, and what went wrong.
     pub fn new(doing: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
@@ -41,7 +42,11 @@ impl Failure {
     }
     /// The command cannot mean that.
     pub fn usage(what: impl std::fmt::Display) -> Self {
-        Failure { is_usage: true, ..Failure::plain(what) }
+        Failure { exit_code: 2, ..Failure::plain(what) }
+    }
+    /// It was asked to stop before it had begun to serve, and nothing is left of what it had begun.
+    pub fn stopped() -> Self {
+        Failure { exit_code: 0, ..Failure::plain("stopped before it was ready") }
     }
 }
 
@@ -64,7 +69,7 @@ fn exit(done: Result<ExitCode, Failure>) -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("cfs: {failure}");
-            ExitCode::from(if failure.is_usage { 2 } else { 1 })
+            ExitCode::from(failure.exit_code)
         }
     }
 }

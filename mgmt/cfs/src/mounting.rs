@@ -2,6 +2,7 @@
 
 use crate::args::{MountOptions, UmountOptions};
 use crate::place::read_secret;
+use crate::stop_sign::StopSign;
 use crate::system::leave_output;
 use crate::{Failure, registry};
 use cfs_fuse::{Host, Negotiated, Session, Unmounted, VolumeFront, WhenInUse};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -27,6 +28,8 @@ use tokio::sync::oneshot;
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at whether they have.
 const LEAVE_LOOK: Duration = Duration::from_millis(20);
+/// Between two looks at a mount that begins.
+const START_LOOK: Duration = Duration::from_millis(20);
 
 /// A mount served by this process.
 pub struct Mount {
@@ -86,12 +89,14 @@ pub enum Seat {
     Core(oneshot::Sender<Guest>),
 }
 
-/// Connects and mounts; returns once the kernel and we have agreed, and on what.
+/// Connects and mounts; returns once the kernel and we have agreed, and on what. A stop that comes before
+/// ends it, unmounted.
 pub fn start(
     seat: Seat,
     volume: VolumeOptions,
     mountpoint: &Path,
     mount: cfs_fuse::MountOptions,
+    stop: &StopSign,
 ) -> Result<(Mount, Negotiated), Failure> {
     let (ready, wait) = channel();
     let (cut, end) = oneshot::channel();
@@ -116,14 +121,22 @@ pub fn start(
             thread.map_err(|e| Failure::new("starting the mount's thread", e))?;
         }
     }
-    match wait.recv() {
-        Ok((session, agreed)) => {
-            let (result, path) = (RefCell::new(None), mountpoint.to_path_buf());
-            Ok((Mount { ended, result, path, cut, session }, agreed))
-        }
-        Err(_) => {
-            let ended = ended.recv().unwrap_or_else(|_| lost());
-            Err(ended.err().unwrap_or_else(|| Failure::plain("the mount ended at once")))
+    loop {
+        match wait.recv_timeout(START_LOOK) {
+            Ok((session, agreed)) => {
+                let (result, path) = (RefCell::new(None), mountpoint.to_path_buf());
+                return Ok((Mount { ended, result, path, cut, session }, agreed));
+            }
+            Err(RecvTimeoutError::Timeout) if !stop.is_asked() => {}
+            Err(RecvTimeoutError::Timeout) => {
+                let _ended = cut.send(());
+                let _unmounted = ended.recv();
+                return Err(Failure::stopped());
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let ended = ended.recv().unwrap_or_else(|_| lost());
+                return Err(ended.err().unwrap_or_else(|| Failure::plain("the mount ended at once")));
+            }
         }
     }
 }
@@ -141,9 +154,10 @@ async fn serve(
     options: VolumeOptions,
     place: Place,
     ready: Sender<(SessionId, Negotiated)>,
-    end: oneshot::Receiver<()>,
+    mut end: oneshot::Receiver<()>,
 ) -> Result<(), Failure> {
-    let volume = Volume::connect(world.clone(), options).await.map_err(|e| Failure::new("connecting", e))?;
+    let connected = or_end(Volume::connect(world.clone(), options), &mut end).await;
+    let volume = connected.ok_or_else(Failure::stopped)?.map_err(|e| Failure::new("connecting", e))?;
     let (device, mounted) = cfs_fuse::mount(&place.path, &place.mount).map_err(Failure::plain)?;
     let front = Rc::new(VolumeFront::new(volume.clone()));
     let session = Session::new(Host::new(&world, &reactor, false), device.clone(), front);
@@ -156,7 +170,7 @@ async fn serve(
         let _gone = ready.send((owner.session(), negotiated));
     };
     let _announcing = spawn(&world.tasks, Class::Foreground, announce);
-    let served = or_end(session.serve(), end).await.unwrap_or(Ok(()));
+    let served = or_end(session.serve(), &mut end).await.unwrap_or(Ok(()));
     drop(mounted);
     let left = volume.shutdown().await;
     served.map_err(Failure::plain)?;
@@ -164,7 +178,7 @@ async fn serve(
 }
 
 /// What comes first: the output, or None at the end.
-async fn or_end<T>(work: impl Future<Output = T>, end: oneshot::Receiver<()>) -> Option<T> {
+async fn or_end<T>(work: impl Future<Output = T>, end: &mut oneshot::Receiver<()>) -> Option<T> {
     let cut = async move {
         if end.await.is_err() {
             // Nobody is left who could end it early.
@@ -184,16 +198,17 @@ pub fn run(options: &MountOptions) -> Result<(), Failure> {
     if !options.foreground {
         return detach();
     }
+    let stop = StopSign::catch()?;
     let (volume, mount) = parse(options)?;
-    let (thread, agreed) = start(Seat::Thread, volume, &options.mountpoint, mount)?;
+    let (thread, agreed) = start(Seat::Thread, volume, &options.mountpoint, mount, &stop)?;
     if options.show_capabilities {
         show(&agreed);
     }
     println!("ready {}", options.mountpoint.display());
     if options.detached {
-        leave_output().map_err(|e| Failure::new("leaving the terminal", e))?;
+        leave_output(None).map_err(|e| Failure::new("leaving the terminal", e))?;
     }
-    crate::management::wait_for_signal(|| thread.has_ended())?;
+    crate::management::wait_for_stop(&stop, || thread.has_ended())?;
     thread.stop()
 }
 

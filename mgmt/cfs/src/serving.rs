@@ -4,6 +4,7 @@ use crate::args::{ServerOptions, Serving};
 use crate::mounting::Guest;
 use crate::place::Place;
 use crate::registry::{self, Entry, Registered};
+use crate::stop_sign::StopSign;
 use crate::{Failure, format};
 use cfs_api::{About, Api};
 use cfs_rpc::Admission;
@@ -20,6 +21,9 @@ use tokio::sync::oneshot;
 /// How long a core whose machine also runs the programs that use a mount looks for work before it
 /// sleeps: as long as being woken takes.
 const LOOK_BESIDE_PROGRAMS: Duration = Duration::from_micros(25);
+
+/// Between two looks at cores that start.
+const START_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a server takes one target.
 const SEVERAL: &str =
@@ -94,8 +98,8 @@ impl Server {
 /// do something beside its own work.
 pub type Started = (Server, Api, oneshot::Sender<Guest>);
 
-/// Opens the store and starts its cores; returns once they serve.
-pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<Started, Failure> {
+/// Opens the store and starts its cores; returns once they serve, or are asked to stop.
+pub fn start(place: &Place, options: &Serving, sharing: Sharing, stop: &StopSign) -> Result<Started, Failure> {
     check_listen(options)?;
     let (file, superblock) = format::open(&place.store)?;
     let api = cfs_api::bind(options.http, about(place, options)).map_err(Failure::plain)?;
@@ -143,7 +147,7 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing) -> Result<Start
         threads.push(thread.map_err(|e| Failure::new("starting a core", e))?);
     }
     drop(ready);
-    wait_ready(&wait, &mut threads, &remote)?;
+    wait_ready(&wait, &mut threads, &remote, stop)?;
     let http = api.address().map_err(|e| Failure::new("listening for HTTP", e))?;
     let entry = Entry { http: http.to_string(), ..entry(place, options, &config, cores) };
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
@@ -166,15 +170,18 @@ fn about(place: &Place, options: &Serving) -> About {
     }
 }
 
-/// Waits until core 0 says that all serve; a core that ends before says why.
+/// Waits until core 0 says that all serve; a core that ends before says why. A stop does not wait: what
+/// recovers holds nothing that the next start would miss, and ends with the process.
 fn wait_ready(
     wait: &std::sync::mpsc::Receiver<()>,
     threads: &mut Vec<CoreThread<Result<(), StartError>>>,
     remote: &Remote,
+    stop: &StopSign,
 ) -> Result<(), Failure> {
     loop {
-        match wait.recv_timeout(Duration::from_millis(20)) {
+        match wait.recv_timeout(START_LOOK) {
             Ok(()) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) if stop.is_asked() => return Err(Failure::stopped()),
             Err(RecvTimeoutError::Timeout) if !threads.iter().any(CoreThread::is_finished) => {}
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
@@ -288,15 +295,16 @@ fn entry(place: &Place, options: &Serving, config: &ServerConfig, cores: u16) ->
 
 /// `cfs server`.
 pub fn run(options: &ServerOptions) -> Result<(), Failure> {
+    let stop = StopSign::catch()?;
     let [target] = options.targets.as_slice() else { return Err(Failure::usage(SEVERAL)) };
     let place = Place::of(target);
-    let (server, api, _no_guest) = start(&place, &options.serving, Sharing::Alone)?;
+    let (server, api, _no_guest) = start(&place, &options.serving, Sharing::Alone, &stop)?;
     println!("serving {} with {} cores", place.target.display(), server.remote.cores());
     println!("  rpc   {}", options.serving.listen);
     println!("  http  http://{}/metrics", server.http);
     println!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);
     println!("ready");
     let remote = server.remote.clone();
-    let managed = crate::management::manage(api, &remote, || server.has_ended());
+    let managed = crate::management::manage(api, &remote, &stop, || server.has_ended());
     server.stop().and(managed)
 }

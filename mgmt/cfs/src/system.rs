@@ -1,17 +1,20 @@
 //! System calls that the standard library lacks.
 #![allow(unsafe_code)]
 
-use std::fs::OpenOptions;
-use std::io;
-use std::os::fd::AsRawFd;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
-/// From now on output goes nowhere: whoever reads it must not wait for the end of a mount, and
-/// must not be able to end it by going away.
-pub fn leave_output() -> io::Result<()> {
-    let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
+/// From now on output goes to the end of a file, or nowhere: whoever reads it must not wait for the end
+/// of a mount, and must not be able to end it by going away.
+pub fn leave_output(to: Option<&Path>) -> io::Result<()> {
+    let nowhere =
+        OpenOptions::new().append(true).create(to.is_some()).mode(0o600).open(to.unwrap_or(Path::new("/dev/null")))?;
     for fd in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         // SAFETY: takes no pointers; both descriptors stay open, so whoever holds their numbers
-        // writes to /dev/null afterwards.
+        // writes to that file afterwards.
         if unsafe { libc::dup2(nowhere.as_raw_fd(), fd) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -19,11 +22,68 @@ pub fn leave_output() -> io::Result<()> {
     Ok(())
 }
 
-/// From now on SIGINT and SIGTERM end the process at once, as a crash would: for whoever does not
-/// want to wait for a clean end.
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// SIGINT, SIGTERM: an end.
+    Stop,
+    /// SIGHUP: the terminal has gone, and with it whoever reads our output.
+    HungUp,
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP end nothing in this thread and those it starts, but wait in
+/// the descriptor that is answered (signalfd(2)). A SIGHUP that was ignored stays ignored.
+pub fn queue_of_stop_signals() -> io::Result<File> {
+    let mut signals = vec![libc::SIGINT, libc::SIGTERM];
+    // SAFETY: with no new action sigaction only writes the old one, which all zeros are room for.
+    let hang_up = unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut now);
+        now.sa_sigaction
+    };
+    if hang_up != libc::SIG_IGN {
+        signals.push(libc::SIGHUP);
+    }
+    let set = mask(libc::SIG_BLOCK, &signals)?;
+    // SAFETY: the set is valid for the read.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// The next signal in the queue, if there is one.
+pub fn next_stop_signal(mut queue: &File) -> Option<Asked> {
+    let mut entry = [0; size_of::<libc::signalfd_siginfo>()];
+    queue.read_exact(&mut entry).ok()?;
+    // Its first field is the number (signalfd(2)).
+    let number = u32::from_ne_bytes([entry[0], entry[1], entry[2], entry[3]]);
+    Some(if i64::from(number) == i64::from(libc::SIGHUP) { Asked::HungUp } else { Asked::Stop })
+}
+
+/// From now on SIGINT and SIGTERM end the process at once, as a crash would, as long as the calling
+/// thread lives.
 pub fn end_at_next_signal() {
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: SIG_DFL is a valid disposition; no handler of ours runs afterwards.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // It fails for wrong arguments only.
+    let _set = mask(libc::SIG_UNBLOCK, &[libc::SIGINT, libc::SIGTERM]);
+}
+
+/// Changes this thread's signal mask; answers the set of the signals.
+fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
+    // SAFETY: all zeros are a valid set, and sigemptyset and sigaddset write to it alone.
+    let set = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        set
+    };
+    // SAFETY: the set is valid for the read; the old one is not asked for.
+    match unsafe { libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(set),
+        errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }

@@ -1,12 +1,13 @@
 //! Beginning and end: mounts that come and go, clean stops, crashes.
 
-use crate::stage::{Running, Stage, free_ports, is_mounted, said};
+use crate::stage::{CORES, Running, Stage, free_ports, is_mounted, said, signal};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 fn write_durably(path: &Path, text: &str) {
     let mut file = File::create(path).expect("a new file");
@@ -30,6 +31,85 @@ fn dev_mounts_and_a_sigterm_leaves_it_unmounted_and_clean() {
     assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("read"), "text");
     again.signal("INT");
     assert_eq!(again.wait().code(), Some(0));
+}
+
+/// Runs `cfs dev` as far as it has opened its store, and `later`; then stops it.
+fn stopped_early(stage: &Stage, later: Duration) {
+    let listen = free_ports(CORES);
+    let cores = CORES.to_string();
+    let serving = ["--cores", &cores, "--listen", &listen, "--http", "127.0.0.1:0"];
+    let mut dev = stage.cfs(&[&["dev", "store", "mnt"], &serving[..]].concat()).spawn().expect("the binary runs");
+    let (folder, store) = (format!("/proc/{}/fd", dev.id()), stage.path("store/store"));
+    let has_opened = || {
+        fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|fd| fs::read_link(fd.path()).is_ok_and(|file| file == store))
+    };
+    while !has_opened() {
+        assert!(dev.try_wait().expect("our own child").is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    std::thread::sleep(later);
+    signal(dev.id(), "TERM");
+    let ended = dev.wait().expect("our own child");
+    assert_eq!(ended.code(), Some(0), "{later:?} after it opened the store: {ended}");
+    assert!(!is_mounted(&stage.path("mnt")), "{later:?} after it opened the store");
+}
+
+#[test]
+fn a_stop_at_any_moment_of_the_start_leaves_nothing_mounted() {
+    let stage = Stage::new();
+    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
+    for round in 0..12 {
+        stopped_early(&stage, Duration::from_millis(10 * round));
+    }
+    assert!(stage.run(&["fsck", "store"]).status.success());
+    for _ in 0..8 {
+        let dev = stage.dev();
+        dev.signal("TERM");
+        assert_eq!(dev.wait().code(), Some(0), "right after it was ready");
+        assert!(!is_mounted(&stage.path("mnt")));
+    }
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_dev_and_mount_as_a_stop_does() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    fs::create_dir(stage.path("other")).expect("a directory");
+    let command = stage.cfs(&["mount", &dev.listen, "other", "--foreground"]);
+    let other = Running::start(command, dev.listen.clone()).expect("it mounts");
+    fs::write(stage.path("other/file"), "written back at the end").expect("written");
+    for (process, place) in [(other, "other"), (dev, "mnt")] {
+        process.signal("HUP");
+        assert_eq!(process.wait().code(), Some(0), "{place}");
+        assert!(!is_mounted(&stage.path(place)), "{place}");
+    }
+    let dev = stage.dev();
+    assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("read"), "written back at the end");
+    drop(dev);
+}
+
+#[test]
+fn a_mount_that_waits_for_its_server_can_be_stopped() {
+    let stage = Stage::new();
+    let server = stage.server();
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    server.signal("STOP");
+    let mount = stage.cfs(&["mount", &server.listen, "mnt", "--foreground"]).spawn();
+    let mut mount = mount.expect("the binary runs");
+    let threads = format!("/proc/{}/task", mount.id());
+    while fs::read_dir(&threads).map_or(0, Iterator::count) < 2 {
+        assert!(mount.try_wait().expect("our own child").is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    signal(mount.id(), "INT");
+    let code = mount.wait().expect("our own child").code();
+    server.signal("CONT");
+    assert_eq!(code, Some(0));
+    assert!(!is_mounted(&stage.path("mnt")));
 }
 
 #[test]

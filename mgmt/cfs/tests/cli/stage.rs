@@ -141,8 +141,7 @@ impl Running {
 
     /// Sends a signal.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status();
-        assert!(sent.is_ok_and(|s| s.success()), "kill");
+        signal(self.pid(), name);
     }
 
     /// Waits until it has ended.
@@ -174,6 +173,12 @@ impl Drop for Running {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// Sends a process a signal.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
+    assert!(sent.is_ok_and(|s| s.success()), "kill");
 }
 
 /// The first of as many free ports in a row as there are cores.
