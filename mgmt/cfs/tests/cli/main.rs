@@ -1,5 +1,7 @@
 //! The built binary as its users run it: real processes, real mounts, real signals.
 
+#![allow(clippy::disallowed_methods, reason = "real processes are waited for in real time")]
+
 mod documents;
 mod life;
 mod observing;
