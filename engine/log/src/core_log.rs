@@ -62,6 +62,8 @@ pub struct Usage {
     pub queued_bytes: usize,
     /// Limit of `queued_bytes`.
     pub queued_bytes_limit: usize,
+    /// Streams of earlier starts that recovery found torn; core 0 has all of them.
+    pub torn_streams: u64,
     /// Batches that are durable.
     pub batches: u64,
     /// Records in them.
@@ -121,6 +123,7 @@ impl CoreLog {
         let mut state = State::new(stream, superblock.layout, limits, slots);
         state.old_holds = part.old_holds;
         state.old_exist = part.old_exist;
+        state.usage.torn_streams = part.torn_streams;
         for (group, log) in &part.groups {
             let known = state.groups.entry(*group).or_default();
             for entry in &log.entries {

@@ -113,6 +113,8 @@ pub struct CorePart {
     pub(crate) rewrite: Vec<Found>,
     pub(crate) old_holds: BTreeMap<GroupId, Hold>,
     pub(crate) old_exist: bool,
+    /// Streams that ended torn, all told to core 0.
+    pub(crate) torn_streams: u64,
 }
 
 /// Reads the log at start, and mends anchors of which a crash or damage left one copy.
@@ -207,6 +209,7 @@ impl Recovered {
         }
         let boot = self.boot();
         let old_exist = !self.streams.is_empty();
+        let torn = self.streams.iter().filter(|(_, walked)| walked.end == StreamEnd::Torn).count() as u64;
         let mut parts = Vec::new();
         for (core, free_slots) in (0..cores).zip(self.deal_free_slots(cores)) {
             let Some(anchor) = anchors.next() else {
@@ -222,6 +225,7 @@ impl Recovered {
                 rewrite: Vec::new(),
                 old_holds: BTreeMap::new(),
                 old_exist,
+                torn_streams: if core == 0 { torn } else { 0 },
             });
         }
         let mut old: Vec<OldStream> = self

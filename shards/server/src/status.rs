@@ -81,6 +81,7 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::gauge("log", of("slots"), "Log slots of the core", log.slots_total as u64),
         Number::gauge("log_free", of("slots"), "Log slots that entries can still take", log.slots_free as u64),
         Number::gauge("log_live", of("slots"), "Log slots that hold records", log.slots_live as u64),
+        Number::gauge("log_torn", of("streams"), "Earlier log streams that the start found torn", log.torn_streams),
         Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
         Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
     ]

@@ -121,21 +121,17 @@ impl History<'_> {
         });
     }
 
-    fn how(&self) -> Crash {
-        if self.chance.below(3) == 0 { Crash::Process } else { Crash::Power }
-    }
-
     /// The server goes down and comes back, perhaps only after it went down once more.
     fn down_and_up(&mut self) {
         let (stage, cores) = (self.stage, self.any_cores());
         stage.say("down");
-        stage.crash(self.how());
+        stage.crash_by_chance(&self.chance);
         self.summary.crashes += 1;
         stage.sim.run_for(Duration::from_micros(self.chance.below(200_000)));
         if self.chance.below(4) == 0 {
             stage.launch(cores);
             stage.sim.run_for(Duration::from_micros(self.chance.below(100_000)));
-            stage.crash(self.how());
+            stage.crash_by_chance(&self.chance);
             self.summary.crashes += 1;
         }
         if self.chance.below(2) == 0 {
@@ -144,6 +140,7 @@ impl History<'_> {
         stage.say("starting");
         stage.start(cores);
         stage.say("up");
+        self.summary.torn += u64::from(stage.number(0, "log_torn") > 0);
     }
 
     /// Restarts and reads everything back; the store is checked offline before and after.

@@ -330,10 +330,11 @@ impl Shared<'_> {
         let me = chance.index(CLIENTS);
         match chance.below(6) {
             0..3 => {
-                self.stage.crash(if chance.below(3) == 0 { Crash::Process } else { Crash::Power });
+                self.stage.crash_by_chance(chance);
                 self.summary.crashes += 1;
                 sim.run_for(Duration::from_micros(chance.below(100_000)));
                 self.stage.start(self.any_cores());
+                self.summary.torn += u64::from(self.stage.number(0, "log_torn") > 0);
             }
             3 if !self.clients[me].ended.get() => {
                 // It dies with what it has in hand; another one comes.

@@ -8,7 +8,7 @@ use cfs_observe::CoreStatus;
 use cfs_rpc::Admission;
 use cfs_seam::{Address, Disk, World};
 use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, Report, RootOwner, ServerConfig, fsck, serve_core};
-use cfs_sim::{Crash, DiskFaults, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId};
+use cfs_sim::{Crash, DiskFaults, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId, Stream};
 use cfs_types::{CoreId, MapEpoch};
 use cfs_volume::{Volume, VolumeOptions};
 use cfs_wire::Secret;
@@ -25,6 +25,13 @@ pub const LIMIT: Duration = Duration::from_secs(600);
 /// How long a silent session lives.
 pub const SESSION_LIFE: Duration = Duration::from_secs(30);
 const PORT: u16 = 7400;
+/// A crash waits for more unflushed sectors than one of these: for anything, or for a batch that can be torn
+/// at many places. Most batches are a block whose records fill one sector.
+const BUSY_SECTORS: [usize; 2] = [0, 24];
+/// Longest it waits for them.
+const BUSY_TIME_MAX: Duration = Duration::from_millis(200);
+/// Decisions from there to the crash, at most.
+const BUSY_STEPS_MAX: u64 = 4;
 
 /// How the server is set up.
 #[derive(Clone, Copy)]
@@ -251,6 +258,17 @@ impl Stage {
         let cores = self.running.take().expect("it runs");
         self.sim.crash(self.machine(cores), how);
         self.ended.take();
+    }
+
+    /// Takes the server down, most times in the middle of what it writes: the device is idle for most of the
+    /// time, and a power cut that finds it idle tears nothing.
+    pub fn crash_by_chance(&self, chance: &Stream) {
+        if chance.below(4) > 0 {
+            let sectors = BUSY_SECTORS[chance.index(BUSY_SECTORS.len())];
+            self.sim.run_until(BUSY_TIME_MAX, || self.device().unflushed_sectors() > sectors);
+            self.sim.run_steps(chance.below(BUSY_STEPS_MAX));
+        }
+        self.crash(if chance.below(3) == 0 { Crash::Process } else { Crash::Power });
     }
 
     /// A figure of a core, by its name among the numbers of its status.

@@ -12,7 +12,7 @@ pub struct Summary {
     pub trace: u64,
     /// Times the server went down without being told.
     pub crashes: u64,
-    /// Stores that a crash left with a torn tail of the log.
+    /// Starts and offline checks that found the tail of a log stream torn by a crash.
     pub torn: u64,
     /// Cells that nothing names, found offline.
     pub leaks: u64,
