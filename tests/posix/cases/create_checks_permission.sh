@@ -1,19 +1,16 @@
 # Who loses the race to create a file gets the one that is there only if its permissions allow it.
 [ "$(id -u)" = 0 ] || exit 0
 mkdir open && chmod 777 open
-python3 - <<'PYTHON'
+PYTHONPATH=$ROOT/tests/posix PYTHONDONTWRITEBYTECODE=1 python3 - <<'PYTHON'
 import os
+from nobody import become_nobody
 ROUNDS = 1500
 mine, theirs = os.environ["WORK"] + "/open/", os.environ["OTHER"] + "/open/"
 ready_read, ready_write = os.pipe()
 go_read, go_write = os.pipe()
 child = os.fork()
 if child == 0:
-    # The way there is closed to others; the directory is not.
-    os.chdir(theirs)
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
+    become_nobody(theirs)
     wrong = denied = 0
     for round in range(ROUNDS):
         os.write(ready_write, b"r")

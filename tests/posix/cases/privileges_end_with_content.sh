@@ -1,7 +1,8 @@
 # Setuid, setgid and capabilities do not outlive a change of content by others, and every mount sees that at once.
 [ "$(id -u)" = 0 ] || exit 0
-python3 - <<'PYTHON'
+PYTHONPATH=$ROOT/tests/posix PYTHONDONTWRITEBYTECODE=1 python3 - <<'PYTHON'
 import ctypes, os
+from nobody import become_nobody
 libc = ctypes.CDLL(None, use_errno=True)
 # cap_net_raw, permitted and effective (struct vfs_cap_data, revision 2).
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
@@ -9,11 +10,7 @@ CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 def as_nobody(side, work):
     child = os.fork()
     if child == 0:
-        # The way there is closed to others; the directory is not.
-        os.chdir(side)
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
+        become_nobody(side)
         work()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

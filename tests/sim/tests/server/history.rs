@@ -135,12 +135,11 @@ impl History<'_> {
             self.summary.crashes += 1;
         }
         if self.chance.below(2) == 0 {
-            self.check();
+            self.summary.check(stage);
         }
         stage.say("starting");
-        stage.start(cores);
+        self.summary.start(stage, cores);
         stage.say("up");
-        self.summary.torn += u64::from(stage.number(0, "log_torn") > 0);
     }
 
     /// Restarts and reads everything back; the store is checked offline before and after.
@@ -153,7 +152,7 @@ impl History<'_> {
         } else {
             stage.stop();
         }
-        self.check();
+        self.summary.check(stage);
         stage.start(self.any_cores());
         let rest = if self.results.left_behind.get() { 2 * SESSION_LIFE } else { REAP_TIME };
         let references = self.results.references.take();
@@ -167,13 +166,7 @@ impl History<'_> {
         });
         self.summary.note_status(&stage.status());
         stage.stop();
-        self.check();
-    }
-
-    fn check(&mut self) {
-        let report = self.stage.check();
-        assert!(report.is_sound(), "{report}");
-        self.summary.note_report(&report);
+        self.summary.check(stage);
     }
 }
 

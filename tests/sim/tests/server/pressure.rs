@@ -6,6 +6,7 @@ use cfs_sim::{Crash, DiskFaults};
 use cfs_types::{InodeId, Name, RANGE_BYTES};
 use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
 use cfs_wire::Identity;
+use std::future::Future;
 use std::rc::Rc;
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -26,27 +27,39 @@ async fn write_durably(volume: &Volume, handle: cfs_volume::Handle, at: u64, byt
     volume.fsync(handle).await.expect("durable");
 }
 
-/// Many files of one directory, so of one shard, written at the same time.
-async fn write_together(world: World, volume: Rc<Volume>, bytes: usize, rounds: u64) {
-    let mut writers = Vec::new();
-    for i in 0..40_u8 {
-        let handle = open_new(&volume, &format!("f{i}")).await;
-        let volume = volume.clone();
-        let (done, written) = io();
-        let write = async move {
-            for at in 0..rounds {
-                write_durably(&volume, handle, at * bytes as u64, &vec![i; bytes]).await;
-            }
-            volume.release(handle);
+/// `count` of them at the same time; ends the session when all have.
+async fn all_at_once<F: Future<Output = ()> + 'static>(
+    (world, volume): (World, Rc<Volume>),
+    count: u8,
+    work: impl Fn(u8, Rc<Volume>) -> F,
+) {
+    let mut all = Vec::new();
+    for i in 0..count {
+        let (done, ended) = io();
+        let work = work(i, volume.clone());
+        let work = async move {
+            work.await;
             done.complete(());
         };
-        spawn(&world.tasks, Class::Foreground, write).detach();
-        writers.push(written);
+        spawn(&world.tasks, Class::Foreground, work).detach();
+        all.push(ended);
     }
-    for written in writers {
-        written.await;
+    for ended in all {
+        ended.await;
     }
     volume.shutdown().await.expect("a clean end");
+}
+
+/// Many files of one directory, so of one shard, written at the same time.
+async fn write_together(world: World, volume: Rc<Volume>, bytes: usize, rounds: u64) {
+    let work = move |i, volume: Rc<Volume>| async move {
+        let handle = open_new(&volume, &format!("f{i}")).await;
+        for at in 0..rounds {
+            write_durably(&volume, handle, at * bytes as u64, &vec![i; bytes]).await;
+        }
+        volume.release(handle);
+    };
+    all_at_once((world, volume), 40, work).await;
 }
 
 #[test]
@@ -72,27 +85,16 @@ fn writers_faster_than_the_upkeep_wait_for_the_log() {
 
 /// Small writes to the second range of many files: they ride in two cores' logs.
 async fn write_across(world: World, volume: Rc<Volume>) {
-    let mut writers = Vec::new();
-    for i in 0..64_u8 {
+    let work = |i, volume: Rc<Volume>| async move {
         let handle = open_new(&volume, &format!("f{i}")).await;
-        let volume = volume.clone();
-        let (done, written) = io();
-        let write = async move {
-            for round in 0..20 {
-                let at = RANGE_BYTES + round * SMALL_WRITE as u64;
-                let flags = WriteFlags { sync: true, ..WriteFlags::default() };
-                assert_eq!(volume.write(handle, at, &vec![i; SMALL_WRITE], flags).await, Ok(SMALL_WRITE));
-            }
-            volume.release(handle);
-            done.complete(());
-        };
-        spawn(&world.tasks, Class::Foreground, write).detach();
-        writers.push(written);
-    }
-    for written in writers {
-        written.await;
-    }
-    volume.shutdown().await.expect("a clean end");
+        for round in 0..20 {
+            let at = RANGE_BYTES + round * SMALL_WRITE as u64;
+            let flags = WriteFlags { sync: true, ..WriteFlags::default() };
+            assert_eq!(volume.write(handle, at, &vec![i; SMALL_WRITE], flags).await, Ok(SMALL_WRITE));
+        }
+        volume.release(handle);
+    };
+    all_at_once((world, volume), 64, work).await;
 }
 
 #[test]
@@ -107,25 +109,14 @@ fn what_changes_have_other_cores_do_leaves_room_in_their_logs() {
 /// Files of a few bytes, made by many at once: the log is full of small writes whose packing takes a
 /// good part of the room that they take.
 async fn make_tiny(world: World, volume: Rc<Volume>, rounds: u32) {
-    let mut makers = Vec::new();
-    for maker in 0..64 {
-        let volume = volume.clone();
-        let (done, made) = io();
-        let make = async move {
-            for round in 0..rounds {
-                let handle = open_new(&volume, &format!("{maker}-{round}")).await;
-                write_durably(&volume, handle, 0, &round.to_le_bytes()).await;
-                volume.release(handle);
-            }
-            done.complete(());
-        };
-        spawn(&world.tasks, Class::Foreground, make).detach();
-        makers.push(made);
-    }
-    for made in makers {
-        made.await;
-    }
-    volume.shutdown().await.expect("a clean end");
+    let work = move |maker, volume: Rc<Volume>| async move {
+        for round in 0..rounds {
+            let handle = open_new(&volume, &format!("{maker}-{round}")).await;
+            write_durably(&volume, handle, 0, &round.to_le_bytes()).await;
+            volume.release(handle);
+        }
+    };
+    all_at_once((world, volume), 64, work).await;
 }
 
 async fn check_tiny(_world: World, volume: Rc<Volume>, rounds: u32) {

@@ -16,6 +16,26 @@ const SEEDS: u64 = 1200;
 /// Of so many histories one is run twice.
 const TWICE_EACH: u64 = 16;
 
+/// Runs every seed, some twice, and sums up what the histories came to; all must be right.
+pub fn sum_up<P>(
+    seeds: Range<u64>,
+    prepare: impl Fn() -> P + Sync,
+    history: impl Fn(u64, &P) -> Summary + Sync,
+) -> Summary {
+    let (results, failed) = run_all(seeds, prepare, |seed, prepared| {
+        let summary = history(seed, prepared);
+        if seed.is_multiple_of(TWICE_EACH) {
+            assert_eq!(history(seed, prepared), summary, "one seed is one history");
+        }
+        summary
+    });
+    let mut total = Summary::default();
+    results.iter().for_each(|summary| total.add(summary));
+    println!("{total:?}");
+    assert!(failed.is_empty(), "wrong histories of seeds {failed:?}: CFS_SIM_SEEDS=from..to runs them again");
+    total
+}
+
 /// The plan of a history.
 pub fn plan(seed: u64) -> Plan {
     let few = |shift: u32| usize::try_from(1 + (seed >> shift) % 3).expect("small");
@@ -63,17 +83,7 @@ pub fn run_all<P, T: Send>(
 #[test]
 fn every_history_agrees_with_the_reference() {
     let seeds = seeds(SEEDS);
-    let (results, failed) = run_all(seeds.clone(), Images::new, |seed, images| {
-        let summary = run(seed, plan(seed), &images.stage(seed));
-        if seed.is_multiple_of(TWICE_EACH) {
-            assert_eq!(run(seed, plan(seed), &images.stage(seed)), summary, "one seed is one history");
-        }
-        summary
-    });
-    let mut total = Summary::default();
-    results.iter().for_each(|summary| total.add(summary));
-    println!("{total:?}");
-    assert!(failed.is_empty(), "wrong histories of seeds {failed:?}: CFS_SIM_SEEDS=from..to runs them again");
+    let total = sum_up(seeds.clone(), Images::new, |seed, images| run(seed, plan(seed), &images.stage(seed)));
     if seeds.end - seeds.start >= SEEDS {
         assert!(total.torn > SEEDS / 50, "tails of the log are torn: {total:?}");
         assert!(total.crashes > 2 * total.histories, "much goes wrong: {total:?}");

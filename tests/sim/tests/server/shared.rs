@@ -4,7 +4,7 @@
 
 use crate::history::{ME, name, whole};
 use crate::linear::{Event, Seen, explain};
-use crate::seeds::{run_all, seeds};
+use crate::seeds::{seeds, sum_up};
 use crate::stage::{LIMIT, Setup, Stage, formatted};
 use crate::summary::Summary;
 use cfs_seam::{World, sleep};
@@ -333,8 +333,7 @@ impl Shared<'_> {
                 self.stage.crash_by_chance(chance);
                 self.summary.crashes += 1;
                 sim.run_for(Duration::from_micros(chance.below(100_000)));
-                self.stage.start(self.any_cores());
-                self.summary.torn += u64::from(self.stage.number(0, "log_torn") > 0);
+                self.summary.start(self.stage, self.any_cores());
             }
             3 if !self.clients[me].ended.get() => {
                 // It dies with what it has in hand; another one comes.
@@ -356,7 +355,7 @@ impl Shared<'_> {
         let stage = self.stage;
         self.summary.note_status(&stage.status());
         stage.crash(Crash::Power);
-        self.check();
+        self.summary.check(stage);
         stage.start(self.any_cores());
         let (log, tops) = (self.log.clone(), self.tops.clone());
         stage.client(move |_, volume| async move {
@@ -364,13 +363,7 @@ impl Shared<'_> {
             volume.shutdown().await.expect("a clean end");
         });
         stage.stop();
-        self.check();
-    }
-
-    fn check(&mut self) {
-        let report = self.stage.check();
-        assert!(report.is_sound(), "{report}");
-        self.summary.note_report(&report);
+        self.summary.check(stage);
     }
 }
 
@@ -402,21 +395,7 @@ fn history(seed: u64, setup: Setup, device: &MemoryDisk) -> Summary {
 fn whatever_clients_see_of_shared_directories_fits_one_order() {
     let setup = Setup { lease_term: LEASE_TERM, ..Setup::tight() };
     let seeds = seeds(SEEDS);
-    let (results, failed) = run_all(
-        seeds.clone(),
-        || formatted(&setup),
-        |seed, device| {
-            let summary = history(seed, setup, device);
-            if seed.is_multiple_of(16) {
-                assert_eq!(history(seed, setup, device), summary, "one seed is one history");
-            }
-            summary
-        },
-    );
-    let mut total = Summary::default();
-    results.iter().for_each(|summary| total.add(summary));
-    println!("{total:?}");
-    assert!(failed.is_empty(), "wrong histories of seeds {failed:?}: CFS_SIM_SEEDS=from..to runs them again");
+    let total = sum_up(seeds.clone(), || formatted(&setup), |seed, device| history(seed, setup, device));
     if seeds.end - seeds.start >= SEEDS {
         let much = total.crashes > SEEDS / 2 && total.lost_clients > SEEDS / 10 && total.revocations > SEEDS;
         assert!(much && total.unanswered < total.events / 10, "much happens and most is answered: {total:?}");

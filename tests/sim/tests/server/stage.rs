@@ -109,6 +109,9 @@ pub fn formatted(setup: &Setup) -> MemoryDisk {
     disk
 }
 
+/// A core's number, and how its service ended.
+type Ended = (u16, Result<(), String>);
+
 type Disks = Box<dyn Fn(Rc<dyn Disk>) -> Rc<dyn Disk>>;
 
 /// One server with its device, and the machines of its clients.
@@ -121,7 +124,7 @@ pub struct Stage {
     running: Cell<Option<u16>>,
     starts: Cell<u64>,
     /// How each core's service ended.
-    pub ended: Rc<RefCell<Vec<(u16, Result<(), String>)>>>,
+    pub ended: Rc<RefCell<Vec<Ended>>>,
     wrap: Disks,
 }
 

@@ -1,7 +1,8 @@
 //! What histories came to: whether they reached what they are meant to reach.
 
+use crate::stage::Stage;
 use cfs_observe::{CoreStatus, Unit};
-use cfs_server::{Report, Severity};
+use cfs_server::Severity;
 
 /// Counts of one history or many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -71,8 +72,16 @@ impl Summary {
         }
     }
 
-    /// Adds what the offline check found.
-    pub fn note_report(&mut self, report: &Report) {
+    /// Starts a server that was down, and adds what it found.
+    pub fn start(&mut self, stage: &Stage, cores: u16) {
+        stage.start(cores);
+        self.torn += u64::from(stage.number(0, "log_torn") > 0);
+    }
+
+    /// Checks the store offline, which must be sound, and adds what was found.
+    pub fn check(&mut self, stage: &Stage) {
+        let report = stage.check();
+        assert!(report.is_sound(), "{report}");
         self.torn += u64::from(report.findings.iter().any(|finding| finding.what.contains("torn")));
         let leaks = report.findings.iter().filter(|finding| finding.severity == Severity::Leak);
         self.leaks += u64::try_from(leaks.count()).expect("few");
