@@ -79,6 +79,7 @@ impl BlockBuilder {
     pub fn finish(&mut self, owner: CellOwner, first_unit: u32, out: &mut Vec<u8>) {
         let start = out.len();
         let used = self.used();
+        out.reserve(used.next_multiple_of(UNIT_BYTES));
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&u32::try_from(used).expect("below 2 MiB").to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
@@ -88,7 +89,10 @@ impl BlockBuilder {
         out.resize(start + used.next_multiple_of(UNIT_BYTES), 0);
         let crc = checksum(owner, first_unit, &out[start + 4..]);
         out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-        *self = BlockBuilder::default();
+        self.entries.clear();
+        self.restarts.clear();
+        self.last_key.clear();
+        self.count = 0;
     }
 }
 

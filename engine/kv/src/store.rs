@@ -23,7 +23,7 @@ use crate::table::Table;
 use crate::{KEY_BYTES_MAX, VALUE_BYTES_MAX, Value};
 use cfs_segment::{Space, SpaceError};
 use cfs_types::{GroupId, Timestamp};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use version::Version;
@@ -53,13 +53,22 @@ pub struct StoreConfig {
     pub root_tables: usize,
     /// Tables of one list, at most.
     pub list_tables: usize,
+    /// Bytes of the memtables of all stores with this configuration or a clone of it, about.
+    pub memory: Rc<Cell<usize>>,
 }
 
 impl StoreConfig {
     /// The usual level sizes.
     pub fn new(memtable_bytes: usize, cache: BlockCache, start: u32) -> Self {
-        let (root_tables, list_tables) = (ROOT_ENTRIES_MAX, LIST_TABLES_MAX);
-        StoreConfig { memtable_bytes, cache, start, level1_units: LEVEL1_UNITS, root_tables, list_tables }
+        StoreConfig {
+            memtable_bytes,
+            cache,
+            start,
+            level1_units: LEVEL1_UNITS,
+            root_tables: ROOT_ENTRIES_MAX,
+            list_tables: LIST_TABLES_MAX,
+            memory: Rc::default(),
+        }
     }
 }
 
@@ -152,7 +161,7 @@ impl Store {
     pub fn open(group: GroupId, manifest: Option<Manifest>, space: Space, config: StoreConfig) -> Self {
         let manifest = manifest.unwrap_or_default();
         let state = State {
-            mem: Memtable::default(),
+            mem: Memtable::counted(&config.memory),
             frozen: None,
             version: Rc::new(Version::of_manifest(&manifest)),
             next_table_id: manifest.next_table_id.max(u64::from(config.start) << 32),
@@ -182,7 +191,7 @@ impl Store {
         for (key, value) in writes {
             assert!(key.len() <= KEY_BYTES_MAX, "key of {} bytes", key.len());
             assert!(value.as_ref().is_none_or(|v| v.len() <= VALUE_BYTES_MAX), "value too long");
-            state.mem.insert(key, time, value, floor);
+            state.mem.insert(&key, time, value, floor);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::outcome::{Begun, Step, Stop};
 use crate::query;
 use crate::reap;
 use crate::record::{Dentry, Inode, SYMLINK_BYTES_MAX};
-use crate::state::State;
+use crate::state::{Place, State};
 use cfs_types::{FsError, InodeId, Name, SessionId};
 use cfs_wire::{EntryReply, FileKind, Reply};
 
@@ -37,9 +37,12 @@ pub fn create(
 ) -> Step<Reply> {
     let directory = state.directory(dir)?;
     lock::check(state, dir, &directory, name.as_bytes(), None)?;
-    let Some(found) = state.dentry(dir, name)? else {
-        let birth = Birth { kind: FileKind::File, mode, rdev: 0, target: &[] };
-        return bear(state, command, (dir, directory), name, &birth);
+    let found = match state.dentry_or_place(dir, name)? {
+        Ok(found) => found,
+        Err(place) => {
+            let birth = Birth { kind: FileKind::File, mode, rdev: 0, target: &[] };
+            return bear(state, command, (dir, directory), (name, place), &birth);
+        }
     };
     if exclusive {
         return Err(Stop::Fail(FsError::Exists));
@@ -71,17 +74,15 @@ pub fn make(state: &mut State<'_>, command: &Command, (dir, name): (InodeId, &Na
     }
     let directory = state.directory(dir)?;
     lock::check(state, dir, &directory, name.as_bytes(), None)?;
-    if state.dentry(dir, name)?.is_some() {
-        return Err(Stop::Fail(FsError::Exists));
-    }
-    bear(state, command, (dir, directory), name, birth)
+    let Err(place) = state.dentry_or_place(dir, name)? else { return Err(Stop::Fail(FsError::Exists)) };
+    bear(state, command, (dir, directory), (name, place), birth)
 }
 
 fn bear(
     state: &mut State<'_>,
     command: &Command,
     (dir, mut directory): (InodeId, Inode),
-    name: &Name,
+    (name, place): (&Name, Place),
     birth: &Birth<'_>,
 ) -> Step<Reply> {
     let now = state.ctx.now;
@@ -96,7 +97,7 @@ fn bear(
     if birth.kind == FileKind::File {
         inode.writer = command.session;
     }
-    state.add_dentry(dir, name, Dentry { ino, kind: birth.kind })?;
+    state.add_dentry(dir, name, place, Dentry { ino, kind: birth.kind })?;
     state.put_inode(ino, &inode);
     directory.size += 1;
     directory.modify(now);

@@ -9,7 +9,7 @@ use crate::record::Inode;
 use crate::state::{State, find_dentry, find_inode};
 use crate::view::{Key, NeedMore, View};
 use crate::{attributes, data, outbox, query as reads, reap, session, txn, xattr};
-use cfs_types::{FsError, InodeId, Nanos, SessionId};
+use cfs_types::{FsError, InodeId, Name, Nanos, SessionId};
 use cfs_wire::{FileKind, Op, Reply};
 
 /// Keys a command will most likely read, to be prefetched together.
@@ -43,7 +43,7 @@ pub fn read_set(command: &Command, ctx: &EntryContext) -> Vec<Key> {
 }
 
 /// The directory and name of an operation on an entry.
-fn named(op: &Op) -> Option<(InodeId, &cfs_types::Name)> {
+fn named(op: &Op) -> Option<(InodeId, &Name)> {
     match op {
         Op::Create { dir, name, .. }
         | Op::Mknod { dir, name, .. }
@@ -186,14 +186,27 @@ fn make_root(state: &mut State<'_>, mode: u16, uid: u32, gid: u32) -> Step<()> {
     Ok(())
 }
 
+/// Where a name leads, also while a transaction holds it. None where it is missing or damaged: whoever
+/// executes the command that names it says so.
+pub fn named_inode(
+    view: &dyn View,
+    ctx: &EntryContext,
+    dir: InodeId,
+    name: &Name,
+) -> Result<Option<InodeId>, NeedMore> {
+    match find_dentry(view, ctx, dir, name) {
+        Ok(found) => Ok(found.map(|found| found.dentry.ino)),
+        Err(Stop::Need(need)) => Err(need),
+        Err(Stop::Fail(_) | Stop::Blocked(_)) => Ok(None),
+    }
+}
+
 /// The inode of this shard of which the command may remove a link, perhaps the last one: the driver
 /// asks the sessions that hold it open and fills in `pinned_by` before it proposes.
 pub fn last_link(view: &dyn View, ctx: &EntryContext, command: &Command) -> Result<Option<InodeId>, NeedMore> {
     let candidate = match &command.body {
         CommandBody::Op { op: Op::Unlink { .. }, asked: Some(ino), .. } => Ok(Some(*ino)),
-        CommandBody::Op { op: Op::Unlink { dir, name }, .. } => {
-            find_dentry(view, ctx, *dir, name).map(|found| found.map(|found| found.dentry.ino))
-        }
+        CommandBody::Op { op: Op::Unlink { dir, name }, .. } => Ok(named_inode(view, ctx, *dir, name)?),
         CommandBody::Txn(body) => Ok(txn::unlinks(ctx, body)),
         CommandBody::Deliver { message: Message::Unlink { ino, .. }, .. } => Ok(Some(*ino)),
         CommandBody::Deliver { message: Message::Commit { tx, .. }, .. } => txn::participant::removes(view, *tx),

@@ -18,7 +18,9 @@ const VERSION: u8 = 1;
 
 /// Encodes a cold record.
 pub fn encode<T: Serialize>(record: &T) -> Value {
-    let bytes = postcard::to_extend(record, vec![VERSION]).expect("records always encode");
+    let mut bytes = Vec::with_capacity(128);
+    bytes.push(VERSION);
+    let bytes = postcard::to_extend(record, bytes).expect("records always encode");
     bytes.into()
 }
 

@@ -39,28 +39,35 @@ pub struct Found {
     pub dentry: Dentry,
 }
 
-/// Finds a name: rank 0 by its key, then, as names may collide, the other ranks.
+/// Finds a name.
 pub fn find_dentry(view: &dyn View, ctx: &EntryContext, dir: InodeId, name: &Name) -> Step<Option<Found>> {
-    let cookie = keys::cookie(&ctx.name_key, name);
-    if let Some(bytes) = view.get(&keys::dentry(ctx.volume, dir, cookie, name.as_bytes()))? {
-        return Ok(Some(Found { cookie, dentry: Dentry::decode(&bytes)? }));
-    }
-    for (key, value) in same_hash(view, ctx, dir, cookie)? {
-        let (cookie, found) = keys::parse_dentry(&key).ok_or(FsError::Corrupt)?;
-        if found == *name {
-            return Ok(Some(Found { cookie, dentry: Dentry::decode(&value)? }));
-        }
-    }
-    Ok(None)
+    Ok(found_or_place(view, ctx, dir, name)?.ok())
 }
 
-/// All entries of a directory whose names hash to the cookie's value.
-fn same_hash(view: &dyn View, ctx: &EntryContext, dir: InodeId, cookie: u64) -> Step<Rows> {
+/// Finds a name: rank 0 by its key, then, as names may collide, the other ranks.
+fn found_or_place(view: &dyn View, ctx: &EntryContext, dir: InodeId, name: &Name) -> Step<Result<Found, Place>> {
+    let first = keys::cookie(&ctx.name_key, name);
+    if let Some(bytes) = view.get(&keys::dentry(ctx.volume, dir, first, name.as_bytes()))? {
+        return Ok(Ok(Found { cookie: first, dentry: Dentry::decode(&bytes)? }));
+    }
     let ranks = usize::try_from(keys::RANKS).expect("16 fits");
-    let from = keys::dentry(ctx.volume, dir, cookie, b"");
-    let to = keys::dentry(ctx.volume, dir, cookie + keys::RANKS, b"");
-    Ok(view.scan(&from, &to, ranks)?)
+    let from = keys::dentry(ctx.volume, dir, first, b"");
+    let to = keys::dentry(ctx.volume, dir, first + keys::RANKS, b"");
+    // Entries whose names hash to the same value; in the order of their cookies.
+    let mut free = first;
+    for (key, value) in view.scan(&from, &to, ranks)? {
+        let (cookie, found) = keys::parse_dentry(&key).ok_or(FsError::Corrupt)?;
+        if found == *name {
+            return Ok(Ok(Found { cookie, dentry: Dentry::decode(&value)? }));
+        }
+        free += u64::from(cookie == free);
+    }
+    Ok(Err(Place(Some(free).filter(|free| *free < first + keys::RANKS))))
 }
+
+/// Where a missing name would go: its cookie with rank, None where all ranks are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place(Option<u64>);
 
 /// State under execution.
 pub struct State<'a> {
@@ -142,15 +149,15 @@ impl<'a> State<'a> {
         find_dentry(self, self.ctx, dir, name)
     }
 
+    /// Finds a name in a directory, or the cookie that it would get there.
+    pub fn dentry_or_place(&self, dir: InodeId, name: &Name) -> Step<Result<Found, Place>> {
+        found_or_place(self, self.ctx, dir, name)
+    }
+
     /// Adds a name that is not there: `NoSpace` where 16 names collide in all 59 bits.
-    pub fn add_dentry(&mut self, dir: InodeId, name: &Name, dentry: Dentry) -> Step<()> {
-        let first = keys::cookie(&self.ctx.name_key, name);
-        let rows = same_hash(self, self.ctx, dir, first)?;
-        let taken: Vec<u64> = rows.iter().filter_map(|(k, _)| keys::parse_dentry(k)).map(|(c, _)| c).collect();
-        let free = (first..first + keys::RANKS).find(|c| !taken.contains(c));
-        let cookie = free.ok_or(Stop::Fail(FsError::NoSpace))?;
-        let key = keys::dentry(self.ctx.volume, dir, cookie, name.as_bytes());
-        self.put(key, dentry.encode());
+    pub fn add_dentry(&mut self, dir: InodeId, name: &Name, place: Place, dentry: Dentry) -> Step<()> {
+        let cookie = place.0.ok_or(Stop::Fail(FsError::NoSpace))?;
+        self.put_dentry(dir, name, cookie, dentry);
         Ok(())
     }
 
@@ -167,21 +174,22 @@ impl<'a> State<'a> {
 
     /// Gives out the next inode number and counts the inode.
     pub fn allocate(&mut self, kind: FileKind) -> Step<InodeId> {
-        let mut counters: Counters = find(self, &keys::counters())?.unwrap_or_default();
-        counters.last_sequence += 1;
-        let ino = InodeId::new(counters.last_sequence, self.ctx.shard);
-        self.put(keys::counters(), record::encode(&counters));
-        self.count(kind)?;
-        ino.ok_or(Stop::Fail(FsError::NoSpace))
+        let sequence = self.count_in(kind, true)?.last_sequence;
+        InodeId::new(sequence, self.ctx.shard).ok_or(Stop::Fail(FsError::NoSpace))
     }
 
     /// Counts an inode record in.
     pub fn count(&mut self, kind: FileKind) -> Step<()> {
+        self.count_in(kind, false).map(|_| ())
+    }
+
+    fn count_in(&mut self, kind: FileKind, numbered: bool) -> Step<Counters> {
         let mut counters: Counters = find(self, &keys::counters())?.unwrap_or_default();
+        counters.last_sequence += u64::from(numbered);
         counters.inodes += 1;
         counters.directories += u64::from(kind == FileKind::Directory);
         self.put(keys::counters(), record::encode(&counters));
-        Ok(())
+        Ok(counters)
     }
 
     /// An inode record is gone: counts it out.

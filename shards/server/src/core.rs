@@ -61,6 +61,8 @@ pub struct Core {
     pub space: Space,
     /// Units of the space that are kept back from file data.
     pub floor_units: u64,
+    /// Bytes of all memtables.
+    pub memtable_bytes: Rc<Cell<usize>>,
     /// Blocks of tables in memory.
     pub block_cache: BlockCache,
     /// Recent small writes.

@@ -359,8 +359,7 @@ async fn admit(core: &Rc<Core>, op: &Op) -> Result<(), FsError> {
     if !grows {
         return Ok(());
     }
-    let dirty: usize = core.groups.values().map(|s| s.replica.store().memory_bytes()).sum();
-    let units = (dirty as u64).div_ceil(u64::from(UNIT_BYTES)) + core.groups.len() as u64;
+    let units = (core.memtable_bytes.get() as u64).div_ceil(u64::from(UNIT_BYTES)) + core.groups.len() as u64;
     if core.space.reserve(Purpose::Metadata, units).is_some() {
         return Ok(());
     }

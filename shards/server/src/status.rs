@@ -89,11 +89,10 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
 
 fn memory(core: &Core, log: &cfs_log::Usage) -> Vec<Bounded> {
     let limits = core.config.memory;
-    let memtables: usize = core.groups.values().map(|s| s.replica.store().memory_bytes()).sum();
     let changing = limits.change_units() - core.changing.free();
     let bounded = |name, used: usize, limit: usize| Bounded { name, used: used as u64, limit: limit as u64 };
     vec![
-        bounded("memtables", memtables, limits.memtables),
+        bounded("memtables", core.memtable_bytes.get(), limits.memtables),
         bounded("block_cache", core.block_cache.memory_bytes(), limits.block_cache),
         bounded("inline_cache", core.inline.bytes(), limits.inline_cache),
         bounded("log_queue", log.queued_bytes, log.queued_bytes_limit),

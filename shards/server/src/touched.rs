@@ -5,7 +5,7 @@ use cfs_namespace::data::DataCommand;
 use cfs_namespace::txn::{Part, TxnCommand};
 use cfs_namespace::{Command, CommandBody, Message, pending};
 use cfs_types::{FsError, InodeId, Name};
-use cfs_wire::{Op, Reply};
+use cfs_wire::Op;
 use std::rc::Rc;
 
 /// What a command changes: inodes it names, and names whose inodes it changes.
@@ -55,11 +55,7 @@ fn here(shard: &Rc<Shard>, inodes: Vec<InodeId>) -> Vec<InodeId> {
 async fn resolve(shard: &Rc<Shard>, names: &[(InodeId, Name)]) -> Result<Vec<InodeId>, FsError> {
     let mut inodes = Vec::new();
     for (dir, name) in names.iter().filter(|(dir, _)| dir.shard() == shard.id()) {
-        let op = Op::Lookup { dir: *dir, name: name.clone() };
-        let found = shard.read(|view, context| cfs_namespace::query(view, context, &op)).await?;
-        if let Ok(Reply::Entry(entry)) = found {
-            inodes.push(entry.ino);
-        }
+        inodes.extend(shard.read(|view, context| cfs_namespace::named_inode(view, context, *dir, name)).await?);
     }
     Ok(inodes)
 }

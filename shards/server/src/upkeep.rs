@@ -109,11 +109,10 @@ async fn checkpoint_some(core: &Rc<Core>, groups: &[GroupId]) -> bool {
 /// Checkpoints the largest memtables while all together are too large, and packs small writes.
 async fn bound_memory(core: &Rc<Core>) -> bool {
     let size = |shard: &Rc<Shard>| shard.replica.store().memory_bytes();
-    let total: usize = core.groups.values().map(size).sum();
     let full = core.groups.values().filter(|s| s.replica.store().should_flush());
     let mut chosen: Vec<GroupId> = full.map(|s| s.group()).collect();
     let limits = core.config.memory;
-    if total > limits.memtables / 4 * 3 || core.unpacked_bytes.get() > limits.unpacked() {
+    if core.memtable_bytes.get() > limits.memtables / 4 * 3 || core.unpacked_bytes.get() > limits.unpacked() {
         let mut by_size: Vec<&Rc<Shard>> = core.groups.values().collect();
         by_size.sort_by_key(|s| std::cmp::Reverse(size(s)));
         chosen.extend(by_size.iter().take(CHECKPOINTS_A_LOOK).map(|s| s.group()));

@@ -139,7 +139,7 @@ impl Store {
             state.frozen = None;
         }
         if change.replaces_all {
-            (state.mem, state.frozen) = (Memtable::default(), None);
+            (state.mem, state.frozen) = (Memtable::counted(&self.inner.config.memory), None);
         }
         change.installed = true;
         drop(state);

@@ -2,6 +2,7 @@
 
 use super::merge::Output;
 use super::{Change, KvError, Store};
+use crate::memtable::Memtable;
 use crate::table::Table;
 use cfs_segment::{CellRef, Lifetime};
 use std::collections::BTreeSet;
@@ -16,7 +17,8 @@ impl Store {
         if state.mem.is_empty() || state.frozen.is_some() {
             return false;
         }
-        state.frozen = Some(Rc::new(std::mem::take(&mut state.mem)));
+        let fresh = Memtable::counted(&self.inner.config.memory);
+        state.frozen = Some(Rc::new(std::mem::replace(&mut state.mem, fresh)));
         true
     }
 

@@ -187,12 +187,11 @@ fn rebind(
     put: &Option<Dentry>,
     now: Nanos,
 ) -> Step<()> {
-    let found = state.dentry(dir, name)?;
-    match (found, put) {
-        (Some(found), Some(put)) => state.put_dentry(dir, name, found.cookie, *put),
-        (Some(found), None) => state.remove_dentry(dir, name, found.cookie),
-        (None, Some(put)) => state.add_dentry(dir, name, *put)?,
-        (None, None) => {}
+    match (state.dentry_or_place(dir, name)?, put) {
+        (Ok(found), Some(put)) => state.put_dentry(dir, name, found.cookie, *put),
+        (Ok(found), None) => state.remove_dentry(dir, name, found.cookie),
+        (Err(place), Some(put)) => state.add_dentry(dir, name, place, *put)?,
+        (Err(_), None) => {}
     }
     let mut inode = state.inode(dir)?;
     inode.size = inode.size + u64::from(put.is_some()) - u64::from(expect.is_some());

@@ -134,6 +134,7 @@ impl Loaded {
             log: self.opener.log,
             space: self.opener.space,
             floor_units: self.floor_units,
+            memtable_bytes: self.opener.config.memory,
             block_cache: self.cache,
             inline,
             regions: self.regions,
