@@ -108,10 +108,3 @@ pub enum DeviceError {
         source: DiskError,
     },
 }
-
-impl DeviceError {
-    /// Whether the device's contents are unknown now, so that it must be taken out of service.
-    pub fn is_fatal(&self) -> bool {
-        matches!(self, DeviceError::Write { .. } | DeviceError::Flush { .. })
-    }
-}

@@ -11,7 +11,9 @@ use crate::block::Block;
 use crate::table::Meta;
 use cfs_seam::{Io, Promise};
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+#[expect(clippy::disallowed_types, reason = "see `Map`")]
+use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
@@ -66,6 +68,7 @@ impl Hasher for KeyHasher {
     }
 }
 
+#[expect(clippy::disallowed_types, reason = "hashes the same way every time, and is never iterated")]
 type Map<V> = HashMap<CacheKey, V, BuildHasherDefault<KeyHasher>>;
 
 struct Entry {

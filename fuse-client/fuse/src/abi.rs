@@ -20,9 +20,6 @@ pub const MINOR_OLDEST: u32 = 32;
 /// First minor version with `NOTIFY_INC_EPOCH`.
 pub const MINOR_INC_EPOCH: u32 = 44;
 
-/// `_IOR(229, 0, u32)`: connects a freshly opened /dev/fuse to the session of another.
-pub const DEV_IOC_CLONE: u64 = 0x8004_e500;
-
 macro_rules! layout {
     ($($(#[$doc:meta])* $name:ident $size:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {$(
         $(#[$doc])*

@@ -3,7 +3,7 @@
 //! Invariants: never blocks; a request is read whole or not at all; a reply goes out in one write.
 #![allow(unsafe_code)]
 
-use crate::abi::{DEV_IOC_CLONE, OutHeader};
+use crate::abi::OutHeader;
 use crate::capability::TRANSFER_BYTES_MAX;
 use crate::errno::Errno;
 use crate::request::HEAD_BYTES;
@@ -55,18 +55,6 @@ impl Device {
             return Err(io::Error::last_os_error());
         }
         Ok(Device(Arc::new(fd)))
-    }
-
-    /// Another descriptor of the same session, with its own queue of requests in work: for a
-    /// second executor. A reply must be written where its request was read.
-    pub fn clone_queue(&self) -> io::Result<Self> {
-        let clone = Device::open()?;
-        let mut source = u32::try_from(self.0.as_raw_fd()).map_err(io::Error::other)?;
-        // SAFETY: the ioctl reads one u32, which lives through the call.
-        if unsafe { libc::ioctl(clone.0.as_raw_fd(), DEV_IOC_CLONE, &raw mut source) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(clone)
     }
 
     /// The descriptor, to wait on.

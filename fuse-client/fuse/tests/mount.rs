@@ -213,28 +213,6 @@ fn a_mount_is_exclusive_and_goes_with_its_guard() {
 }
 
 #[test]
-fn a_cloned_queue_serves_alone_when_the_first_is_gone() {
-    let place = Place::new("clone");
-    let (device, mounted) = mount(&place.0, &MountOptions::default()).expect("mounted");
-    let clone = device.clone_queue().expect("cloned");
-    let first = std::thread::spawn(move || {
-        stage::core::run(|host| async move {
-            let session = Session::new(host.clone(), device, Rc::new(Memory::new(BRIEFLY)));
-            let serving = session.clone();
-            let task = spawn(&host.tasks, Class::Foreground, async move { drop(serving.serve().await) });
-            assert!(session.started().await.minor >= 32);
-            drop(task);
-        });
-    });
-    first.join().expect("agreed with the kernel");
-    let server = serve(clone, BRIEFLY);
-    fs::write(place.0.join("file"), b"by the clone").expect("written");
-    assert_eq!(fs::read(place.0.join("file")).expect("read"), b"by the clone");
-    assert_eq!(mounted.unmount().expect("unmounted"), Unmounted::Clean);
-    server.join().expect("served to the end");
-}
-
-#[test]
 fn a_busy_mount_is_taken_off_lazily() {
     let place = Place::new("busy");
     let (device, mounted) = mount(&place.0, &MountOptions::default()).expect("mounted");

@@ -147,11 +147,6 @@ impl Volume {
         self.core.session.id()
     }
 
-    /// Whether a lease covers the inode now, so that the kernel may keep its pages.
-    pub fn is_leased(&self, ino: InodeId) -> bool {
-        self.core.inodes.data_era(ino, self.core.now()).is_some()
-    }
-
     /// Capacity and use.
     pub async fn statfs(&self) -> Result<cfs_wire::Volume, FsError> {
         let answer = self.core.call(ShardId::new(0), &Identity::default(), &Op::Statfs, None).await?;

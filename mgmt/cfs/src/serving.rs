@@ -29,6 +29,9 @@ const START_LOOK: Duration = Duration::from_millis(20);
 const SEVERAL: &str =
     "a server with several stores is not supported yet: start one for each, with --listen and --http of its own";
 
+/// Said where a core runs without registered buffers, which it does as well, a little slower.
+const NO_REGISTERED_BUFFERS: &str = "cfs: the limit of locked memory (ulimit -l) leaves no room for registered buffers: each read and write of the device pins its pages anew";
+
 /// Whether this process is root's.
 pub fn is_root() -> bool {
     user_id() == 0
@@ -138,6 +141,9 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing, stop: &StopSign
         let thread = start_core(core, seat, move |world, reactor| async move {
             let _guests = guests
                 .map(|guests| spawn(&world.tasks, Class::Foreground, host(guests, world.clone(), reactor.clone())));
+            if index == 0 && reactor.registered_buffer_bytes() == 0 {
+                eprintln!("{NO_REGISTERED_BUFFERS}");
+            }
             let disk = disk.attach(&reactor);
             serve_core(world, disk, superblock, config, root, move || {
                 let _gone = ready.send(());

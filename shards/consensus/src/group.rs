@@ -181,11 +181,6 @@ impl Group {
         LogIndex::new(self.raw.raft.raft_log.last_index())
     }
 
-    /// Highest index known committed.
-    pub fn commit_index(&self) -> LogIndex {
-        LogIndex::new(self.raw.raft.raft_log.committed)
-    }
-
     /// Whether this replica is the only voter: it elects itself and needs no ticks.
     pub fn is_alone(&self) -> bool {
         let conf = &self.raw.store().conf;

@@ -2,7 +2,7 @@
 
 use crate::message::Op;
 
-/// What a frame carries. Any 16 bits are an opcode in form; `is_known` says whether this version
+/// What a frame carries. Any 16 bits are an opcode in form; `is_operation` says whether this version
 /// has a message for it (the answer to others is `FsError::UnknownOperation`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Opcode(u16);
@@ -28,10 +28,6 @@ impl Opcode {
     /// Whether it is the opcode of an [`Op`].
     pub const fn is_operation(self) -> bool {
         matches!(self.0, 0x0101..=0x0115 | 0x0201..=0x0204 | 0x0310..=0x0314)
-    }
-    /// Whether this version has a message for it.
-    pub const fn is_known(self) -> bool {
-        self.is_operation() || matches!(self.0, 0x0301..=0x0303)
     }
 
     /// The operation's name in lower case, for metrics and traces; None for what is no operation.

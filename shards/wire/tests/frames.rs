@@ -169,7 +169,7 @@ fn an_opcode_of_the_future_is_told_apart_from_damage() {
     let (frames, error) = read_all(&encoded.head, 64);
     assert_eq!(error, None);
     assert_eq!(frames[0].0.opcode.get(), 0x01ff);
-    assert!(!frames[0].0.opcode.is_known());
+    assert!(!frames[0].0.opcode.is_operation());
     assert!(frames[0].0.message::<Request>(&frames[0].1, &[]).is_err());
 }
 

@@ -40,24 +40,13 @@ pub fn long_functions(files: &[SourceFile]) -> Vec<String> {
     for file in files.iter().filter(|f| !is_test(&f.path)) {
         let lines: Vec<&str> = file.text.lines().collect();
         for (start, line) in lines.iter().enumerate() {
-            if line.trim() == "#[cfg(test)]" {
+            // Tests in the file come last; a module in a file of its own may be named anywhere.
+            if line.trim() == "#[cfg(test)]" && lines.get(start + 1).is_some_and(|next| !next.ends_with(';')) {
                 break;
             }
             let indent = line.len() - line.trim_start().len();
             let body = line.trim_start();
-            let is_fn = [
-                "fn ",
-                "pub fn ",
-                "async fn ",
-                "pub async fn ",
-                "pub(crate) fn ",
-                "pub(crate) async fn ",
-                "pub(super) fn ",
-                "pub(super) async fn ",
-            ]
-            .iter()
-            .any(|p| body.starts_with(p));
-            if !is_fn || body.ends_with(';') || body.ends_with('}') {
+            if !is_function(body) || body.ends_with(';') || body.ends_with('}') {
                 continue;
             }
             let close = format!("{}}}", " ".repeat(indent));
@@ -68,6 +57,17 @@ pub fn long_functions(files: &[SourceFile]) -> Vec<String> {
         }
     }
     long
+}
+
+/// Whether a line, without its indentation, begins a function: `fn` behind its visibility and qualifiers.
+fn is_function(line: &str) -> bool {
+    let visible = match line.strip_prefix("pub") {
+        Some(rest) if rest.starts_with('(') => rest.split_once(") ").map_or(rest, |(_, rest)| rest),
+        Some(rest) => rest.trim_start(),
+        None => line,
+    };
+    let mut words = visible.split_whitespace();
+    words.by_ref().find(|word| !["const", "async", "unsafe", "extern", "\"C\""].contains(word)) == Some("fn")
 }
 
 /// Files or folders with names that say nothing.
@@ -129,6 +129,12 @@ mod tests {
         assert_eq!(long_files(&file("a.rs", &"x\n".repeat(1001))).len(), 1);
         let long = format!("fn f() {{\n{}}}\n", "    x();\n".repeat(71));
         assert_eq!(long_functions(&file("a.rs", &long)).len(), 1);
+        for head in ["pub const fn", "pub(in crate::x) async fn", "unsafe extern \"C\" fn"] {
+            let other = long.replacen("fn", head, 1);
+            assert_eq!(long_functions(&file("a.rs", &other)).len(), 1, "{head}");
+            let named = format!("#[cfg(test)]\nmod tests;\n{other}");
+            assert_eq!(long_functions(&file("a.rs", &named)).len(), 1, "{head}");
+        }
         assert_eq!(forbidden_names(&file("engine/x/src/utils.rs", "")).len(), 1);
         assert_eq!(forbidden_words(&file("a.rs", concat!("todo", "!()"))).len(), 1);
         assert_eq!(misplaced_unsafe(&file("engine/kv/src/a.rs", "unsafe { x }")).len(), 1);

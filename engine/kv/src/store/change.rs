@@ -41,10 +41,6 @@ impl Change {
         let (added, lists) = (Vec::new(), Vec::new());
         Change { store, id, added, lists, removed, takes_frozen, replaces_all: false, proposed, installed }
     }
-    /// Whether the new tables hold the frozen memtable.
-    pub fn is_flush(&self) -> bool {
-        self.takes_frozen
-    }
     /// Tables it adds and removes.
     pub fn tables(&self) -> (usize, usize) {
         (self.added.len(), self.removed.len())

@@ -143,15 +143,6 @@ impl Coordinator {
         self.ready.pop_front()
     }
 
-    /// Gives up: the deadline has passed. An outstanding decision is still waited for.
-    pub fn handle_deadline(&mut self) {
-        let concluding = self.in_flight.values().any(|sent| *sent == Sent::Conclude);
-        if !self.closed && !concluding {
-            self.fail(FsError::TimedOut);
-            self.advance();
-        }
-    }
-
     /// Takes what came of an action.
     pub fn handle_event(&mut self, token: u32, event: Event) {
         let Some(sent) = self.in_flight.remove(&token) else {
