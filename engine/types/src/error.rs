@@ -105,4 +105,7 @@ pub enum FsError {
     /// A read depends on the outcome of an undecided transaction: wait for it, then retry.
     #[error("blocked by a transaction")]
     Blocked,
+    /// Final until something is closed: the server holds open all that it may.
+    #[error("too many open files")]
+    TooManyOpen,
 }

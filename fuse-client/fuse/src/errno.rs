@@ -50,6 +50,8 @@ impl From<FsError> for Errno {
             FsError::TimedOut => libc::ETIMEDOUT,
             FsError::Interrupted => libc::EINTR,
             FsError::ReadOnly => libc::EROFS,
+            // Not EMFILE: the limit is the file system's, not the process's.
+            FsError::TooManyOpen => libc::ENFILE,
         })
     }
 }
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     /// What POSIX names for each case; the numbers are Linux's.
-    const TABLE: [(FsError, i32); 32] = [
+    const TABLE: [(FsError, i32); 33] = [
         (FsError::NotFound, 2),
         (FsError::Exists, 17),
         (FsError::NotDirectory, 20),
@@ -92,6 +94,7 @@ mod tests {
         (FsError::Interrupted, 4),
         (FsError::ReadOnly, 30),
         (FsError::Blocked, 16),
+        (FsError::TooManyOpen, 23),
     ];
 
     #[test]

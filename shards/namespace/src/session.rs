@@ -97,7 +97,8 @@ pub fn is_final(error: FsError) -> bool {
         | FsError::Range
         | FsError::TooLarge
         | FsError::NotSupported
-        | FsError::Stale => true,
+        | FsError::Stale
+        | FsError::TooManyOpen => true,
     }
 }
 

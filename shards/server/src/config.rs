@@ -1,6 +1,6 @@
 //! Settings of a server.
 
-use crate::leases::OBJECT_BYTES;
+use crate::leases::{OBJECT_BYTES, PIN_BYTES, PinLimits};
 use cfs_rpc::Admission;
 use cfs_seam::Address;
 use cfs_types::{CoreId, GroupId, MapEpoch, ShardId, UNIT_BYTES};
@@ -18,6 +18,8 @@ pub struct MemoryLimits {
     pub inline_cache: usize,
     /// Who may cache what.
     pub leases: usize,
+    /// What sessions hold open.
+    pub opens: usize,
     /// Changes under way: their payload, and a unit for each.
     pub changes: usize,
 }
@@ -37,13 +39,20 @@ impl MemoryLimits {
             block_cache: part * 5,
             inline_cache: part * 2,
             leases: part,
-            changes: part * 4,
+            opens: part,
+            changes: part * 3,
         }
     }
 
     /// Objects that leases may be held on.
     pub fn lease_objects(&self) -> usize {
         self.leases / OBJECT_BYTES
+    }
+
+    /// Inodes that sessions may hold open, with so many cores. One session leaves a quarter to others.
+    pub fn pins(&self, cores: u16) -> PinLimits {
+        let core = (self.opens / PIN_BYTES).max(1);
+        PinLimits { core, session: core.div_ceil(4) * 3, server: core * usize::from(cores) }
     }
 
     /// Units of 4 KiB that changes under way may take.

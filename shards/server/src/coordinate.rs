@@ -142,7 +142,7 @@ pub async fn release_unpinned(core: &Rc<Core>, shard: &Rc<Shard>, asked: Option<
     let Some(asked) = asked else { return Ok(()) };
     let ino = asked.ino;
     for session in asked.holders.iter().copied() {
-        if !core.leases.borrow().pinned_by(ino).contains(&session) {
+        if !core.leases.borrow().is_pinned_by(ino, session) {
             shard.command(Command::internal(CommandBody::ReleaseOrphan { ino, session })).await?;
         }
     }

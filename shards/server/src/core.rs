@@ -9,7 +9,7 @@ use crate::fence::Fence;
 use crate::former::{Former, forget_in};
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
-use crate::leases::{Clearance, Intent, Leases};
+use crate::leases::{Clearance, Intent, Leases, Place};
 use crate::links::Links;
 use crate::log_room::{Asker, LogPlace, LogRoom};
 use crate::messages::{CoreReply, CoreRequest};
@@ -288,13 +288,34 @@ impl Core {
 
     /// A client answered a revocation.
     pub fn lease_answered(&self, session: SessionId, reply: CallbackReply) {
-        let mut leases = self.leases.borrow_mut();
         if reply.pinned {
-            leases.pin(reply.ino, session);
+            let _refused = self.reopened(reply.ino, session);
         }
-        leases.answered(session, reply.ino, reply.sequence);
-        drop(leases);
+        self.leases.borrow_mut().answered(session, reply.ino, reply.sequence);
         self.leases_moved.notify_all();
+    }
+
+    /// The session has opened the inode, where there is room. One that is over holds nothing: nobody
+    /// would close it.
+    pub fn opened(&self, ino: InodeId, session: SessionId) -> Result<(), FsError> {
+        self.alive(session)?;
+        self.leases.borrow_mut().open(ino, session)
+    }
+
+    /// The session says that it holds the inode open already.
+    pub fn reopened(&self, ino: InodeId, session: SessionId) -> Result<(), FsError> {
+        self.alive(session)?;
+        self.leases.borrow_mut().reopen(ino, session)
+    }
+
+    fn alive(&self, session: SessionId) -> Result<(), FsError> {
+        if self.fence.is_over(session) { Err(FsError::SessionExpired) } else { Ok(()) }
+    }
+
+    /// Takes a place for what the session is about to open.
+    pub fn place(self: &Rc<Self>, session: SessionId) -> Result<OpenPlace, FsError> {
+        let place = self.leases.borrow_mut().place(session)?;
+        Ok(OpenPlace { core: self.clone(), place: Some(place) })
     }
 
     /// Waits until sessions of before the restart are back or their leases have ended: also the one
@@ -368,6 +389,20 @@ impl Core {
             self.links.call_back(r.session, Callback::Revoke { ino: r.ino, sequence: r.sequence });
         }
         granted
+    }
+}
+
+/// Room for an inode that is about to be opened, until it is dropped.
+pub struct OpenPlace {
+    core: Rc<Core>,
+    place: Option<Place>,
+}
+
+impl Drop for OpenPlace {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.core.leases.borrow_mut().vacate(place);
+        }
     }
 }
 

@@ -7,17 +7,21 @@
 //! so that these bytes are refused whenever they arrive.
 //!
 //! Memory is bounded: where the table is full, holders of other objects are asked to give way, and
-//! until they have nothing more is granted.
+//! until they have nothing more is granted. What is open cannot be asked back, so opens beyond a limit
+//! are refused (`pins`).
 //!
 //! Invariants: while a change is in progress on an object nobody is granted a lease on it; a
 //! session never waits for itself, so that a holder asked to give way can still write back.
 
 mod few;
+mod pins;
 
 use cfs_seam::Instant;
 use cfs_types::{InodeId, SessionId};
 use cfs_wire::LeaseKind;
 use few::Few;
+use pins::Pins;
+pub use pins::{PIN_BYTES, PinLimits, Place};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -102,15 +106,18 @@ pub struct Leases {
     objects_max: usize,
     /// Where the next object that is to give way is looked for.
     hand: Option<InodeId>,
+    /// How many inodes each session holds open.
+    pins: Pins,
 }
 
 impl Leases {
     /// `term`: how long a silent session's leases stand in others' way. With `objects_max` objects
     /// the table is full; only what is open or being changed takes it beyond that.
-    pub fn new(term: Duration, objects_max: usize) -> Self {
+    pub fn new(term: Duration, objects_max: usize, pins: PinLimits) -> Self {
         Leases {
             term,
             objects_max,
+            pins: Pins::new(pins),
             hand: None,
             objects: BTreeMap::new(),
             renewed: BTreeMap::new(),
@@ -294,29 +301,12 @@ impl Leases {
     pub fn end_session(&mut self, session: SessionId) {
         self.renewed.remove(&session);
         self.lapsed.remove(&session);
+        self.pins.end_session(session);
         self.objects.retain(|_, object| {
             object.holders.remove(session);
             object.pins.remove(session);
             !object.is_idle()
         });
-    }
-
-    /// The session holds the inode open.
-    pub fn pin(&mut self, ino: InodeId, session: SessionId) {
-        self.objects.entry(ino).or_default().pins.get_or_insert(session, ());
-    }
-
-    /// The session's last descriptor is closed.
-    pub fn unpin(&mut self, ino: InodeId, session: SessionId) {
-        if let Some(object) = self.objects.get_mut(&ino) {
-            object.pins.remove(session);
-        }
-        self.tidy(ino);
-    }
-
-    /// Sessions that hold the inode open.
-    pub fn pinned_by(&self, ino: InodeId) -> Vec<SessionId> {
-        self.objects.get(&ino).map(|o| o.pins.sessions().collect()).unwrap_or_default()
     }
 
     /// Whether nothing more is granted.
@@ -366,6 +356,7 @@ mod tests {
 
     const A: SessionId = SessionId::new(1);
     const B: SessionId = SessionId::new(2);
+    const PINS: PinLimits = PinLimits { core: 8, session: 6, server: 16 };
 
     fn ino() -> InodeId {
         InodeId::from_raw(77).expect("valid")
@@ -374,7 +365,7 @@ mod tests {
         Instant::new(ms * 1_000_000)
     }
     fn table() -> Leases {
-        Leases::new(Duration::from_secs(2), 8)
+        Leases::new(Duration::from_secs(2), 8, PINS)
     }
 
     #[test]
@@ -471,10 +462,10 @@ mod tests {
         for n in 1..=8 {
             assert!(t.grant(nth(n), A, LeaseKind::Shared, at(0)).is_some());
         }
-        t.pin(nth(1), A);
+        t.open(nth(1), A).expect("room");
         t.begin(nth(2), A, Intent::Read);
         assert_eq!(t.grant(nth(9), A, LeaseKind::Shared, at(0)), None);
-        t.pin(nth(9), A);
+        t.open(nth(9), A).expect("room");
         assert_eq!(t.grant(nth(9), A, LeaseKind::Shared, at(0)), None, "open, and yet no lease");
         t.unpin(nth(9), A);
         let mut asked = Vec::new();

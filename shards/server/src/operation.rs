@@ -2,7 +2,7 @@
 //! answer with what the client may cache.
 
 use crate::coordinate::{coordinate, fill_pins, release_orphans, release_unpinned};
-use crate::core::Core;
+use crate::core::{Core, OpenPlace};
 use crate::file_data::{self, WriteRequest};
 use crate::leases::Intent;
 use crate::messages::{CoreReply, CoreRequest};
@@ -46,12 +46,13 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
             (Ok(Reply::Done), Vec::new(), None)
         }
         Op::Reopen { inodes, last } => {
-            inodes.iter().for_each(|ino| core.leases.borrow_mut().pin(*ino, session));
+            let said = inodes.iter().map(|ino| core.reopened(*ino, session));
+            let said = said.fold(Ok(()), Result::and);
             if last {
                 core.session_back(session);
                 spawn(&core.world.tasks, Class::Background, release_closed(core.clone(), session)).detach();
             }
-            (Ok(Reply::Done), Vec::new(), None)
+            (said.map(|()| Reply::Done), Vec::new(), None)
         }
         Op::CloseSession => {
             core.peers.call(CoreId::new(0), CoreRequest::EndSession(session)).await;
@@ -109,8 +110,11 @@ fn routed_to(op: &Op) -> Option<InodeId> {
 /// Gives up what the session holds open of unlinked inodes by an earlier word and not by its last:
 /// a crash came between the end of the last link and the session's close.
 async fn release_closed(core: Rc<Core>, session: SessionId) {
+    if !core.leases.borrow().has_every_pin(session) {
+        return;
+    }
     for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
-        let closed = |ino| !core.leases.borrow().pinned_by(ino).contains(&session);
+        let closed = |ino| !core.leases.borrow().is_pinned_by(ino, session);
         let _failed = release_orphans(shard, session, closed).await;
     }
 }
@@ -171,7 +175,7 @@ async fn look(core: &Rc<Core>, shard: &Rc<Shard>, session: SessionId, op: &Op, d
                 core.unlinking.wait(*ino).await;
                 continue;
             }
-            if let Err(error) = pin(core, shard, *ino, session, &result).await {
+            if let Err(error) = pin(core, shard, *ino, session, &result, None).await {
                 return (Err(error), Vec::new(), None);
             }
         }
@@ -180,20 +184,22 @@ async fn look(core: &Rc<Core>, shard: &Rc<Shard>, session: SessionId, op: &Op, d
     }
 }
 
-/// Pins an inode that was just found there. One without a name is gone, but for those that hold it.
+/// Pins an inode that was just found there, in a place of its own or one that was taken for it. One
+/// without a name is gone, but for those that hold it.
 async fn pin(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
     ino: InodeId,
     session: SessionId,
     found: &Result<Reply, FsError>,
+    place: Option<OpenPlace>,
 ) -> Result<(), FsError> {
     let nameless = matches!(found, Ok(Reply::Attr(attr)) if attr.nlink == 0);
     if nameless && !shard.read(|view, _| pending::holds_orphan(view, ino, session)).await? {
         return Err(FsError::Stale);
     }
-    core.leases.borrow_mut().pin(ino, session);
-    Ok(())
+    drop(place);
+    core.opened(ino, session)
 }
 
 /// What a create has found may be longer than the server knows: others hold back what they wrote.
@@ -215,7 +221,13 @@ async fn show_whole(
 }
 
 /// Pins a file that a create has made or found, unless it was removed since.
-async fn pin_created(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, session: SessionId) -> Result<(), FsError> {
+async fn pin_created(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    ino: InodeId,
+    session: SessionId,
+    place: Option<OpenPlace>,
+) -> Result<(), FsError> {
     loop {
         core.unlinking.wait(ino).await;
         let found = shard.query(&Op::Getattr { ino }).await;
@@ -223,7 +235,7 @@ async fn pin_created(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, session: 
             continue;
         }
         return match found {
-            Ok(_) => pin(core, shard, ino, session, &found).await,
+            Ok(_) => pin(core, shard, ino, session, &found, place).await,
             Err(FsError::NotFound) => Err(FsError::Stale),
             Err(error) => Err(error),
         };
@@ -278,15 +290,27 @@ fn grants(op: &Op, result: &Result<Reply, FsError>) -> Vec<(InodeId, LeaseKind)>
 /// A change of the namespace or of attributes.
 async fn mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: Op, direct: bool) -> Served {
     let quiet = core.unlinking.quiet_at();
-    let mut result = try_mutate(core, shard, context, op.clone()).await;
-    if let (Op::Create { .. }, Ok(Reply::Entry(entry))) = (&op, &result)
+    let opens = matches!(op, Op::Create { .. });
+    let place = opens.then(|| core.place(context.session)).transpose();
+    let mut result = match place {
+        Ok(_) => try_mutate(core, shard, context, op.clone()).await,
+        // An earlier attempt may have been executed: then its answer is repeated.
+        Err(error) => {
+            let body = CommandBody::Conclude { error };
+            execute_steps(core, shard, context, command(context, body)).await
+        }
+    };
+    if let (true, Ok(Reply::Entry(entry))) = (opens, &result)
         && entry.ino.shard() == shard.id()
     {
-        if core.unlinking.was_quiet(quiet) {
-            core.leases.borrow_mut().pin(entry.ino, context.session);
-        } else if let Err(error) = pin_created(core, shard, entry.ino, context.session).await {
-            result = Err(error);
-        }
+        let place = place.ok().flatten();
+        let pinned = if core.unlinking.was_quiet(quiet) {
+            drop(place);
+            core.opened(entry.ino, context.session)
+        } else {
+            pin_created(core, shard, entry.ino, context.session, place).await
+        };
+        result = pinned.and(result);
     }
     if let (Op::Create { .. }, Ok(Reply::Entry(entry))) = (&op, &mut result)
         && let Err(error) = show_whole(core, shard, context.session, entry).await

@@ -2,7 +2,7 @@
 
 use crate::connection::CONNECTIONS_MAX;
 use crate::core::{Core, FORWARDS_MAX};
-use crate::leases::OBJECT_BYTES;
+use crate::leases::{OBJECT_BYTES, PIN_BYTES};
 use cfs_observe::{Bounded, CoreStatus, Number, Unit};
 use cfs_types::UNIT_BYTES;
 use std::rc::Rc;
@@ -29,6 +29,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         queues: vec![
             Bounded { name: "mesh", used: FORWARDS_MAX - core.forwards.free(), limit: FORWARDS_MAX },
             Bounded { name: "connections", used: core.metrics.connections.get(), limit: CONNECTIONS_MAX },
+            opens(core, 1),
         ],
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
         floor_units: core.floor_units,
@@ -87,6 +88,11 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
     ]
 }
 
+fn opens(core: &Core, each: usize) -> Bounded {
+    let (used, limit) = core.leases.borrow().opens();
+    Bounded { name: "opens", used: (used * each) as u64, limit: (limit * each) as u64 }
+}
+
 fn memory(core: &Core, log: &cfs_log::Usage) -> Vec<Bounded> {
     let limits = core.config.memory;
     let changing = limits.change_units() - core.changing.free();
@@ -98,6 +104,7 @@ fn memory(core: &Core, log: &cfs_log::Usage) -> Vec<Bounded> {
         bounded("log_queue", log.queued_bytes, log.queued_bytes_limit),
         Bounded { name: "unpacked_writes", used: core.unpacked_bytes.get(), limit: limits.unpacked() },
         bounded("leases", core.leases.borrow().objects() * OBJECT_BYTES, limits.leases),
+        opens(core, PIN_BYTES),
         Bounded { name: "changes", used: changing * u64::from(UNIT_BYTES), limit: limits.changes as u64 },
     ]
 }

@@ -123,7 +123,8 @@ impl Loaded {
             let shard = Shard::new(replica, name_key, fence.clone());
             groups.insert(shard.group(), shard);
         }
-        let now = seat.world.clock.now();
+        let (now, memory) = (seat.world.clock.now(), seat.config.memory);
+        let pins = memory.pins(seat.config.cores);
         let core = Rc::new(Core {
             world: seat.world.clone(),
             config: seat.config.clone(),
@@ -139,13 +140,13 @@ impl Loaded {
             inline,
             regions: self.regions,
             groups,
-            leases: RefCell::new(Leases::new(seat.config.lease_term, seat.config.memory.lease_objects())),
+            leases: RefCell::new(Leases::new(seat.config.lease_term, memory.lease_objects(), pins)),
             leases_moved: Event::new(),
             former: Former::new(now.after(seat.config.lease_term)),
             unpacked_bytes,
             admitted_bytes: Cell::new(0),
             full: Cell::new(None),
-            changing: Semaphore::new(seat.config.memory.change_units()),
+            changing: Semaphore::new(memory.change_units()),
             log_room: LogRoom::new(),
             forwards: Semaphore::new(FORWARDS_MAX),
             is_delivered: Cell::new(false),

@@ -6,6 +6,7 @@ mod images;
 mod leaks;
 mod limits;
 mod linear;
+mod open_limit;
 mod opens;
 mod pressure;
 mod private;
