@@ -285,8 +285,6 @@ impl Inodes {
             let end = inode.leased(now).filter(|_| fresh);
             if end.is_some() && newest {
                 inode.attr = Some(attr.clone());
-            }
-            if end.is_some() && newest {
                 inode.conclude(attr, sent);
             }
             let best = inode.attr.clone().filter(|_| end.is_some());
@@ -302,10 +300,11 @@ impl Inodes {
     pub fn name(&self, dir: InodeId, name: &Name, now: Instant) -> Option<(Known, Instant)> {
         let room = self.entries.get() < self.entries_max;
         self.find(dir, |inode| {
-            let known = inode.names.get(name).copied();
-            let known = known.or_else(|| (inode.complete && room).then_some(Known::Absent))?;
+            let recorded = inode.names.get(name).copied();
+            let known = recorded.or_else(|| (inode.complete && room).then_some(Known::Absent))?;
             let end = inode.leased(now)?;
-            if inode.names.insert(name.clone(), known).is_none() {
+            if recorded.is_none() {
+                inode.names.insert(name.clone(), known);
                 self.entries.set(self.entries.get() + 1);
             }
             Some((known, end))
