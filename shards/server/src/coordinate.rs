@@ -3,7 +3,7 @@
 //! The coordinator decides nothing about I/O; here its queries and commands are carried to the
 //! cores that own the shards. A coordinator whose client gave up runs on to its end.
 
-use crate::core::Core;
+use crate::core::{Core, Held};
 use crate::leases::Intent;
 use crate::log_room::Asker;
 use crate::machine::GroupAnswer;
@@ -17,6 +17,7 @@ use cfs_namespace::{Answer, Command, CommandBody, TxId, pending};
 use cfs_seam::{Class, io, sleep, spawn};
 use cfs_types::{FsError, InodeId, SessionId, ShardId, Timestamp, VolumeId};
 use cfs_wire::Reply;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,9 +45,12 @@ pub async fn coordinate(core: &Rc<Core>, shard: &Rc<Shard>, request: Request) ->
 
 async fn drive(core: &Rc<Core>, shard: &Rc<Shard>, mut coordinator: Coordinator) -> Result<Reply, FsError> {
     let (sender, mut events) = channel::bounded(ACTIONS_MAX);
+    // What others gave way on at this core: until the end nobody is granted a lease on it.
+    let mut clear = BTreeMap::new();
     loop {
         while let Some((token, action)) = coordinator.poll_action() {
             if let Action::Finish { result, after } = action {
+                drop(clear);
                 for (to, sequence) in after {
                     core.await_sent(shard, to, sequence).await?;
                 }
@@ -54,18 +58,21 @@ async fn drive(core: &Rc<Core>, shard: &Rc<Shard>, mut coordinator: Coordinator)
             }
             let (owner, sender) = (core.clone(), sender.clone());
             let task = async move {
-                let event = perform(&owner, action).await;
-                let _gone = sender.send((token, event)).await;
+                let (event, held) = perform(&owner, action).await;
+                let _gone = sender.send((token, event, held)).await;
             };
             spawn(&core.world.tasks, Class::Foreground, task).detach();
         }
-        let Some((token, event)) = events.recv().await else { return Err(FsError::Interrupted) };
+        let Some((token, event, held)) = events.recv().await else { return Err(FsError::Interrupted) };
+        clear.extend(held);
         coordinator.handle_event(token, event);
     }
 }
 
-async fn perform(core: &Rc<Core>, action: Action) -> Event {
-    match action {
+/// What came of an action, and what is held at this core after a revocation.
+async fn perform(core: &Rc<Core>, action: Action) -> (Event, Option<(ShardId, Held)>) {
+    let event = match action {
+        Action::Revoke { shard, command } => return revoke(core, shard, command).await,
         Action::Query { shard, op } => {
             let to = core.config.owner(shard.into());
             match core.peers.call(to, CoreRequest::Query(shard, op)).await {
@@ -85,7 +92,28 @@ async fn perform(core: &Rc<Core>, action: Action) -> Event {
             Event::Waited
         }
         Action::Finish { .. } => Event::Waited,
+    };
+    (event, None)
+}
+
+async fn revoke(core: &Rc<Core>, shard: ShardId, command: Command) -> (Event, Option<(ShardId, Held)>) {
+    let to = core.config.owner(shard.into());
+    if to == core.me() {
+        return match hold_for(core, shard, &command).await {
+            Ok(held) => (Event::Revoked, Some((shard, held))),
+            Err(_) => (Event::Lost, None),
+        };
     }
+    match core.peers.call(to, CoreRequest::Revoke(shard, Box::new(command))).await {
+        CoreReply::Revoked(Ok(())) => (Event::Revoked, None),
+        _ => (Event::Lost, None),
+    }
+}
+
+/// Waits until others have given way on what a command changes in a shard of this core.
+pub async fn hold_for(core: &Rc<Core>, shard: ShardId, command: &Command) -> Result<Held, FsError> {
+    let inodes = touched(core.shard(shard)?, command).await?;
+    core.hold(inodes, command.session, Intent::Change).await
 }
 
 /// Executes a command of a transaction or an outbox in a shard of this core: leases of others on
@@ -98,9 +126,8 @@ pub async fn execute_here(core: &Rc<Core>, shard: ShardId, command: Command, dat
 }
 
 async fn try_execute(core: &Rc<Core>, shard: ShardId, mut command: Command, data: Vec<u8>) -> Result<Remote, FsError> {
+    let _held = hold_for(core, shard, &command).await?;
     let shard = core.shard(shard)?.clone();
-    let inodes = touched(&shard, &command).await?;
-    let _held = core.hold(inodes, command.session, Intent::Change).await?;
     let pinned = fill_pins(core, &shard, &mut command).await?;
     let concludes = matches!(command.body, CommandBody::Conclude { .. });
     let place = core.log_place(Asker::FollowUp, data.len()).await;

@@ -29,6 +29,8 @@ pub enum CoreRequest {
     Serve(Box<Request>, Option<IoBuf>),
     /// A command of a transaction or an outbox. Answer: `Executed`.
     Execute(ShardId, Box<Command>, Vec<u8>),
+    /// Have others give way on what a command of a transaction will change. Answer: `Revoked`.
+    Revoke(ShardId, Box<Command>),
     /// A read for a transaction. Answer: `Answered`.
     Query(ShardId, Op),
     /// Write a chunk for a range of this core's shard. Answer: `Stored`.
@@ -81,6 +83,8 @@ pub enum CoreReply {
     Served(Box<Response>, Option<IoBuf>),
     /// A command's outcome.
     Executed(Remote),
+    /// Whether others gave way.
+    Revoked(Result<(), FsError>),
     /// A query's answer.
     Answered(Result<Reply, FsError>),
     /// A chunk was written, durably.

@@ -151,6 +151,9 @@ impl Seat {
             CoreRequest::Execute(shard, command, data) => {
                 CoreReply::Executed(coordinate::execute_here(core, shard, *command, data).await)
             }
+            CoreRequest::Revoke(shard, command) => {
+                CoreReply::Revoked(coordinate::hold_for(core, shard, &command).await.map(drop))
+            }
             CoreRequest::Query(shard, op) => CoreReply::Answered(match core.shard(shard) {
                 Ok(shard) => shard.clone().query(&op).await,
                 Err(error) => Err(error),

@@ -38,6 +38,14 @@ pub enum Action {
         /// What.
         command: Command,
     },
+    /// Have others give way on what the command will change there. It is not executed; nobody is
+    /// granted a lease on it again before the end, where the driver can see to that.
+    Revoke {
+        /// Where.
+        shard: ShardId,
+        /// What will be proposed.
+        command: Command,
+    },
     /// Wait a little, longer with each round.
     Wait {
         /// Counts from 0.
@@ -64,6 +72,8 @@ pub enum Event {
         /// The outcome's holder.
         blocked_by: Option<TxId>,
     },
+    /// Of a revocation: nobody else holds leases.
+    Revoked,
     /// Of a wait.
     Waited,
     /// It cannot be known: the shard's leader is gone or silent.

@@ -30,6 +30,7 @@ enum Target {
     Look,
     TakeLock,
     Walk,
+    Revoke(ShardId),
     Prepare(ShardId),
     Decide,
 }
@@ -81,6 +82,8 @@ pub struct Coordinator {
     plan: Option<Plan>,
     walk: Option<(Walk, InodeId)>,
     walked: u32,
+    /// Shards where others are asked to give way.
+    revoking: BTreeSet<ShardId>,
     preparing: BTreeSet<ShardId>,
     /// Shards that may have prepared.
     touched: BTreeSet<ShardId>,
@@ -118,6 +121,7 @@ impl Coordinator {
             plan: None,
             walk: None,
             walked: 0,
+            revoking: BTreeSet::new(),
             preparing: BTreeSet::new(),
             touched: BTreeSet::new(),
             locked: false,
@@ -207,12 +211,22 @@ impl Coordinator {
                 let Some((_, dir)) = self.walk else { return };
                 self.act(Some(sent), Action::Query { shard: dir.shard(), op: Op::Parent { dir } });
             }
-            Target::Prepare(shard) => {
-                let parts = self.parts(shard);
-                self.touched.insert(shard);
-                self.propose(sent, shard, TxnCommand::Prepare { tx, parts });
+            Target::Revoke(shard) => {
+                let command = match shard == tx.shard {
+                    true => self.decision(),
+                    false => self.preparation(shard),
+                };
+                self.act(Some(sent), Action::Revoke { shard, command });
             }
-            Target::Decide => self.send_decision(),
+            Target::Prepare(shard) => {
+                self.touched.insert(shard);
+                let command = self.preparation(shard);
+                self.act(Some(sent), Action::Propose { shard, command });
+            }
+            Target::Decide => {
+                let command = self.decision();
+                self.act(Some(sent), Action::Propose { shard: tx.shard, command });
+            }
         }
     }
 
@@ -221,19 +235,20 @@ impl Coordinator {
         plan.and_then(|plan| plan.parts.get(&shard)).cloned().unwrap_or_default()
     }
 
-    fn send_decision(&mut self) {
-        let Some(plan) = &self.plan else { return };
-        let body = TxnCommand::Decide {
+    fn preparation(&self, shard: ShardId) -> Command {
+        Command::internal(CommandBody::Txn(TxnCommand::Prepare { tx: self.tx, parts: self.parts(shard) }))
+    }
+
+    fn decision(&self) -> Command {
+        let plan = self.plan.as_ref();
+        self.command(CommandBody::Txn(TxnCommand::Decide {
             tx: self.tx,
             participants: self.touched.iter().copied().collect(),
             parts: self.parts(self.tx.shard),
-            after: plan.after.clone(),
-            reply: plan.reply.clone(),
+            after: plan.map(|plan| plan.after.clone()).unwrap_or_default(),
+            reply: plan.map_or(Reply::Done, |plan| plan.reply.clone()),
             pinned_by: Vec::new(),
-        };
-        let command = self.command(CommandBody::Txn(body));
-        let shard = self.tx.shard;
-        self.act(Some(Sent::Target(Target::Decide)), Action::Propose { shard, command });
+        }))
     }
 
     /// A step was answered: goes on, clears the way, or fails.
@@ -264,6 +279,10 @@ impl Coordinator {
             },
             Event::Executed { result: Err(error), .. } => self.fail(error),
             Event::Executed { result: Ok(Answer::Wire(_)), .. } => self.fail(FsError::Conflict),
+            Event::Revoked => match target {
+                Target::Revoke(shard) => self.revoked(shard),
+                _ => self.fail(FsError::Conflict),
+            },
             Event::Waited | Event::Lost => self.fail(FsError::TimedOut),
         }
     }
@@ -318,7 +337,8 @@ impl Coordinator {
         }
     }
 
-    /// Prepares in all other shards at once.
+    /// Has others give way in all shards at once, then prepares in all other shards at once, so that
+    /// nothing is blocked while somebody is waited for. A shard that alone prepares revokes with that.
     fn prepare(&mut self) {
         let Some(plan) = &self.plan else { return };
         let own = self.tx.shard;
@@ -326,8 +346,21 @@ impl Coordinator {
         if self.preparing.is_empty() {
             return self.send(Target::Decide);
         }
-        for shard in self.preparing.clone() {
-            self.send(Target::Prepare(shard));
+        self.revoking = BTreeSet::from([own]);
+        if self.preparing.len() > 1 {
+            self.revoking.extend(&self.preparing);
+        }
+        for shard in self.revoking.clone() {
+            self.send(Target::Revoke(shard));
+        }
+    }
+
+    fn revoked(&mut self, shard: ShardId) {
+        self.revoking.remove(&shard);
+        if self.revoking.is_empty() {
+            for shard in self.preparing.clone() {
+                self.send(Target::Prepare(shard));
+            }
         }
     }
 

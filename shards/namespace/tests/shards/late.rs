@@ -33,6 +33,7 @@ fn prepared(cluster: &mut Cluster) -> (Command, Command) {
                 prepare = Some(command);
                 Event::Executed { result: outcome.result, blocked_by: outcome.blocked_by }
             }
+            Action::Revoke { .. } => Event::Revoked,
             other => panic!("{other:?}"),
         };
         coordinator.handle_event(token, event);

@@ -13,6 +13,7 @@ mod private;
 mod proof;
 mod raw;
 mod reference;
+mod revoke;
 mod seeds;
 mod shared;
 mod stage;
