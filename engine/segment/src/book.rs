@@ -376,9 +376,14 @@ impl Book {
         if !std::mem::take(&mut self.freed) || self.free.len() < 2 * KEEP_FREE {
             return None;
         }
+        let region = self.drop_free()?;
+        self.freed = true;
+        Some(region)
+    }
+    /// Lets go of a wholly free region, if there is one.
+    pub fn drop_free(&mut self) -> Option<u32> {
         let is_free = |r: &Region| r.slots.iter().all(|s| matches!(s, Slot::Free));
         let region = *self.regions.iter().rev().find(|(_, r)| is_free(r))?.0;
-        self.freed = true;
         self.regions.remove(&region);
         self.free.retain(|s| s.region() != region);
         Some(region)

@@ -319,6 +319,11 @@ impl Space {
         granted.then(|| Reservation { space: self.clone(), units })
     }
 
+    /// Lets go of a held region without cells, if there is one: it is the caller's to grant.
+    pub fn drop_free_region(&self) -> Option<u32> {
+        self.inner.state.borrow_mut().book.drop_free()
+    }
+
     /// Where the space went.
     pub fn usage(&self) -> Usage {
         self.inner.state.borrow().book.usage(self.inner.grants.ungranted())

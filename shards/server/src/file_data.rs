@@ -20,7 +20,7 @@ use cfs_namespace::data::{
 };
 use cfs_namespace::{Answer, Command, CommandBody, NeedMore, Stop};
 use cfs_seam::IoBuf;
-use cfs_segment::{CellOwner, Lifetime, Purpose, SpaceError};
+use cfs_segment::{CellOwner, Lifetime, Purpose, Reservation, SpaceError};
 use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, INLINE_WRITE_BYTES_MAX, InodeId, RangeIndex, ShardId, UNIT_BYTES};
 use cfs_wire::{HeldBack, Op, Reply, RequestContext};
 use std::rc::Rc;
@@ -167,17 +167,22 @@ async fn admit_inline(core: &Rc<Core>, len: usize) -> Result<Admitted, FsError> 
     let bytes = len as u64;
     core.admitted_bytes.set(core.admitted_bytes.get() + bytes);
     let admitted = Admitted { core: core.clone(), bytes };
-    let fits = || core.space.reserve(Purpose::Data, units_promised(core) + 1).is_some();
-    if fits() {
-        return Ok(admitted);
+    reserve(core, Purpose::Data, || units_promised(core) + 1).await?;
+    Ok(admitted)
+}
+
+/// Sets space aside, with a region of another core where this one has too little.
+pub async fn reserve(core: &Core, purpose: Purpose, units: impl Fn() -> u64) -> Result<Reservation, FsError> {
+    if let Some(reserved) = core.space.reserve(purpose, units()) {
+        return Ok(reserved);
     }
-    core.regions.replenish().await;
+    core.regions.take_one().await;
     core.upkeep.notify_all();
-    if fits() { Ok(admitted) } else { Err(FsError::NoSpace) }
+    core.space.reserve(purpose, units()).ok_or(FsError::NoSpace)
 }
 
 /// Units that small writes will need when they are packed.
-fn units_promised(core: &Core) -> u64 {
+pub fn units_promised(core: &Core) -> u64 {
     (core.unpacked_bytes.get() + core.admitted_bytes.get()).div_ceil(u64::from(UNIT_BYTES))
 }
 
@@ -260,15 +265,8 @@ pub async fn store_chunk(
     let len = u32::try_from(data.len()).map_err(|_| FsError::TooLarge)?;
     let purpose = Purpose::from(class);
     // New data leaves alone what small writes were promised; packing them takes it.
-    let promised = if purpose == Purpose::Data { units_promised(core) } else { 0 };
-    let units = u64::from(len.div_ceil(UNIT_BYTES)) + promised;
-    let mut reserved = core.space.reserve(purpose, units);
-    if reserved.is_none() {
-        core.regions.replenish().await;
-        core.upkeep.notify_all();
-        reserved = core.space.reserve(purpose, units);
-    }
-    let reserved = reserved.ok_or(FsError::NoSpace)?;
+    let promised = || if purpose == Purpose::Data { units_promised(core) } else { 0 };
+    let reserved = reserve(core, purpose, || u64::from(len.div_ceil(UNIT_BYTES)) + promised()).await?;
     let written = core.space.write(CellOwner::Chunk(chunk), class, data).await.map_err(space_error)?;
     core.space.sync().await.map_err(space_error)?;
     drop(reserved);

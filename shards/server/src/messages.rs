@@ -41,8 +41,8 @@ pub enum CoreRequest {
     RangeSequence(InodeId, RangeIndex),
     /// Wait until the messages that the start found have been delivered. Answer: `Done`.
     AwaitDelivered,
-    /// Give half of the ungranted regions. Answer: `Granted`.
-    TakeRegions,
+    /// Give half of the ungranted regions; to a core in need also the last one. Answer: `Granted`.
+    TakeRegions(bool),
     /// A cell in a region of this core is garbage. Answer: `Done`.
     Retire(CellOwner, CellRef),
     /// The cleaner of this core's region asks the cell's shard to move it. Answer: `Done`.

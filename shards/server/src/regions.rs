@@ -1,14 +1,15 @@
 //! Which core holds which region.
 //!
 //! At start each core gets an equal share of the regions that hold nothing; a core that runs low
-//! takes half of what another has. So a reservation is decided on the core alone.
+//! takes half of what another has, one that must refuse a write without takes the last too. So a
+//! reservation is decided on the core alone.
 //!
 //! Invariant: a region is in one core's pool, or held by one core's space, never both.
 
 use crate::messages::{CoreReply, CoreRequest};
 use crate::peers::Peers;
 use cfs_seam::{Class, Io, World, spawn};
-use cfs_segment::{CellOwner, CellRef, RegionGrants, RegionLayout};
+use cfs_segment::{CellOwner, CellRef, Purpose, RegionGrants, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space};
 use cfs_types::CoreId;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,8 @@ use std::rc::Rc;
 
 /// A core whose pool is smaller asks the others for more.
 const POOL_LOW: usize = 2;
+/// Units of data in a region.
+const REGION_UNITS: u64 = (SEGMENTS_PER_REGION * SEGMENT_UNITS) as u64;
 
 /// This core's share of the ungranted regions, and the holders of the others'.
 pub struct RegionPool {
@@ -39,23 +42,42 @@ impl RegionPool {
         *self.holders.borrow_mut() = holders;
     }
 
-    /// Gives half of the pool to another core.
-    pub fn give_half(&self) -> Vec<u32> {
-        let mut pool = self.pool.borrow_mut();
-        let half = pool.len() / 2;
-        (0..half).filter_map(|_| pool.pop_last()).collect()
+    /// Gives half of the pool to another core. One that is in need gets the last of it too, or else a held
+    /// region without cells: as long as this core could still write what it has `promised`, units, beside
+    /// what is kept back.
+    pub fn give(&self, space: &Space, is_in_need: bool, promised: u64) -> Vec<u32> {
+        let pooled = self.pool.borrow().len();
+        let half = if is_in_need { pooled.div_ceil(2).max(1) } else { pooled / 2 };
+        let mut given = Vec::new();
+        while given.len() < half && space.reserve(Purpose::Data, promised + REGION_UNITS).is_some() {
+            let pooled = self.pool.borrow_mut().pop_last();
+            let Some(region) = pooled.or_else(|| space.drop_free_region()) else { break };
+            given.push(region);
+        }
+        given
     }
 
     /// Asks the other cores for regions while the pool is low.
     pub async fn replenish(&self) {
+        self.ask(POOL_LOW, false).await;
+    }
+
+    /// Asks the other cores for a region, without which this one has to refuse a write.
+    pub async fn take_one(&self) {
+        let wanted = self.pool.borrow().len() + 1;
+        self.ask(wanted, true).await;
+    }
+
+    async fn ask(&self, wanted: usize, is_in_need: bool) {
         for core in (0..self.peers.cores()).map(CoreId::new) {
-            if self.pool.borrow().len() >= POOL_LOW {
+            if self.pool.borrow().len() >= wanted {
                 return;
             }
             if core == self.peers.me() {
                 continue;
             }
-            if let CoreReply::Granted(regions) = self.peers.call(core, CoreRequest::TakeRegions).await {
+            let ask = CoreRequest::TakeRegions(is_in_need);
+            if let CoreReply::Granted(regions) = self.peers.call(core, ask).await {
                 self.pool.borrow_mut().extend(regions);
             }
         }

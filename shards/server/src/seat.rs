@@ -5,7 +5,7 @@ use crate::RootOwner;
 use crate::boot::{self, Loaded, StartError, region_layout};
 use crate::config::ServerConfig;
 use crate::core::Core;
-use crate::file_data::{free_chunk, sequence_of, store_chunk};
+use crate::file_data::{free_chunk, sequence_of, store_chunk, units_promised};
 use crate::former::{Issued, forget_ended};
 use crate::messages::{CoreReply, CoreRequest};
 use crate::operation::make_root;
@@ -175,7 +175,9 @@ impl Seat {
                 }
                 CoreReply::Done
             }
-            CoreRequest::TakeRegions => CoreReply::Granted(core.regions.give_half()),
+            CoreRequest::TakeRegions(is_in_need) => {
+                CoreReply::Granted(core.regions.give(&core.space, is_in_need, units_promised(core)))
+            }
             CoreRequest::Retire(owner, cell) => {
                 if core.space.retire(owner, cell).is_err() {
                     core.metrics.damage.bump();

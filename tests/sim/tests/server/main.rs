@@ -14,6 +14,7 @@ mod proof;
 mod raw;
 mod reference;
 mod revoke;
+mod room;
 mod seeds;
 mod shared;
 mod stage;

@@ -1,0 +1,77 @@
+//! A small store of two cores, filled from one directory, so by one core: what `statfs` promises can be
+//! written but for little, over and over.
+
+use crate::history::{ME, name};
+use crate::stage::{Setup, Stage, formatted};
+use cfs_seam::{World, sleep};
+use cfs_types::{FsError, InodeId};
+use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
+use std::rc::Rc;
+use std::time::Duration;
+
+const FILE_BYTES: usize = 1 << 20;
+/// What is promised beyond what one core can write: less than a region stays with the other core, where it
+/// cannot be told from what that core needs for its own work.
+const TOLERANCE_BYTES: u64 = 64 << 20;
+const ROUNDS: u32 = 4;
+
+async fn free(volume: &Volume) -> u64 {
+    volume.statfs().await.expect("answered").bytes_free
+}
+
+/// Writes one file; false where the store is full.
+async fn write_one(volume: &Volume, text: &str) -> bool {
+    let flags = OpenFlags { write: true, direct: true, ..OpenFlags::default() };
+    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
+    let handle = match volume.create(&ME, InodeId::ROOT, &name(text), &how).await {
+        Ok((_, handle)) => handle,
+        Err(error) => {
+            assert_eq!(error, FsError::NoSpace);
+            return false;
+        }
+    };
+    let written = volume.write(handle, 0, &vec![7; FILE_BYTES], WriteFlags::default()).await;
+    volume.release(handle);
+    if written != Ok(FILE_BYTES) {
+        assert_eq!(written, Err(FsError::NoSpace));
+        volume.unlink(&ME, InodeId::ROOT, &name(text)).await.expect("deleting works");
+    }
+    written.is_ok()
+}
+
+async fn fill_and_empty(world: World, volume: Rc<Volume>) {
+    let first = free(&volume).await;
+    for round in 0..ROUNDS {
+        let (promised, mut files) = (free(&volume).await, 0_u32);
+        while write_one(&volume, &format!("{round}-{files}")).await {
+            files += 1;
+        }
+        let written = u64::from(files) * FILE_BYTES as u64;
+        println!("round {round}: {} MiB promised, {} MiB written", promised >> 20, written >> 20);
+        assert!(written <= promised && promised - written <= TOLERANCE_BYTES, "{written} of {promised} bytes");
+        assert!(free(&volume).await <= TOLERANCE_BYTES, "full, and yet there is room");
+        for file in 0..files {
+            let gone = volume.unlink(&ME, InodeId::ROOT, &name(&format!("{round}-{file}"))).await;
+            gone.expect("deleting works");
+        }
+        for _ in 0..600 {
+            if free(&volume).await >= first / 100 * 97 {
+                break;
+            }
+            sleep(&world.clock, Duration::from_millis(100)).await;
+        }
+        assert!(free(&volume).await >= first / 100 * 97, "the space comes back");
+    }
+    volume.shutdown().await.expect("a clean end");
+}
+
+#[test]
+fn one_directory_may_fill_the_store_over_and_over() {
+    let setup = Setup { device_bytes: 512 << 20, log_bytes: 32 << 20, ..Setup::default() };
+    let stage = Stage::new(1, setup, &formatted(&setup));
+    stage.start(2);
+    stage.client(fill_and_empty);
+    stage.stop();
+    let report = stage.check();
+    assert!(report.is_sound(), "{report}");
+}
