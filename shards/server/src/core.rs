@@ -19,7 +19,7 @@ use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::shard::Shard;
 use crate::unlinking::Unlinking;
-use cfs_exec::{Event, Permit, Semaphore};
+use cfs_exec::{Event, Semaphore};
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
 use cfs_namespace::{Command, CommandBody};
@@ -101,8 +101,6 @@ pub struct Core {
     pub heard: RefCell<BTreeSet<SessionId>>,
     /// When each session was last heard of by any core (core 0).
     pub last_seen: RefCell<BTreeMap<SessionId, Instant>>,
-    /// Once it has stopped: the right to change the tables of every store.
-    pub at_rest: RefCell<Option<Vec<Permit>>>,
     /// Sessions that are over.
     pub fence: Rc<Fence>,
     /// Inodes that commands on their way may remove.
@@ -271,19 +269,15 @@ impl Core {
         self.links.close(None);
         self.upkeep.notify_all();
         let end = self.world.clock.now().after(FLUSH_TIME_MAX);
-        // Kept: upkeep that waited for its turn would begin a flush after the stop.
-        *self.at_rest.borrow_mut() = timeout(&self.world.clock, end, self.rest_tables()).await;
+        let closing: Vec<_> = self.groups.values().map(|shard| shard.replica.close_tables()).collect();
+        timeout(&self.world.clock, end, async {
+            for closed in closing {
+                closed.await;
+            }
+        })
+        .await;
         let _failed = self.space.seal_all().await;
         let _failed = self.log.close().await;
-    }
-
-    /// Waits until no store's tables are being changed; nobody begins while the result lives.
-    async fn rest_tables(&self) -> Vec<Permit> {
-        let mut turns = Vec::with_capacity(self.groups.len());
-        for shard in self.groups.values() {
-            turns.push(shard.replica.rest_tables().await);
-        }
-        turns
     }
 
     /// A client answered a revocation.

@@ -39,7 +39,7 @@ use crate::unpacked::Unpacked;
 use bytes::Bytes;
 use cfs_consensus::{Group, Role, VoteState};
 use cfs_device::Anchors;
-use cfs_exec::{Event, Semaphore};
+use cfs_exec::{Event, Gate, Semaphore};
 use cfs_kv::Store;
 use cfs_log::CoreLog;
 use cfs_namespace::{Effect, TxId};
@@ -134,6 +134,8 @@ pub struct Replica {
     anchors: Rc<Anchors>,
     /// One change of the store's tables at a time.
     maintenance: Semaphore,
+    /// Closed when the core stops: the tables stay as they are.
+    table_gate: Gate,
     /// What the durable manifest covers, and the clock then.
     flushed: Cell<(Mark, Timestamp)>,
     /// The same for a memtable that is frozen and not flushed yet.
@@ -203,6 +205,7 @@ impl Replica {
             epoch: Cell::new(parts.epoch),
             anchors: parts.anchors,
             maintenance: Semaphore::new(1),
+            table_gate: Gate::new(),
             flushed: Cell::new(parts.flushed),
             frozen: Cell::new(None),
             areas_through: Cell::new(0),

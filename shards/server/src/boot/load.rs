@@ -155,7 +155,6 @@ impl Loaded {
             stopping: Cell::new(false),
             heard: RefCell::default(),
             last_seen: RefCell::default(),
-            at_rest: RefCell::default(),
             fence,
             unlinking: Unlinking::default(),
             tasks: RefCell::default(),

@@ -126,7 +126,7 @@ impl Replica {
         let arrived = self.peers.as_ref().and_then(|peers| peers.arrived.take());
         let applied = (point.index.get(), point.term.get());
         let arrived = arrived.filter(|a| a.point == applied).ok_or(FsError::Corrupt)?;
-        let _turn = self.maintenance.acquire(1).await;
+        let _turn = self.table_turn().await?;
         let epoch = MoveEpoch::new(self.epoch.get().get() + 1);
         let void = vec![adopt_record(self.id, epoch, point.index)];
         self.log.append(void).await.map_err(|_| FsError::Device)?;

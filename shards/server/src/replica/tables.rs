@@ -7,7 +7,7 @@ use super::transfer::{AREA_SPACE, area_key};
 use super::{Mark, Replica};
 use crate::manifest::GroupManifest;
 use cfs_device::AnchorId;
-use cfs_exec::Permit;
+use cfs_exec::{Pass, Permit};
 use cfs_kv::{Change, KvError, Pins, Root, Scan};
 use cfs_segment::{CellRef, SpaceError};
 use cfs_types::{FsError, LogIndex, Timestamp};
@@ -20,15 +20,21 @@ const COPIED_AT_ONCE: u64 = 4 << 20;
 type Covered = (Mark, Timestamp);
 
 impl Replica {
-    /// Waits until the store's tables are not being changed, and keeps them so while it lives.
-    pub async fn rest_tables(&self) -> Permit {
-        self.maintenance.acquire(1).await
+    /// Nobody begins to change the store's tables from the call on; resolves when nobody does.
+    pub fn close_tables(&self) -> impl Future<Output = ()> + use<> {
+        self.table_gate.close()
+    }
+
+    /// A turn to change the store's tables. `Interrupted` once they were closed.
+    pub(super) async fn table_turn(&self) -> Result<(Pass, Permit), FsError> {
+        let pass = self.table_gate.enter().ok_or(FsError::Interrupted)?;
+        Ok((pass, self.maintenance.acquire(1).await))
     }
 
     /// Makes what is executed so far durable in tables, and lets the log forget what they cover and
     /// no small write needs. True at most once: the group needs nothing of old streams any more.
     pub async fn checkpoint(&self) -> Result<bool, FsError> {
-        let _turn = self.maintenance.acquire(1).await;
+        let _turn = self.table_turn().await?;
         self.flush_tables().await?;
         self.release().await
     }
@@ -37,7 +43,7 @@ impl Replica {
     /// tables, so that the log may forget everything. It writes nothing to the log. Returns the bytes
     /// copied too.
     pub async fn evacuate(&self) -> Result<(bool, u64), FsError> {
-        let _turn = self.maintenance.acquire(1).await;
+        let _turn = self.table_turn().await?;
         if self.frozen.get().is_some() {
             // It was frozen without the copies that follow.
             self.flush_tables().await?;
@@ -95,7 +101,7 @@ impl Replica {
 
     /// One step of compaction. False where there is nothing to do.
     pub async fn compact(&self) -> Result<bool, FsError> {
-        let _turn = self.maintenance.acquire(1).await;
+        let _turn = self.table_turn().await?;
         let Some(change) = self.store.compact_step().await.map_err(store_error)? else {
             return Ok(false);
         };
@@ -105,7 +111,7 @@ impl Replica {
 
     /// Moves one table's cell elsewhere, for the cleaner.
     pub async fn relocate_table(&self, cell: CellRef) -> Result<(), FsError> {
-        let _turn = self.maintenance.acquire(1).await;
+        let _turn = self.table_turn().await?;
         match self.store.relocate(cell).await.map_err(store_error)? {
             Some(change) => self.commit(change, self.flushed.get()).await,
             None => Ok(()),
