@@ -1,7 +1,8 @@
 //! File data: extents, chunks, ranges (docs/decisions/0004-file-data.md, docs/formats/file-data.md).
 //!
 //! Purpose: what of a file is where, and the accounting that frees what nothing names. The inode's
-//! shard executes every change; what concerns ranges 1 and up goes on to their shards by outbox.
+//! shard executes every change but overwrites; what concerns ranges 1 and up goes on to their shards by
+//! outbox.
 //!
 //! Invariants: extents of a file do not overlap and lie within one range; a chunk's live bytes are
 //! the bytes of the extents that name it and a chunk without any is gone; every extent with bytes
@@ -15,6 +16,7 @@ mod file;
 mod keys;
 mod layout;
 mod message;
+mod overwrite;
 mod pack;
 mod place;
 mod range;
@@ -30,6 +32,7 @@ pub(crate) use audit::decode as decode_row;
 pub use extent::Extent;
 pub use layout::{Layout, range_shard};
 pub use message::{Change, DataMessage};
+pub use overwrite::{Asked, Route, Span, Verdict, route, verdict};
 pub use pack::{MOVES_MAX, Move, NewChunk};
 pub use place::{LogRef, Place, Source};
 pub use range::acknowledged;
@@ -107,6 +110,29 @@ pub enum DataCommand {
         /// How many.
         count: u32,
     },
+    /// A range's shard: bytes that are there are written over. Reply: Done. `Conflict`: see
+    /// [`overwrite::execute`].
+    Overwrite {
+        /// The file.
+        ino: InodeId,
+        /// From the beginning of the file.
+        offset: u64,
+        /// The file's epoch: the range refuses one lower than its own.
+        epoch: u64,
+        /// The last message to the range: it must have arrived.
+        sequence: u64,
+        /// What, within one range.
+        data: WriteData,
+    },
+    /// Inode's shard: its content was written over in a range. Reply: Written.
+    Modified {
+        /// The file.
+        ino: InodeId,
+        /// Where, and when where it was held back.
+        at: WriteAt,
+        /// Clear setuid and setgid.
+        kill_privileges: bool,
+    },
 }
 
 /// Work on data for the driver, to be done once the writes are applied and durable.
@@ -137,6 +163,10 @@ pub fn execute(state: &mut State<'_>, command: &Command, begun: Begun, body: &Da
         DataCommand::Pack { ref chunks, ref moves } => pack::execute(state, chunks, moves),
         DataCommand::Trim { ino, range } => trim(state, ino, range),
         DataCommand::GrantChunks { count } => grant(state, count),
+        DataCommand::Overwrite { ino, offset, epoch, sequence, ref data } => {
+            overwrite::execute(state, overwrite::Overwrite { ino, offset, known: (epoch, sequence), data })
+        }
+        DataCommand::Modified { ino, at, kill_privileges } => overwrite::modified(state, ino, at, kill_privileges),
     }
 }
 
@@ -183,14 +213,10 @@ pub fn query(view: &dyn View, ctx: &EntryContext, op: &Op) -> Step<Reply> {
 pub fn read_set(body: &DataCommand) -> Vec<Key> {
     match body {
         DataCommand::Write { ino, data, .. } => {
-            let mut read = vec![crate::keys::inode(*ino)];
-            if let WriteData::Chunks(slices) = data {
-                read.push(keys::grant());
-                read.extend(slices.iter().map(|slice| keys::chunk(slice.id)));
-            }
-            read
+            std::iter::once(crate::keys::inode(*ino)).chain(chunk_keys(data)).collect()
         }
-        DataCommand::Fallocate { ino, .. } => vec![crate::keys::inode(*ino)],
+        DataCommand::Overwrite { data, .. } => chunk_keys(data),
+        DataCommand::Fallocate { ino, .. } | DataCommand::Modified { ino, .. } => vec![crate::keys::inode(*ino)],
         DataCommand::Trim { ino, range } if range.get() == 0 => vec![crate::keys::inode(*ino)],
         DataCommand::Trim { ino, range } => vec![keys::range(*ino, *range)],
         DataCommand::Pack { chunks, moves } => {
@@ -199,6 +225,16 @@ pub fn read_set(body: &DataCommand) -> Vec<Key> {
             std::iter::once(keys::grant()).chain(fresh).chain(sources).collect()
         }
         DataCommand::GrantChunks { .. } => vec![keys::grant()],
+    }
+}
+
+/// Keys that tell whether chunks may be named.
+fn chunk_keys(data: &WriteData) -> Vec<Key> {
+    match data {
+        WriteData::Inline { .. } => Vec::new(),
+        WriteData::Chunks(slices) => {
+            std::iter::once(keys::grant()).chain(slices.iter().map(|slice| keys::chunk(slice.id))).collect()
+        }
     }
 }
 

@@ -80,7 +80,7 @@ pub fn execute(view: &dyn View, ctx: &EntryContext, command: &Command) -> Result
 
 /// Keeps a failure as the request's result, unless there is one or the session may not ask.
 fn keep_failure(state: &mut State<'_>, command: &Command, error: FsError) -> Step<()> {
-    match session::recall(state, command) {
+    match session::recall(state, command.session, command.number) {
         Ok(None) => session::keep(state, command, &Err(error)),
         Ok(Some(_)) | Err(Stop::Fail(_)) => Ok(()),
         Err(stop) => Err(stop),
@@ -91,7 +91,7 @@ fn run(state: &mut State<'_>, command: &Command) -> Step<Answer> {
     if let CommandBody::Txn(body) = &command.body {
         return txn::execute(state, command, body).map(Answer::Txn);
     }
-    let begun = match session::recall(state, command)? {
+    let begun = match session::recall(state, command.session, command.number)? {
         Some(Ok(Reply::Offset(at))) if in_steps(&command.body) => Some(at),
         Some(result) => {
             let reply = result?;

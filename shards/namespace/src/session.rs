@@ -18,21 +18,21 @@ const TRIM_COMMAND_MAX: usize = 16;
 const TRIM_EXPIRE_MAX: usize = 256;
 
 /// The result of the request if it was executed before; refuses what must not execute.
-pub fn recall(state: &State<'_>, command: &Command) -> Step<Option<Result<Reply, FsError>>> {
-    if command.number.get() == 0 {
+pub fn recall(view: &dyn View, id: SessionId, number: RequestNumber) -> Step<Option<Result<Reply, FsError>>> {
+    if number.get() == 0 {
         return Ok(None);
     }
-    let session = load(state, command.session)?;
+    let session = load(view, id)?;
     if session.expired {
         return Err(Stop::Fail(FsError::SessionExpired));
     }
-    if command.number < session.oldest {
+    if number < session.oldest {
         return Err(Stop::Fail(FsError::Stale));
     }
-    if command.number > session.highest {
+    if number > session.highest {
         return Ok(None);
     }
-    find(state, &keys::result(command.session, command.number))
+    find(view, &keys::result(id, number))
 }
 
 /// Keeps the result of a request that was executed, and forgets those the session has received.
@@ -102,8 +102,8 @@ pub fn is_final(error: FsError) -> bool {
     }
 }
 
-fn load(state: &State<'_>, id: SessionId) -> Step<Session> {
-    Ok(find(state, &keys::session(id))?.unwrap_or_default())
+fn load(view: &dyn View, id: SessionId) -> Step<Session> {
+    Ok(find(view, &keys::session(id))?.unwrap_or_default())
 }
 
 /// Deletes results from `session.trimmed` up to `end`, at most `limit` of them.

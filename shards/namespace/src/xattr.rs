@@ -38,12 +38,16 @@ fn check_name(name: &[u8]) -> Step<()> {
 /// A file's content or owner changes: it loses its capabilities, whoever does it (Linux:
 /// `cap_inode_killpriv`). The caller writes the inode.
 pub fn drop_capability(state: &mut State<'_>, ino: InodeId, inode: &mut Inode) -> Step<()> {
-    let key = keys::xattr(ino, CAPABILITY);
-    if inode.xattr_name_bytes > 0 && state.get(&key)?.is_some() {
+    if has_capability(state, ino, inode)? {
         inode.xattr_name_bytes = inode.xattr_name_bytes.saturating_sub(listed_bytes(CAPABILITY));
-        state.delete(key);
+        state.delete(keys::xattr(ino, CAPABILITY));
     }
     Ok(())
+}
+
+/// Whether [`drop_capability`] would take something from the file.
+pub fn has_capability(view: &dyn View, ino: InodeId, inode: &Inode) -> Step<bool> {
+    Ok(inode.xattr_name_bytes > 0 && view.get(&keys::xattr(ino, CAPABILITY))?.is_some())
 }
 
 fn listed_bytes(name: &[u8]) -> u32 {

@@ -15,6 +15,7 @@ use crate::log_room::{Asker, LogPlace, LogRoom};
 use crate::messages::{CoreReply, CoreRequest};
 use crate::metrics::Metrics;
 use crate::operation::Served;
+use crate::overwrite::Overwrites;
 use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::shard::Shard;
@@ -103,6 +104,8 @@ pub struct Core {
     pub last_seen: RefCell<BTreeMap<SessionId, Instant>>,
     /// Sessions that are over.
     pub fence: Rc<Fence>,
+    /// Overwrites in ranges of other shards.
+    pub overwrites: Overwrites,
     /// Inodes that commands on their way may remove.
     pub unlinking: Unlinking,
     /// The core's tasks; they end with it.
@@ -256,6 +259,8 @@ impl Core {
     /// This core forgets a session that has ended, and what it held; `floor` is the oldest one left.
     pub async fn drop_session(self: &Rc<Self>, session: SessionId, floor: SessionId) {
         self.fence.end(session, floor);
+        // What it holds stands in others' way until what it wrote is in place.
+        self.overwrites.drained(session).await;
         self.end_session(session);
         for shard in self.groups.values().filter(|s| s.group().shard().is_some()) {
             forget_in(shard, session).await;
@@ -362,6 +367,7 @@ impl Core {
     /// Commits that an exclusive lease is broken, before anybody relies on it.
     async fn take(&self, ino: InodeId) -> Result<(), FsError> {
         let shard = self.shard(ino.shard())?.clone();
+        let _alone = self.overwrites.take(ino).await;
         shard.command(Command::internal(CommandBody::Take { ino })).await?;
         self.metrics.leases_broken.bump();
         self.leases.borrow_mut().taken(ino);

@@ -10,6 +10,7 @@ use crate::cells::{self, Found, Place};
 use crate::core::Core;
 use crate::machine::GroupAnswer;
 use crate::messages::{CoreReply, CoreRequest};
+use crate::overwrite::{self, Attempt};
 use crate::replica::LocalWrite;
 use crate::shard::Shard;
 use bytes::Bytes;
@@ -48,12 +49,17 @@ pub struct WriteRequest {
 }
 
 impl WriteRequest {
-    fn place(&self, start: u64) -> WriteAt {
+    /// Where it goes, if it begins at `start`.
+    pub fn place(&self, start: u64) -> WriteAt {
         match self.held {
             _ if self.append => WriteAt::Append,
             Some(held) => WriteAt::HeldBack { offset: start, held },
             None => WriteAt::Offset(start),
         }
+    }
+
+    fn body(&self, at: WriteAt, data: WriteData) -> DataCommand {
+        DataCommand::Write { ino: self.ino, at, data, kill_privileges: self.kill_privileges }
     }
 }
 
@@ -86,14 +92,16 @@ pub async fn write(
     data: IoBuf,
 ) -> Result<Reply, FsError> {
     core.metrics.written_bytes.add(data.len() as u64);
-    // Several fit into an entry, also where the log's slots are small.
-    let inline_max = (INLINE_WRITE_BYTES_MAX as usize).min(core.log.record_bytes_max() / 2);
-    if data.len() <= inline_max {
+    let (data, _turn) = match overwrite::attempt(core, shard, context, request, data).await? {
+        Attempt::Done(reply) => return Ok(reply),
+        Attempt::Left(data, turn) => (data, turn),
+    };
+    if data.len() <= inline_max(core) {
         let _admitted = admit_inline(core, data.len()).await?;
         let at = request.place(request.offset);
         let len = u32::try_from(data.len()).expect("at most 64 KiB");
         let inline = WriteData::Inline { data_offset: 0, len, checksums: block_checksums(&data) };
-        let command = write_command(context, request, at, inline);
+        let command = write_command(context, request.body(at, inline));
         return execute_write(core, shard, command, Bytes::from_owner(data), Vec::new()).await;
     }
     let mut data = Some(data);
@@ -102,7 +110,7 @@ pub async fn write(
         let at = request.place(start);
         let bytes = data.take().expect("given back for each attempt");
         let (kept, slices, locals) = store_slices(core, shard, request.ino, start, bytes, request.append).await?;
-        let command = write_command(context, request, at, WriteData::Chunks(slices.clone()));
+        let command = write_command(context, request.body(at, WriteData::Chunks(slices.clone())));
         let done = execute_write(core, shard, command, Bytes::new(), locals).await;
         // A group that failed may still have made the command durable: then the next start tells
         // whether anything names them.
@@ -123,18 +131,24 @@ async fn size_of(shard: &Rc<Shard>, ino: InodeId) -> Result<u64, FsError> {
     }
 }
 
-fn write_command(context: &RequestContext, request: WriteRequest, at: WriteAt, data: WriteData) -> Command {
-    let (ino, kill_privileges) = (request.ino, request.kill_privileges);
+/// Longest write whose bytes ride in the log entry. Several fit into one, also where the log's slots are small.
+pub fn inline_max(core: &Core) -> usize {
+    (INLINE_WRITE_BYTES_MAX as usize).min(core.log.record_bytes_max() / 2)
+}
+
+/// A command of a write that a client asked for.
+pub fn write_command(context: &RequestContext, body: DataCommand) -> Command {
     Command {
         session: context.session,
         number: context.number,
         oldest: context.oldest,
         identity: context.identity.clone(),
-        body: CommandBody::Data(DataCommand::Write { ino, at, data, kill_privileges }),
+        body: CommandBody::Data(body),
     }
 }
 
-async fn execute_write(
+/// Executes a command of a write; what it has sent has arrived when this returns.
+pub async fn execute_write(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
     command: Command,
@@ -151,7 +165,7 @@ async fn execute_write(
 }
 
 /// A small write that was let in and is not executed yet.
-struct Admitted {
+pub struct Admitted {
     core: Rc<Core>,
     bytes: u64,
 }
@@ -163,7 +177,7 @@ impl Drop for Admitted {
 }
 
 /// Refuses a small write that could not be packed later.
-async fn admit_inline(core: &Rc<Core>, len: usize) -> Result<Admitted, FsError> {
+pub async fn admit_inline(core: &Rc<Core>, len: usize) -> Result<Admitted, FsError> {
     let bytes = len as u64;
     core.admitted_bytes.set(core.admitted_bytes.get() + bytes);
     let admitted = Admitted { core: core.clone(), bytes };

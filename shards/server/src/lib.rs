@@ -29,6 +29,7 @@ mod manifest;
 mod messages;
 mod metrics;
 mod operation;
+mod overwrite;
 mod pack;
 mod peers;
 mod regions;

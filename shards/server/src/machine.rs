@@ -26,9 +26,10 @@ impl GroupCommand {
     pub fn set_data_offset(&mut self, offset: u32) {
         let GroupCommand::Shard(command) = self else { return };
         match &mut command.body {
-            CommandBody::Data(DataCommand::Write { data: WriteData::Inline { data_offset, .. }, .. }) => {
-                *data_offset = offset;
-            }
+            CommandBody::Data(
+                DataCommand::Write { data: WriteData::Inline { data_offset, .. }, .. }
+                | DataCommand::Overwrite { data: WriteData::Inline { data_offset, .. }, .. },
+            ) => *data_offset = offset,
             CommandBody::Deliver { message: Message::Data(message), .. } => message.carried_at(offset),
             _ => {}
         }

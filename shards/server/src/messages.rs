@@ -3,6 +3,7 @@
 use crate::RootOwner;
 use crate::boot::{Claims, Regions};
 use crate::former::Issued;
+use crate::overwrite::{Overwrite, Overwrote};
 use cfs_log::{CorePart, Freed};
 use cfs_namespace::{Answer, Command, TxId};
 use cfs_observe::CoreStatus;
@@ -37,6 +38,8 @@ pub enum CoreRequest {
     StoreChunk(ShardId, IoBuf),
     /// The chunk was not named after all. Answer: `Done`.
     DropChunk(ChunkId),
+    /// An overwrite of what is in a range of this core's shard. Answer: `Overwrote`.
+    Overwrite(Box<Overwrite>, IoBuf),
     /// The last message the inode's shard has sent to a range. Answer: `Sequence`.
     RangeSequence(InodeId, RangeIndex),
     /// Wait until the messages that the start found have been delivered. Answer: `Done`.
@@ -89,6 +92,8 @@ pub enum CoreReply {
     Answered(Result<Reply, FsError>),
     /// A chunk was written, durably.
     Stored(Result<ChunkId, FsError>),
+    /// What became of an overwrite.
+    Overwrote(Result<Overwrote, FsError>),
     /// A message's sequence.
     Sequence(Result<(u64, u64), FsError>),
     /// Regions handed over.

@@ -46,6 +46,8 @@ pub struct Metrics {
     pub read_bytes: Counter,
     /// Bytes of file data written by clients.
     pub written_bytes: Counter,
+    /// Overwrites committed in ranges of this core.
+    pub overwrites: Counter,
     /// Leases revoked because another session wanted the object.
     pub revocations: Counter,
     /// Exclusive leases that were broken: their holders did not give way in time.

@@ -9,6 +9,7 @@ use crate::file_data::{free_chunk, sequence_of, store_chunk, units_promised};
 use crate::former::{Issued, forget_ended};
 use crate::messages::{CoreReply, CoreRequest};
 use crate::operation::make_root;
+use crate::overwrite::overwrite_here;
 use crate::peers::{Handler, Peers};
 use crate::{clean, control, coordinate, status};
 use cfs_device::Superblock;
@@ -165,6 +166,7 @@ impl Seat {
                 }
                 CoreReply::Done
             }
+            CoreRequest::Overwrite(asked, data) => CoreReply::Overwrote(overwrite_here(core, *asked, data).await),
             CoreRequest::RangeSequence(ino, range) => CoreReply::Sequence(match core.shard(ino.shard()) {
                 Ok(shard) => sequence_of(&shard.clone(), ino, range).await,
                 Err(error) => Err(error),

@@ -59,6 +59,7 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::counter("mesh_sent", of("messages"), "Messages sent to other cores", core.peers.sent.get()),
         Number::counter("read", bytes, "File data read by clients", m.read_bytes.get()),
         Number::counter("written", bytes, "File data written by clients", m.written_bytes.get()),
+        Number::counter("ranges", of("overwrites"), "Writes committed in a range of another shard", m.overwrites.get()),
         Number::counter("lease", of("revocations"), "Leases revoked for another session", m.revocations.get()),
         Number::counter("lease", of("broken"), "Exclusive leases whose holder did not give way", m.leases_broken.get()),
         Number::gauge("leased", of("objects"), "Inodes with a lease, pin or request", objects),

@@ -57,6 +57,31 @@ pub fn overlapping(
     Ok(found)
 }
 
+/// As [`overlapping`], for a span that is to change. A block written again as it was: one look
+/// instead of a scan of all tables.
+pub fn touched(
+    view: &dyn View,
+    layout: Layout,
+    ino: InodeId,
+    (from, to): (u64, u64),
+    limit: usize,
+) -> Step<Vec<Extent>> {
+    if from < to
+        && limit > 0
+        && let Some(whole) = ending_at(view, ino, to)?.filter(|extent| extent.start <= from)
+    {
+        return Ok(vec![whole]);
+    }
+    overlapping(view, layout, ino, (from, to), limit)
+}
+
+fn ending_at(view: &dyn View, ino: InodeId, end: u64) -> Step<Option<Extent>> {
+    match view.get(&keys::extent(ino, end))? {
+        Some(value) => Ok(Some(record_of(Extent::decode(end, &value))?)),
+        None => Ok(None),
+    }
+}
+
 /// Result of a settled edit.
 #[derive(Debug, Default)]
 pub struct Settled {
@@ -84,14 +109,7 @@ impl<'t, 'v> Editor<'t, 'v> {
 
     /// Extents that overlap `from..to`, within one range.
     pub fn overlapping(&self, ino: InodeId, from: u64, to: u64, limit: usize) -> Step<Vec<Extent>> {
-        // A block written again as it was: one look instead of a scan of all tables.
-        if from < to
-            && limit > 0
-            && let Some(whole) = self.ending_at(ino, to)?.filter(|extent| extent.start <= from)
-        {
-            return Ok(vec![whole]);
-        }
-        overlapping(self.state, self.layout, ino, (from, to), limit)
+        touched(self.state, self.layout, ino, (from, to), limit)
     }
 
     /// A chunk that this command names for the first time, `len` bytes long. It is freed at once
@@ -130,7 +148,7 @@ impl<'t, 'v> Editor<'t, 'v> {
     /// As [`Editor::insert`]; joins the extent with the one before it where one continues the other.
     pub fn insert_joined(&mut self, ino: InodeId, extent: Extent) -> Step<()> {
         let same_range = self.layout.start_of(self.layout.range_of(extent.start)) < extent.start;
-        let before = if same_range { self.ending_at(ino, extent.start)? } else { None };
+        let before = if same_range { ending_at(self.state, ino, extent.start)? } else { None };
         match before {
             Some(before) if before.place.continues(before.len, &extent.place) => {
                 self.remove(ino, &before);
@@ -140,13 +158,6 @@ impl<'t, 'v> Editor<'t, 'v> {
             _ => self.insert(ino, &extent),
         }
         Ok(())
-    }
-
-    fn ending_at(&self, ino: InodeId, end: u64) -> Step<Option<Extent>> {
-        match self.state.get(&keys::extent(ino, end))? {
-            Some(value) => Ok(Some(record_of(Extent::decode(end, &value))?)),
-            None => Ok(None),
-        }
     }
 
     /// Takes `extent` out but for what lies outside `from..to`.

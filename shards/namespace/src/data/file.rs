@@ -10,7 +10,7 @@ use super::{keys, range, range_shard, record_of};
 use crate::command::Message;
 use crate::outcome::{Step, Stop};
 use crate::record::Inode;
-use crate::state::State;
+use crate::state::{State, read_inode};
 use crate::view::View;
 use cfs_types::{FsError, InodeId, RangeIndex};
 use cfs_wire::FileKind;
@@ -58,10 +58,10 @@ impl File<'_, '_> {
     }
 
     /// Reads the inode of a file that takes data: `Stale` where it is gone or being freed.
-    pub fn writable(state: &State<'_>, ino: InodeId) -> Step<Inode> {
-        let inode = state.inode(ino)?;
+    pub fn writable(view: &dyn View, ino: InodeId) -> Step<Inode> {
+        let inode = read_inode(view, ino)?;
         Self::check_kind(&inode)?;
-        if inode.nlink == 0 && state.get(&crate::keys::reap(ino))?.is_some() {
+        if inode.nlink == 0 && view.get(&crate::keys::reap(ino))?.is_some() {
             return Err(Stop::Fail(FsError::Stale));
         }
         Ok(inode)

@@ -121,7 +121,8 @@ pub fn trim_range(state: &mut State<'_>, ino: InodeId, range: RangeIndex) -> Ste
     write_record(state, ino, range, record, gained)
 }
 
-fn write_record(
+/// Writes a range's record after a change; that of a range that is gone goes with its last extent.
+pub fn write_record(
     state: &mut State<'_>,
     ino: InodeId,
     range: RangeIndex,

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod history;
+mod overwrites;
 mod rules;
 mod steps;
 mod world;

@@ -5,6 +5,7 @@ use super::message::Change;
 use super::place::{LogRef, Place};
 use super::{keys, next_chunk_sequence, range_shard};
 use crate::outcome::{Step, Stop};
+use crate::record::Inode;
 use crate::state::State;
 use crate::view::View;
 use crate::xattr;
@@ -100,12 +101,7 @@ pub fn execute(state: &mut State<'_>, session: SessionId, write: Write<'_>) -> S
     let end = end.ok_or(Stop::Fail(FsError::FileTooLarge))?;
     if start < end {
         let changes = match write.data {
-            WriteData::Inline { data_offset, len, checksums } => {
-                let index = state.ctx.index;
-                let (data_offset, data_len, skip) = (*data_offset, *len, 0);
-                let checksums = checksums.clone();
-                inline(state, start, LogRef { index, data_offset, data_len, skip, checksums })?
-            }
+            WriteData::Inline { data_offset, len, checksums } => inline(state, start, (*data_offset, *len), checksums)?,
             WriteData::Chunks(slices) => chunks(state, write.ino, start, slices)?,
         };
         inode.written_by(session);
@@ -114,24 +110,38 @@ pub fn execute(state: &mut State<'_>, session: SessionId, write: Write<'_>) -> S
             file.change(range, change)?;
         }
         inode.size = inode.size.max(end);
-        match write.at {
-            WriteAt::HeldBack { held, .. } => inode.modify_at(held.time, state.ctx.now),
-            WriteAt::Offset(_) | WriteAt::Append => inode.modify(state.ctx.now),
-        }
-        if write.kill_privileges {
-            inode.kill_privileges();
-        }
-        xattr::drop_capability(state, write.ino, &mut inode)?;
+        note_modified(state, write.ino, &mut inode, write.at, write.kill_privileges)?;
         state.put_inode(write.ino, &inode);
     }
     let (attr, sequence) = (inode.attr(write.ino), inode.sequence);
     Ok(Reply::Written { offset: start, attr, sequence })
 }
 
-type Changes = Vec<(cfs_types::RangeIndex, Change)>;
+/// A write changed the content: times, change counter, privileges. The caller writes the inode.
+pub fn note_modified(
+    state: &mut State<'_>,
+    ino: InodeId,
+    inode: &mut Inode,
+    at: WriteAt,
+    kill_privileges: bool,
+) -> Step<()> {
+    match at {
+        WriteAt::HeldBack { held, .. } => inode.modify_at(held.time, state.ctx.now),
+        WriteAt::Offset(_) | WriteAt::Append => inode.modify(state.ctx.now),
+    }
+    if kill_privileges {
+        inode.kill_privileges();
+    }
+    xattr::drop_capability(state, ino, inode)
+}
 
-fn inline(state: &State<'_>, start: u64, slice: LogRef) -> Step<Changes> {
-    let len = slice.data_len;
+/// Changes to ranges, in file order.
+pub type Changes = Vec<(cfs_types::RangeIndex, Change)>;
+
+/// The changes of a small write whose bytes lie at (offset, length) of this entry's data area.
+pub fn inline(state: &State<'_>, start: u64, (data_offset, len): (u32, u32), checksums: &[u32]) -> Step<Changes> {
+    let (index, skip, checksums) = (state.ctx.index, 0, checksums.to_vec());
+    let slice = LogRef { index, data_offset, data_len: len, skip, checksums };
     if !slice.holds(len) {
         return Err(Stop::Fail(FsError::Invalid));
     }
@@ -145,7 +155,8 @@ fn inline(state: &State<'_>, start: u64, slice: LogRef) -> Step<Changes> {
     Ok(state.ctx.layout.cut(start, start + u64::from(len)).map(part).collect())
 }
 
-fn chunks(state: &State<'_>, ino: InodeId, start: u64, slices: &[ChunkSlice]) -> Step<Changes> {
+/// The changes of a write whose bytes are in chunks.
+pub fn chunks(state: &State<'_>, ino: InodeId, start: u64, slices: &[ChunkSlice]) -> Step<Changes> {
     let layout = state.ctx.layout;
     let mut at = start;
     let mut changes: Changes = Vec::new();

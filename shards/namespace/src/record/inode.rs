@@ -158,6 +158,11 @@ impl Inode {
         epoch >= if self.writer == session { self.writer_epoch } else { self.epoch }
     }
 
+    /// Whether [`Inode::kill_privileges`] may take something from it.
+    pub fn has_privileges(&self) -> bool {
+        self.mode & 0o6000 != 0
+    }
+
     /// Clears setuid, and setgid where the group may execute (Linux: `setattr_should_drop_suidgid`).
     pub fn kill_privileges(&mut self) {
         if !self.is_dir() {

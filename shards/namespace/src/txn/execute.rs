@@ -19,7 +19,7 @@ pub fn execute(state: &mut State<'_>, command: &Command, body: &TxnCommand) -> S
             if let Some(decided) = decision::recall(state, *tx)? {
                 return Ok(TxnReply::Decided(decided));
             }
-            if let Some(result) = session::recall(state, command)? {
+            if let Some(result) = session::recall(state, command.session, command.number)? {
                 outbox::announce(state)?;
                 return Ok(TxnReply::Decided(DecideReply::Duplicate(result)));
             }

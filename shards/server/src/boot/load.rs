@@ -11,6 +11,7 @@ use crate::inline_cache::InlineCache;
 use crate::leases::Leases;
 use crate::log_room::LogRoom;
 use crate::machine::Machine;
+use crate::overwrite::Overwrites;
 use crate::regions::{Grants, RegionPool};
 use crate::replica::{Opened, Opener, Parts, Replica};
 use crate::seat::Seat;
@@ -156,6 +157,7 @@ impl Loaded {
             heard: RefCell::default(),
             last_seen: RefCell::default(),
             fence,
+            overwrites: Overwrites::default(),
             unlinking: Unlinking::default(),
             tasks: RefCell::default(),
         });

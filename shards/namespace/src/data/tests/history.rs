@@ -2,9 +2,10 @@
 
 use super::rules;
 use super::world::{RANGE, World, checksums};
-use crate::data::{self, ChunkSlice, DataCommand, Found, Move, NewChunk, Place, WriteAt, WriteData};
-use cfs_types::{FsError, InodeId, ShardId};
+use crate::data::{self, Asked, ChunkSlice, DataCommand, Found, Move, NewChunk, Place, Route, WriteAt, WriteData};
+use cfs_types::{FsError, InodeId, LogIndex, ShardId};
 use cfs_wire::{FallocateMode, Reply, SeekWhence};
+use std::collections::BTreeMap;
 
 /// splitmix64.
 struct Rng(u64);
@@ -47,6 +48,20 @@ pub struct Run {
     rng: Rng,
     pub files: Vec<(InodeId, Vec<u8>)>,
     copied: Vec<Copied>,
+    planned: Vec<Planned>,
+    /// Changes of each file that commit at its inode.
+    changes: BTreeMap<usize, u64>,
+    /// Overwrites that were executed, and that were refused.
+    overwritten: [u64; 2],
+}
+
+/// An overwrite on its way to its range.
+struct Planned {
+    nth: usize,
+    offset: u64,
+    bytes: Vec<u8>,
+    known: (u64, u64),
+    changes: u64,
 }
 
 impl Run {
@@ -58,7 +73,8 @@ impl Run {
         });
         let files: Vec<_> = inodes.map(|ino| (ino, Vec::new())).collect();
         files.iter().for_each(|(ino, _)| world.make_file(*ino));
-        Run { world, rng: Rng(seed), files, copied: Vec::new() }
+        let (rng, changes, overwritten) = (Rng(seed), BTreeMap::new(), [0; 2]);
+        Run { world, rng, files, copied: Vec::new(), planned: Vec::new(), changes, overwritten }
     }
 
     pub fn inline(&mut self, nth: usize, at: WriteAt, bytes: &[u8]) {
@@ -96,6 +112,7 @@ impl Run {
     }
 
     fn wrote(&mut self, nth: usize, at: WriteAt, bytes: &[u8], reply: &Reply) {
+        *self.changes.entry(nth).or_default() += 1;
         let model = &mut self.files[nth].1;
         let start = match at {
             WriteAt::Offset(offset) => size(offset),
@@ -111,12 +128,14 @@ impl Run {
     }
 
     pub fn truncate(&mut self, nth: usize, to: u64) {
+        *self.changes.entry(nth).or_default() += 1;
         let (ino, model) = &mut self.files[nth];
         model.resize(size(to), 0);
         self.world.truncate(*ino, to).expect("a truncation");
     }
 
     pub fn fallocate(&mut self, nth: usize, mode: FallocateMode, (offset, len): (u64, u64), keep: bool) {
+        *self.changes.entry(nth).or_default() += 1;
         let (ino, model) = &mut self.files[nth];
         let ino = *ino;
         let end = size(offset + len);
@@ -132,6 +151,60 @@ impl Run {
         while let Reply::Offset(at) = self.world.step(ino.shard(), vec![], begun, asked.clone()).expect("fallocate") {
             assert!(begun.unwrap_or(offset) < at && at < offset + len, "it gets on");
             begun = Some(at);
+        }
+    }
+
+    fn changes(&self, nth: usize) -> u64 {
+        self.changes.get(&nth).copied().unwrap_or_default()
+    }
+
+    /// Asks the inode's shard about an overwrite; it comes to its range later.
+    fn plan_overwrite(&mut self, nth: usize) {
+        let (ino, len) = (self.files[nth].0, long(self.files[nth].1.len()));
+        if len <= RANGE {
+            return;
+        }
+        let offset = RANGE + self.rng.below(len - RANGE);
+        let within = World::layout().end_of(World::layout().range_of(offset)).min(len);
+        let bytes = self.rng.below((within - offset).min(300)) + 1;
+        let bytes = self.rng.bytes(bytes);
+        let span = data::Span { ino, offset, len: long(bytes.len()) };
+        let (ctx, at) = (World::context(ino.shard(), LogIndex::new(0)), WriteAt::Offset(offset));
+        let route = data::route(self.world.view(ino.shard()), &ctx, Asked::default(), at, (span, false));
+        if let Route::Range { epoch, sequence } = route.expect("in memory") {
+            let changes = self.changes(nth);
+            self.planned.push(Planned { nth, offset, bytes, known: (epoch, sequence), changes });
+        }
+    }
+
+    /// An overwrite comes to its range. If the file was changed since, it comes after all that.
+    fn overwrite_one(&mut self) {
+        let Some(Planned { nth, offset, bytes, known, changes }) = self.planned.pop() else { return };
+        let ino = self.files[nth].0;
+        let shard = data::range_shard(ino, World::layout().range_of(offset));
+        while changes != self.changes(nth) && self.world.pairs().contains(&(ino.shard(), shard)) {
+            self.world.deliver(ino.shard(), shard);
+        }
+        let (len, (epoch, sequence)) = (short(bytes.len()), known);
+        let chunk = (self.rng.below(2) == 0).then(|| self.world.write_chunk(shard, bytes.clone()));
+        let data = match chunk {
+            Some(id) => WriteData::Chunks(vec![ChunkSlice { id, chunk_len: len, offset: 0, len }]),
+            None => WriteData::Inline { data_offset: 0, len, checksums: checksums(&bytes) },
+        };
+        let overwrite = DataCommand::Overwrite { ino, offset, epoch, sequence, data };
+        match self.world.command(shard, bytes.clone(), overwrite) {
+            Ok(reply) => {
+                assert_eq!(reply, Reply::Done);
+                self.overwritten[0] += 1;
+                self.files[nth].1[size(offset)..][..bytes.len()].copy_from_slice(&bytes);
+                let modified = DataCommand::Modified { ino, at: WriteAt::Offset(offset), kill_privileges: false };
+                self.world.command(ino.shard(), vec![], modified).expect("the file exists");
+            }
+            Err(error) => {
+                assert_eq!(error, FsError::Conflict);
+                self.overwritten[1] += 1;
+                chunk.map(|id| self.world.chunks.remove(&id));
+            }
         }
     }
 
@@ -197,7 +270,7 @@ impl Run {
         let place = if self.rng.below(4) == 0 { WriteAt::Append } else { WriteAt::Offset(at) };
         let bytes = self.rng.bytes(span);
         let keep = at.is_multiple_of(2);
-        match self.rng.below(16) {
+        match self.rng.below(20) {
             0..=3 => self.inline(nth, place, &bytes),
             4 | 5 => self.chunked(nth, place, &bytes),
             6 => self.truncate(nth, at),
@@ -208,6 +281,8 @@ impl Run {
             11 | 12 => self.copy_something(),
             13 => self.pack_one(),
             14 => drop(self.world.trim_one()),
+            15 | 16 => self.plan_overwrite(nth),
+            17 | 18 => self.overwrite_one(),
             _ => {
                 let pairs = self.world.pairs();
                 if !pairs.is_empty() {
@@ -268,7 +343,7 @@ fn check_seek(world: &mut World, ino: InodeId, model: &[u8]) {
 
 #[test]
 fn random_histories_read_back_like_plain_bytes_and_account_for_every_byte() {
-    let mut freed = 0;
+    let (mut freed, mut overwritten, mut refused) = (0, 0, 0);
     for seed in 0..48 {
         let mut run = Run::new(seed, 3);
         for step in 0..120 {
@@ -293,7 +368,10 @@ fn random_histories_read_back_like_plain_bytes_and_account_for_every_byte() {
         run.settle();
         rules::check_empty(&run.world);
         freed += run.world.freed;
+        overwritten += run.overwritten[0];
+        refused += run.overwritten[1];
     }
+    assert!(overwritten > 100 && refused > 50, "histories overwrite: {overwritten}, refused {refused}");
     assert!(freed > 1000, "histories free chunks: {freed}");
 }
 

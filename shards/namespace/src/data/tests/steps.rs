@@ -4,31 +4,41 @@ use super::history::Run;
 use super::world::{RANGE, World, checksums};
 use crate::data::{DataCommand, RANGES_MAX, WriteAt, WriteData, range_shard};
 use crate::{Answer, Command, CommandBody};
-use cfs_types::{FsError, InodeId, LogIndex, Nanos, RangeIndex, RequestNumber, SessionId};
+use cfs_types::{FsError, InodeId, LogIndex, Nanos, RangeIndex, RequestNumber, SessionId, ShardId};
 use cfs_wire::{AttrChange, FallocateMode, HeldBack, Op, Reply, TimeChange};
 
-const A: SessionId = SessionId::new(1);
-const B: SessionId = SessionId::new(2);
+pub const A: SessionId = SessionId::new(1);
+pub const B: SessionId = SessionId::new(2);
 
 /// Commits commands of sessions in the shard of one inode, as a server does.
-struct Home {
-    run: Run,
-    ino: InodeId,
+pub struct Home {
+    pub run: Run,
+    pub ino: InodeId,
     index: u64,
 }
 
 impl Home {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let run = Run::new(21, 1);
         let ino = run.files[0].0;
         Home { run, ino, index: 100 }
     }
 
-    fn commit(&mut self, session: SessionId, number: u64, body: CommandBody) -> Result<Reply, FsError> {
-        let shard = self.ino.shard();
+    pub fn commit(&mut self, session: SessionId, number: u64, body: CommandBody) -> Result<Reply, FsError> {
+        self.commit_in(self.ino.shard(), vec![7], (session, number), body)
+    }
+
+    /// In any shard, with this data area.
+    pub fn commit_in(
+        &mut self,
+        shard: ShardId,
+        area: Vec<u8>,
+        (session, number): (SessionId, u64),
+        body: CommandBody,
+    ) -> Result<Reply, FsError> {
         self.index += 1;
         let ctx = World::context(shard, LogIndex::new(self.index));
-        self.run.world.log.insert((shard, ctx.index), vec![7]);
+        self.run.world.log.insert((shard, ctx.index), area);
         let number = RequestNumber::new(number);
         let command = Command { session, number, oldest: RequestNumber::new(1), ..Command::internal(body) };
         let mut memory = self.run.world.view(shard).clone();
@@ -47,7 +57,7 @@ impl Home {
         }
     }
 
-    fn write(&mut self, session: SessionId, number: u64, at: WriteAt) -> Result<Reply, FsError> {
+    pub fn write(&mut self, session: SessionId, number: u64, at: WriteAt) -> Result<Reply, FsError> {
         let data = WriteData::Inline { data_offset: 0, len: 1, checksums: checksums(&[7]) };
         let (ino, kill_privileges) = (self.ino, false);
         self.commit(session, number, CommandBody::Data(DataCommand::Write { ino, at, data, kill_privileges }))
@@ -58,13 +68,13 @@ impl Home {
             .map(|_| ())
     }
 
-    fn resize(&mut self, session: SessionId, number: u64, size: u64) -> Result<Reply, FsError> {
+    pub fn resize(&mut self, session: SessionId, number: u64, size: u64) -> Result<Reply, FsError> {
         let change = AttrChange { size: Some(size), ..AttrChange::default() };
         let (ino, asked, pinned_by) = (self.ino, None, Vec::new());
         self.commit(session, number, CommandBody::Op { op: Op::Setattr { ino, change }, asked, pinned_by })
     }
 
-    fn epoch(&mut self) -> u64 {
+    pub fn epoch(&mut self) -> u64 {
         self.run.world.inode(self.ino).epoch
     }
 
