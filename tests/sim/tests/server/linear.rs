@@ -66,6 +66,7 @@ impl State {
             Op::Create { dir, .. } | Op::Mkdir { dir, .. } | Op::Lookup { dir, .. } => [Some(dir), None],
             Op::Unlink { dir, .. } | Op::Rmdir { dir, .. } | Op::Readdir { dir, .. } => [Some(dir), None],
             Op::Open { ino, .. } | Op::Read { ino, .. } | Op::Write { ino, .. } => [Some(ino), None],
+            Op::Setattr { ino, .. } => [Some(ino), None],
             other => panic!("{other:?} is not used here"),
         };
         for field in fields.into_iter().flatten() {
@@ -115,8 +116,10 @@ impl State {
 
     /// Whether the operation is one on a file without a name, which may be gone or not.
     fn is_unlinked(&self, op: &Op) -> bool {
-        let (Op::Open { ino, .. } | Op::Read { ino, .. } | Op::Write { ino, .. } | Op::Link { ino, .. }) = op else {
-            return false;
+        let ino = match op {
+            Op::Open { ino, .. } | Op::Read { ino, .. } | Op::Write { ino, .. } => ino,
+            Op::Link { ino, .. } | Op::Setattr { ino, .. } => ino,
+            _ => return false,
         };
         self.model.node(*ino).is_ok_and(|node| node.nlink == 0)
     }

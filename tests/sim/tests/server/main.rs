@@ -11,6 +11,7 @@ mod opens;
 mod pressure;
 mod private;
 mod proof;
+mod ranges;
 mod raw;
 mod reference;
 mod revoke;

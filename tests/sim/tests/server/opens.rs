@@ -133,7 +133,7 @@ fn two_names_that_go_at_once_leave_the_open_file() {
 fn what_a_session_asked_for_is_not_done_after_its_end() {
     let stage = takeover::stage(11);
     // Its lease delays whoever changes the file.
-    let (silent, _node) = takeover::begin_silent(&stage);
+    let (silent, _node) = takeover::begin_silent(&stage, 0);
     let ino = silent.held.get().expect("it holds bytes of a file back");
     stage.client(move |world, volume| async move {
         let asking = volume.clone();

@@ -30,9 +30,13 @@ struct Open {
 pub struct Private {
     volume: Rc<Volume>,
     rng: Stream,
+    /// Says what is written over.
+    again: Stream,
     /// What the directory must look like.
     pub reference: Reference,
     open: Vec<Open>,
+    /// What was written to ranges beyond the first: file, offset, bytes.
+    far: Vec<(InodeId, u64, u64)>,
     trail: VecDeque<String>,
     label: String,
     world: World,
@@ -46,9 +50,10 @@ impl Private {
     pub async fn new(world: World, since: Instant, volume: Rc<Volume>, seed: u64, label: &str) -> Self {
         let made = volume.mkdir(&ME, InodeId::ROOT, &name(label), 0o755).await;
         let root = made.expect("nobody else uses the name").attr.ino;
-        let (reference, rng) = (Reference::new(root, 0o755), Stream::new(seed));
-        let (open, trail, loud) = (Vec::new(), VecDeque::new(), std::env::var_os("CFS_SIM_VERBOSE").is_some());
-        Private { world, since, volume, rng, reference, open, trail, label: label.into(), loud }
+        let (reference, rng, again) = (Reference::new(root, 0o755), Stream::new(seed), Stream::new(!seed));
+        let (open, far, trail) = (Vec::new(), Vec::new(), VecDeque::new());
+        let (label, loud) = (label.into(), std::env::var_os("CFS_SIM_VERBOSE").is_some());
+        Private { world, since, volume, rng, again, reference, open, far, trail, label, loud }
     }
 
     /// Does one thing and checks its answer.
@@ -159,6 +164,18 @@ impl Private {
             1..4 => self.rng.below(65_536),
             _ => 1 + self.rng.below(5_000),
         }
+    }
+
+    /// Sometimes a part of what was written to a range beyond the first.
+    fn any_rewrite(&self, ino: InodeId) -> Option<(u64, u64)> {
+        let mine: Vec<(u64, u64)> =
+            self.far.iter().filter(|(of, ..)| *of == ino).map(|(_, offset, len)| (*offset, *len)).collect();
+        if mine.is_empty() || self.again.below(2) == 0 {
+            return None;
+        }
+        let (offset, len) = mine[self.again.index(mine.len())];
+        let skip = self.again.below(3) * (len / 4);
+        Some((offset + skip, 1 + self.again.below(len - skip)))
     }
 
     async fn create(&mut self) {
@@ -275,7 +292,7 @@ impl Private {
 
     async fn write(&mut self) {
         let Some(Open { handle, ino, flags }) = self.any_open(true) else { return self.open().await };
-        let (offset, len) = (self.any_offset(), self.any_length());
+        let (offset, len) = self.any_rewrite(ino).unwrap_or_else(|| (self.any_offset(), self.any_length()));
         let data: Vec<u8> = {
             let first = self.rng.next().to_le_bytes()[0];
             (0..len).map(|n| first.wrapping_add((n / 512).to_le_bytes()[0]) | 1).collect()
@@ -286,6 +303,9 @@ impl Private {
             self.wrong(got, data.len());
         }
         self.reference.write(ino, offset, flags.append, &data).expect("a file");
+        if offset >= RANGE_BYTES && !flags.append {
+            self.far.push((ino, offset, len));
+        }
     }
 
     async fn read(&mut self) {

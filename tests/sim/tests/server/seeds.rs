@@ -87,7 +87,14 @@ fn every_history_agrees_with_the_reference() {
     if seeds.end - seeds.start >= SEEDS {
         assert!(total.torn > SEEDS / 50, "tails of the log are torn: {total:?}");
         assert!(total.crashes > 2 * total.histories, "much goes wrong: {total:?}");
-        let upkeep = [total.checkpoints, total.compactions, total.packed_bytes, total.cleaned_bytes, total.messages];
+        let upkeep = [
+            total.checkpoints,
+            total.compactions,
+            total.packed_bytes,
+            total.cleaned_bytes,
+            total.messages,
+            total.overwrites,
+        ];
         assert!(upkeep.iter().all(|count| *count > 0), "and upkeep is in the way: {total:?}");
     }
 }

@@ -9,9 +9,9 @@ use crate::stage::{LIMIT, Setup, Stage, formatted};
 use crate::summary::Summary;
 use cfs_seam::{World, sleep};
 use cfs_sim::{Crash, MemoryDisk, NodeId, Stream};
-use cfs_types::{FsError, InodeId, Name};
+use cfs_types::{FsError, InodeId, Name, RANGE_BYTES};
 use cfs_volume::{Creation, Handle, Lookup, OpenFlags, RenameMode, Volume, WriteFlags};
-use cfs_wire::{FileKind, Op, OpenMode};
+use cfs_wire::{AttrChange, FileKind, Op, OpenMode};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -80,11 +80,13 @@ struct Worker {
     dirs: Vec<InodeId>,
     files: Vec<InodeId>,
     records: u32,
+    /// Where overwrites go and reads begin.
+    base: u64,
 }
 
 impl Worker {
-    fn new(volume: Rc<Volume>, log: Rc<Log>, (me, seed): (usize, u64), dirs: Vec<InodeId>) -> Self {
-        Worker { volume, log, rng: Stream::new(seed), me, dirs, files: Vec::new(), records: 0 }
+    fn new(volume: Rc<Volume>, log: Rc<Log>, (me, seed): (usize, u64), (dirs, base): (Vec<InodeId>, u64)) -> Self {
+        Worker { volume, log, rng: Stream::new(seed), me, dirs, files: Vec::new(), records: 0, base }
     }
 
     fn any<T: Clone>(&self, of: &[T]) -> T {
@@ -111,6 +113,7 @@ impl Worker {
             11..13 => self.look().await,
             13..15 => self.list().await,
             15..18 => self.write().await,
+            18 if self.base > 0 => self.truncate().await,
             _ => self.read().await,
         }
     }
@@ -226,9 +229,10 @@ impl Worker {
         let bytes = if append { 16 } else { OVERWRITE_BYTES };
         let data: Vec<u8> = [me + 1, mark].into_iter().cycle().take(bytes).collect();
         let len = u32::try_from(bytes).expect("short");
-        let op = Op::Write { ino, offset: 0, len, append, kill_privileges: false, held: None };
+        let offset = if append { 0 } else { self.base };
+        let op = Op::Write { ino, offset, len, append, kill_privileges: false, held: None };
         let event = self.log.begin(self.me, op, &data);
-        let written = self.volume.write(handle, 0, &data, WriteFlags::default()).await;
+        let written = self.volume.write(handle, offset, &data, WriteFlags::default()).await;
         let durable = match written {
             Ok(_) => self.volume.fsync(handle).await,
             Err(error) => Err(error),
@@ -240,6 +244,16 @@ impl Worker {
         self.volume.release(handle);
     }
 
+    /// To a place in what is overwritten, or beyond.
+    async fn truncate(&mut self) {
+        let Some(ino) = self.any_file() else { return };
+        let size = Some(self.base + self.any(&[0, 1000, 2 * OVERWRITE_BYTES as u64]));
+        let change = AttrChange { size, ..AttrChange::default() };
+        let event = self.log.begin(self.me, Op::Setattr { ino, change: change.clone() }, &[]);
+        let set = self.volume.setattr(&ME, ino, change).await;
+        self.log.end(event, set.map(|_| Seen::Done));
+    }
+
     async fn read(&mut self) {
         if let Some(ino) = self.any_file() {
             self.read_of(ino).await;
@@ -248,9 +262,9 @@ impl Worker {
 
     async fn read_of(&mut self, ino: InodeId) {
         let Some(handle) = self.open(ino, OpenFlags::default()).await else { return };
-        let op = Op::Read { ino, offset: 0, len: READ_BYTES, epoch: 0, sequence: 0 };
+        let op = Op::Read { ino, offset: self.base, len: READ_BYTES, epoch: 0, sequence: 0 };
         let event = self.log.begin(self.me, op, &[]);
-        let read = self.volume.read(handle, 0, READ_BYTES).await;
+        let read = self.volume.read(handle, self.base, READ_BYTES).await;
         self.log.end(event, read.map(|bytes| Seen::Bytes(bytes.to_vec())));
         self.volume.release(handle);
     }
@@ -281,13 +295,14 @@ struct Shared<'a> {
     chance: Stream,
     log: Rc<Log>,
     tops: Vec<InodeId>,
+    base: u64,
     clients: Vec<Client>,
     summary: Summary,
 }
 
 impl Shared<'_> {
     fn begin(&self, me: usize) -> Client {
-        let (log, tops, seed) = (self.log.clone(), self.tops.clone(), self.chance.next());
+        let (log, tops, seed) = (self.log.clone(), (self.tops.clone(), self.base), self.chance.next());
         let (node, ended) = (self.stage.sim.node(1), Rc::new(Cell::new(false)));
         let over = ended.clone();
         self.stage.begin_client_on(node, self.stage.options(), move |world: World, volume| async move {
@@ -357,7 +372,7 @@ impl Shared<'_> {
         stage.crash(Crash::Power);
         self.summary.check(stage);
         stage.start(self.any_cores());
-        let (log, tops) = (self.log.clone(), self.tops.clone());
+        let (log, tops) = (self.log.clone(), (self.tops.clone(), self.base));
         stage.client(move |_, volume| async move {
             Worker::new(volume.clone(), log, (CLIENTS, 0), tops).look_everywhere().await;
             volume.shutdown().await.expect("a clean end");
@@ -372,7 +387,9 @@ fn history(seed: u64, setup: Setup, device: &MemoryDisk) -> Summary {
     let stage = Stage::new(seed, setup, device);
     let (chance, log) = (Stream::new(seed ^ 0x7368_6172), Rc::default());
     let (tops, clients, summary) = (Vec::new(), Vec::new(), Summary::default());
-    let mut shared = Shared { stage: &stage, chance, log, tops, clients, summary };
+    // Half of the histories are about what lies in a range of another shard than the file's.
+    let base = if seed.is_multiple_of(2) { 0 } else { RANGE_BYTES + 5000 };
+    let mut shared = Shared { stage: &stage, chance, log, tops, base, clients, summary };
     stage.start(shared.any_cores());
     shared.make_tops();
     shared.clients = (0..CLIENTS).map(|me| shared.begin(me)).collect();
@@ -397,7 +414,10 @@ fn whatever_clients_see_of_shared_directories_fits_one_order() {
     let seeds = seeds(SEEDS);
     let total = sum_up(seeds.clone(), || formatted(&setup), |seed, device| history(seed, setup, device));
     if seeds.end - seeds.start >= SEEDS {
-        let much = total.crashes > SEEDS / 2 && total.lost_clients > SEEDS / 10 && total.revocations > SEEDS;
+        let much = total.crashes > SEEDS / 2
+            && total.lost_clients > SEEDS / 10
+            && total.revocations > SEEDS
+            && total.overwrites > SEEDS / 8;
         assert!(much && total.unanswered < total.events / 10, "much happens and most is answered: {total:?}");
     }
 }

@@ -27,6 +27,8 @@ pub struct Summary {
     pub cleaned_bytes: u64,
     /// Messages from core to core.
     pub messages: u64,
+    /// Overwrites committed in a range of another shard.
+    pub overwrites: u64,
     /// Leases revoked.
     pub revocations: u64,
     /// Clients that died.
@@ -50,6 +52,7 @@ impl Summary {
         self.packed_bytes += other.packed_bytes;
         self.cleaned_bytes += other.cleaned_bytes;
         self.messages += other.messages;
+        self.overwrites += other.overwrites;
         self.revocations += other.revocations;
         self.lost_clients += other.lost_clients;
         self.events += other.events;
@@ -64,6 +67,7 @@ impl Summary {
                 ("store", Unit::Of("compactions")) => &mut self.compactions,
                 ("packed", _) => &mut self.packed_bytes,
                 ("cleaned", _) => &mut self.cleaned_bytes,
+                ("ranges", _) => &mut self.overwrites,
                 ("lease", _) => &mut self.revocations,
                 ("mesh_sent", _) => &mut self.messages,
                 _ => continue,
