@@ -98,14 +98,29 @@ async fn strangers_get_an_answer_or_a_closed_connection() {
     assert_eq!(get(address, "/ready").await.0, 200);
 }
 
-#[tokio::test(start_paused = true)]
-async fn idle_connections_are_closed_so_that_others_get_their_place() {
+#[tokio::test]
+async fn half_requests_keep_nobody_out_and_the_latest_stay() {
     let address = serve(10, false);
-    let mut idle = Vec::new();
+    let mut halves = Vec::new();
     for _ in 0..100 {
-        idle.push(TcpStream::connect(address).await.expect("it listens"));
+        let mut half = TcpStream::connect(address).await.expect("it listens");
+        half.write_all(b"GET /rea").await.expect("sent");
+        halves.push(half);
     }
     assert_eq!(get(address, "/ready").await.0, 200);
+    // The 64th oldest was not in the way, and would be gone had its time run out first.
+    let open = halves[63].try_read(&mut [0]);
+    assert!(open.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock), "{open:?}");
+    assert_eq!(halves[0].read(&mut [0]).await.unwrap_or(0), 0, "closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_finish_a_request_is_closed() {
+    let mut half = TcpStream::connect(serve(10, false)).await.expect("it listens");
+    half.write_all(b"GET /rea").await.expect("sent");
+    let mut reply = Vec::new();
+    let _reset = half.read_to_end(&mut reply).await;
+    assert!(reply.is_empty() || reply.starts_with(b"HTTP/1.1 408"), "{reply:?}");
 }
 
 #[tokio::test]
