@@ -25,6 +25,8 @@ pub const FS_TYPE: &str = "fuse.cfs";
 /// What /proc/mounts shows as the source.
 pub const FS_NAME: &str = "corefs";
 const SUBTYPE: &str = "cfs";
+/// As many as the kernel follows.
+const SYMLINKS_MAX: usize = 40;
 const FUSE_CONF: &str = "/etc/fuse.conf";
 
 /// How to mount.
@@ -112,13 +114,8 @@ pub struct Mount {
 /// process, and ends the mount. The device must be served at once: programs that look at `path` wait for it.
 pub fn mount(path: &Path, options: &MountOptions) -> Result<(Device, Mount), MountError> {
     mend_dead_mount(path)?;
+    check_place(path)?;
     let path = path.canonicalize().map_err(|error| place_error(path, error))?;
-    if mount_at(&path).map_err(|error| place_error(&path, error))?.is_some_and(|at| at.fs_type == FS_TYPE) {
-        return Err(MountError::AlreadyMounted(path));
-    }
-    if !path.is_dir() {
-        return Err(MountError::NotDirectory(path));
-    }
     let device = if syscall::is_root() { mount_as_root(&path, options)? } else { mount_as_user(&path, options)? };
     match mount_at(&path) {
         Ok(Some(MountPoint { device_number, fs_type })) if fs_type == FS_TYPE => {
@@ -128,6 +125,22 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Device, Mount), Mou
         }
         Ok(_) => Err(MountError::NotMounted(path)),
         Err(error) => Err(place_error(&path, error)),
+    }
+}
+
+/// Refuses a place where no CoreFS can be mounted; one that is missing may still be made.
+pub fn check_place(path: &Path) -> Result<(), MountError> {
+    let place = match place_of(path) {
+        Err(MountError::Place { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        place => place?,
+    };
+    if mount_at(&place).map_err(|error| place_error(&place, error))?.is_some_and(|at| at.fs_type == FS_TYPE) {
+        return Err(MountError::AlreadyMounted(place));
+    }
+    match place.metadata() {
+        Ok(found) if !found.is_dir() => Err(MountError::NotDirectory(place)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(place_error(&place, error)),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -194,17 +207,28 @@ fn place_error(path: &Path, error: io::Error) -> MountError {
     MountError::Place { path: path.to_owned(), error }
 }
 
-/// The absolute path of a mount point without touching what is mounted there.
+/// The absolute path of a mount point without touching what is mounted there. A symlink is followed: reading
+/// it asks only the directory that it lies in.
 fn place_of(path: &Path) -> Result<PathBuf, MountError> {
-    let parent = match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => return Ok(path.to_owned()),
-    };
-    match path.file_name() {
-        Some(name) => Ok(parent.canonicalize().map_err(|error| place_error(parent, error))?.join(name)),
-        None => path.canonicalize().map_err(|error| place_error(path, error)),
+    let mut path = path.to_owned();
+    for _ in 0..SYMLINKS_MAX {
+        let parent = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Ok(path),
+        };
+        let Some(name) = path.file_name() else {
+            return path.canonicalize().map_err(|error| place_error(&path, error));
+        };
+        let parent = parent.canonicalize().map_err(|error| place_error(parent, error))?;
+        let place = parent.join(name);
+        match place.read_link() {
+            Ok(target) => path = parent.join(target),
+            // The root of a mount is no symlink, whether its server is alive or not.
+            Err(_) => return Ok(place),
+        }
     }
+    Err(place_error(&path, io::Error::from_raw_os_error(libc::ELOOP)))
 }
 
 fn mount_as_root(path: &Path, options: &MountOptions) -> Result<Device, MountError> {
@@ -300,6 +324,19 @@ mod tests {
         let place = place_of(Path::new("/tmp/../tmp/not-there-at-all")).expect("/tmp is there");
         assert_eq!(place, Path::new("/tmp").canonicalize().expect("/tmp").join("not-there-at-all"));
         assert!(matches!(place_of(Path::new("/no/such/parent/x")), Err(MountError::Place { .. })));
+    }
+
+    #[test]
+    fn a_place_behind_symlinks_is_where_they_lead() {
+        let dir = std::env::temp_dir().join(format!("cfs-place-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("real")).expect("made");
+        for (link, target) in [("one", "real"), ("two", "./one"), ("loop", "loop")] {
+            std::os::unix::fs::symlink(target, dir.join(link)).expect("made");
+        }
+        let real = dir.canonicalize().expect("it is there").join("real");
+        assert_eq!(place_of(&dir.join("two")).expect("it leads somewhere"), real);
+        assert!(place_of(&dir.join("loop")).is_err());
+        std::fs::remove_dir_all(dir).expect("removed");
     }
 
     #[test]
