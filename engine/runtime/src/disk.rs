@@ -1,6 +1,8 @@
 //! Devices: opened and locked once a process, attached by each core that uses them.
 //!
-//! Invariants: a [`DiskFile`] holds the device's lock as long as any clone or attached disk lives.
+//! Invariants: a [`DiskFile`] holds the device's lock as long as any clone or attached disk lives. A block
+//! device is claimed as well (O_EXCL), because the lock is that of one name in /dev: the claim is refused where
+//! anybody has the device under another name, also its whole disk or a partition, or has it mounted.
 //! A flush that failed is never followed by one that claims success (the kernel reports a lost
 //! write once only; Rebello et al., ATC 2020): the failure sticks to the file.
 
@@ -10,6 +12,7 @@ mod holder;
 use crate::reactor::Reactor;
 use crate::{RuntimeError, system};
 use cfs_seam::{BLOCK_BYTES, Disk, Geometry};
+use holder::User;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -86,32 +89,54 @@ fn open(path: &Path, mode: OpenMode) -> Result<(File, bool), RuntimeError> {
     let mut options = OpenOptions::new();
     options.read(true).write(mode != OpenMode::ReadOnly).mode(0o600);
     match fs::metadata(path) {
-        Ok(found) if !found.is_file() && !found.file_type().is_block_device() => {
-            return Err(RuntimeError::NotADisk { path: path.to_owned() });
-        }
+        Ok(found) if found.file_type().is_block_device() => return open_device(path, &options, found.rdev()),
+        Ok(found) if !found.is_file() => return Err(RuntimeError::NotADisk { path: path.to_owned() }),
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
             options.create(matches!(mode, OpenMode::Create { .. }));
         }
         Ok(_) | Err(_) => {}
     }
-    match options.custom_flags(libc::O_DIRECT).open(path) {
-        Ok(file) => Ok((file, true)),
+    open_direct(path, &options, 0).map_err(failed("open"))
+}
+
+/// Opens and claims a block device, so that nobody mounts it either.
+fn open_device(path: &Path, options: &OpenOptions, device: u64) -> Result<(File, bool), RuntimeError> {
+    open_direct(path, options, libc::O_EXCL).map_err(|source| match source.raw_os_error() {
+        Some(libc::EBUSY) => match holder::of_device(device) {
+            User::Process(holder) => RuntimeError::Locked { path: path.to_owned(), holder: Some(holder) },
+            User::Kernel(user) => RuntimeError::Claimed { path: path.to_owned(), user },
+            User::Unknown => RuntimeError::Locked { path: path.to_owned(), holder: None },
+        },
+        _ => RuntimeError::Open { operation: "open", path: path.to_owned(), source },
+    })
+}
+
+/// Opens for direct I/O, or buffered where that is refused; and says which.
+fn open_direct(path: &Path, options: &OpenOptions, flags: libc::c_int) -> io::Result<(File, bool)> {
+    let mut options = options.clone();
+    match options.custom_flags(libc::O_DIRECT | flags).open(path) {
         Err(refused) if refused.raw_os_error() == Some(libc::EINVAL) => {
-            options.custom_flags(0).open(path).map(|file| (file, false)).map_err(failed("open"))
+            options.custom_flags(flags).open(path).map(|file| (file, false))
         }
-        Err(source) => Err(failed("open")(source)),
+        opened => opened.map(|file| (file, true)),
     }
 }
 
-/// Gives a file `bytes` bytes, allocated, and makes its size and name durable. A file system without
-/// fallocate gets a sparse file: writes may then meet its end of space ([`DiskFile::is_sparse`]).
+/// Gives a file `bytes` bytes, allocated, and makes its size and name durable; where that fails the file has
+/// no more than before. A file system without fallocate gets a sparse file: writes may then meet its end of
+/// space ([`DiskFile::is_sparse`]).
 fn resize(file: &File, path: &Path, now: u64, bytes: u64) -> io::Result<()> {
     if now > bytes {
         file.set_len(bytes)?;
     }
     match system::allocate(file.as_fd(), bytes) {
         Err(refused) if refused.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(bytes)?,
-        other => other?,
+        Err(error) => {
+            // What was allocated before the space ran out would stay. The first error is the one to tell.
+            let _given_back = file.set_len(now.min(bytes));
+            return Err(error);
+        }
+        Ok(()) => {}
     }
     file.sync_all()?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -25,7 +25,7 @@ impl std::fmt::Display for Holder {
 }
 
 fn name(holder: Option<&Holder>) -> String {
-    holder.map_or_else(|| "another process".to_owned(), Holder::to_string)
+    holder.map_or_else(|| "another process, which is not to be seen from here".to_owned(), Holder::to_string)
 }
 
 /// Why the runtime cannot do what was asked. None of these is worth a retry without a change
@@ -57,6 +57,14 @@ pub enum RuntimeError {
         path: PathBuf,
         /// Who holds it, where `/proc/locks` says so.
         holder: Option<Holder>,
+    },
+    /// The system itself uses the device.
+    #[error("{} is in use: {user}", path.display())]
+    Claimed {
+        /// The device.
+        path: PathBuf,
+        /// As what.
+        user: String,
     },
     /// The path is neither a regular file nor a block device.
     #[error("{} is neither a regular file nor a block device", path.display())]

@@ -1,16 +1,89 @@
-//! Who holds the lock on a file: `/proc/locks` names the process, so nothing is written and
-//! nothing can be stale.
+//! Who holds the lock on a file, or has claimed a block device: the kernel's tables name the process or the
+//! mount, so nothing is written and nothing can be stale.
 
 use crate::Holder;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 /// The holder of a `flock` on the file, where the kernel tells.
 pub(super) fn of(file: &fs::Metadata) -> Option<Holder> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let pid = find(&locks, libc::major(file.dev()), libc::minor(file.dev()), file.ino())?;
+    Some(named(pid))
+}
+
+fn named(pid: u32) -> Holder {
     let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned());
-    Some(Holder { pid, command })
+    Holder { pid, command }
+}
+
+/// Who has claimed a block device.
+pub(super) enum User {
+    /// The system, and as what.
+    Kernel(String),
+    /// A process that has it open, under whatever name.
+    Process(Holder),
+    /// Nobody that can be seen from here: it may be in another container.
+    Unknown,
+}
+
+/// Who uses a block device, its whole disk or one of its partitions.
+pub(super) fn of_device(device: u64) -> User {
+    let related = related(device);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if let Some(place) = mounted(&mounts, &related) {
+        return User::Kernel(format!("it is mounted at {place}"));
+    }
+    let is_swap = |line: &str| line.split(' ').next().is_some_and(|path| is_device(Path::new(path), &related));
+    if swaps.lines().skip(1).any(is_swap) {
+        return User::Kernel("it is swap space".to_owned());
+    }
+    for device in &related {
+        let holders = fs::read_dir(format!("/sys/dev/block/{device}/holders"));
+        if let Some(Ok(holder)) = holders.into_iter().flatten().next() {
+            return User::Kernel(format!("it is part of {}", holder.file_name().display()));
+        }
+    }
+    process_with(&related).map_or(User::Unknown, |pid| User::Process(named(pid)))
+}
+
+/// `major:minor` of a device, of its whole disk and of its partitions.
+fn related(device: u64) -> Vec<String> {
+    let own = format!("{}:{}", libc::major(device), libc::minor(device));
+    let base = format!("/sys/dev/block/{own}");
+    let mut folders = Vec::new();
+    if fs::exists(format!("{base}/partition")).unwrap_or(false) {
+        folders.push(Path::new(&base).join(".."));
+    }
+    let below = fs::read_dir(&base).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders.extend(below.filter(|path| fs::exists(path.join("partition")).unwrap_or(false)));
+    let others = folders.into_iter().filter_map(|folder| fs::read_to_string(folder.join("dev")).ok());
+    std::iter::once(own).chain(others.map(|device| device.trim().to_owned())).collect()
+}
+
+/// Where one of the devices is mounted: `36 35 98:0 /root /mount/point …` (proc(5)).
+fn mounted(table: &str, devices: &[String]) -> Option<String> {
+    let of_these = |line: &&str| line.split(' ').nth(2).is_some_and(|device| devices.iter().any(|d| d == device));
+    table.lines().find(of_these)?.split(' ').nth(4).map(str::to_owned)
+}
+
+fn is_device(path: &Path, devices: &[String]) -> bool {
+    fs::metadata(path).is_ok_and(|found| {
+        let number = format!("{}:{}", libc::major(found.rdev()), libc::minor(found.rdev()));
+        found.file_type().is_block_device() && devices.contains(&number)
+    })
+}
+
+/// Another process that has one of the devices open.
+fn process_with(devices: &[String]) -> Option<u32> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        *pid != std::process::id() && files.into_iter().any(|file| is_device(&file.path(), devices))
+    })
 }
 
 /// Finds `N: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END` (proc_locks(5)); waiters have
@@ -49,6 +122,13 @@ mod tests {
     #[test]
     fn the_holder_is_found_by_device_and_inode() {
         assert_eq!(find(LOCKS, 0xfe, 0, 42), Some(1234));
+    }
+    #[test]
+    fn a_mounted_device_is_found_by_its_number() {
+        let table = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 21 7:0 / /mnt/a\\040b rw - ext4 /dev/loop0 rw\nrubbish\n";
+        assert_eq!(mounted(table, &["7:0".into()]), Some("/mnt/a\\040b".into()));
+        assert_eq!(mounted(table, &["7:1".into(), "8:1".into()]), Some("/".into()));
+        assert_eq!(mounted(table, &["7:1".into()]), None);
     }
     #[test]
     fn waiters_and_other_files_are_no_holders() {
