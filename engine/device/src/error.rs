@@ -6,9 +6,20 @@ use cfs_seam::DiskError;
 /// is a refusal.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// Refusal: both places of the superblock are blank. Formatting is safe if the target is meant.
+    /// Refusal: the device is blank wherever it was looked at. Formatting is safe if the target is meant.
     #[error("the device is blank: it has never been formatted")]
     Blank,
+    /// Refusal: `format` was interrupted. Formatting it is safe.
+    #[error("the device is only half formatted: format it again")]
+    Unfinished,
+    /// Refusal: both places of the superblock are blank, and the device is not.
+    #[error(
+        "both copies of the superblock are blank, but there is data at offset {offset}: they are lost, or the device belongs to something else"
+    )]
+    HeadLost {
+        /// First byte in use that was met.
+        offset: u64,
+    },
     /// Refusal: the device holds something else.
     #[error("no CoreFS superblock at offsets 0 and 65536: the device belongs to something else")]
     Foreign,
@@ -55,7 +66,7 @@ pub enum DeviceError {
         reason: &'static str,
     },
     /// Refusal: formatting would destroy something.
-    #[error("the device is not empty (first byte in use at offset {offset}); use --force to destroy what is there")]
+    #[error("the device is not empty (there is data at offset {offset})")]
     NotEmpty {
         /// First non-zero byte.
         offset: u64,

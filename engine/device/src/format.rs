@@ -1,14 +1,17 @@
 //! Laying out a device.
 
-use crate::superblock::{inspect, store};
+use crate::superblock::{inspect, store, unfinished};
 use crate::transfer::{flush, read_at, write_at};
-use crate::{DeviceError, Layout, Superblock, SuperblockCopy, Uuid};
+use crate::{DeviceError, LOG_AT, Layout, REGION_BYTES, SUPERBLOCK_BYTES, Superblock, SuperblockCopy, Uuid};
 use cfs_seam::{Disk, IoBuf};
 
 /// Bytes of one zero write.
 const STRIDE_BYTES: u64 = 4 << 20;
-/// Bytes at the beginning that must be zero on an empty device.
+/// Bytes at the beginning that both superblocks lie in.
 const GUARD_BYTES: u64 = 1 << 20;
+/// Regions that are looked into on a device that should be empty; those of a device that has more are looked
+/// into at equal distances.
+const PROBES_MAX: u64 = 1024;
 
 /// How to lay out a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,8 +39,9 @@ impl FormatOptions {
 }
 
 /// Lays out the device and returns its superblock. Anchors and log area are zero-written, so that
-/// nothing an earlier owner left is ever taken for ours; the superblock goes last, so that an
-/// interrupted format leaves no device that opens. `progress` hears bytes done and bytes in all.
+/// nothing an earlier owner left is ever taken for ours; a mark that says so goes first and the superblock
+/// last, so that an interrupted format leaves no device that opens, and one that is known for what it is.
+/// `progress` hears bytes done and bytes in all.
 pub async fn format(
     disk: &dyn Disk,
     options: &FormatOptions,
@@ -48,7 +52,10 @@ pub async fn format(
         refuse_non_empty(disk).await?;
     }
     let total = layout.zeroed_end();
-    zero(disk, 0, GUARD_BYTES, &mut |done| progress(done, total)).await?;
+    let mut head = IoBuf::zeroed(usize::try_from(GUARD_BYTES).expect("one MiB"));
+    head[..SUPERBLOCK_BYTES].copy_from_slice(&unfinished());
+    write_at(disk, 0, head).await?;
+    progress(GUARD_BYTES, total);
     flush(disk).await?;
     zero(disk, GUARD_BYTES, total, &mut |done| progress(done, total)).await?;
     flush(disk).await?;
@@ -64,14 +71,36 @@ pub async fn format(
     Ok(superblock)
 }
 
+/// A device that an interrupted format marked counts as empty: whoever began it wanted it so.
 async fn refuse_non_empty(disk: &dyn Disk) -> Result<(), DeviceError> {
-    let head = read_at(disk, 0, usize::try_from(GUARD_BYTES).expect("one MiB")).await?;
-    if let Some(at) = head.iter().position(|b| *b != 0) {
-        return Err(DeviceError::NotEmpty { offset: u64::try_from(at).expect("below one MiB") });
+    if inspect(disk).await? == [SuperblockCopy::Unfinished, SuperblockCopy::Blank] {
+        return Ok(());
     }
-    let copies = inspect(disk).await?;
-    assert!(copies.iter().all(|copy| *copy == SuperblockCopy::Blank), "both lie in the first MiB");
-    Ok(())
+    match first_in_use(disk, disk.geometry().bytes).await? {
+        Some(offset) => Err(DeviceError::NotEmpty { offset }),
+        None => Ok(()),
+    }
+}
+
+/// Looks for a byte that is not zero where a store, or another owner, would have some: in everything
+/// before the log, at the beginning of log slots and regions, and at the end. Not in all of `bytes`: that
+/// takes hours on a large device.
+pub(crate) async fn first_in_use(disk: &dyn Disk, bytes: u64) -> Result<Option<u64>, DeviceError> {
+    let block = u64::try_from(SUPERBLOCK_BYTES).expect("4 KiB");
+    let whole = (0..LOG_AT.min(bytes) / GUARD_BYTES).map(|n| (n * GUARD_BYTES, GUARD_BYTES));
+    let slots = Layout::derive(bytes, None, None).ok();
+    let slots = slots.iter().flat_map(|l| (0..l.log_slots).map(|slot| l.log_at + slot * l.log_slot_bytes));
+    let stride = REGION_BYTES.max((bytes / PROBES_MAX).next_multiple_of(REGION_BYTES));
+    let regions = (1..bytes / stride).map(|n| n * stride);
+    let last = (bytes / block).checked_sub(1).map(|n| n * block);
+    let blocks = slots.chain(regions).chain(last).map(|at| (at, block));
+    for (at, length) in whole.chain(blocks) {
+        let read = read_at(disk, at, usize::try_from(length).expect("at most one MiB")).await?;
+        if let Some(found) = read.iter().position(|byte| *byte != 0) {
+            return Ok(Some(at + u64::try_from(found).expect("below one MiB")));
+        }
+    }
+    Ok(None)
 }
 
 async fn zero(disk: &dyn Disk, from: u64, to: u64, done: &mut dyn FnMut(u64)) -> Result<(), DeviceError> {

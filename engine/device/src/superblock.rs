@@ -3,6 +3,7 @@
 //! Two copies, each a block of its own, so that neither a torn write nor a damaged block loses
 //! both. The copy with the higher generation wins.
 
+use crate::format::first_in_use;
 use crate::transfer::{crc32c, flush, read_at, write_at};
 use crate::{DeviceError, Layout};
 use cfs_seam::{Disk, IoBuf};
@@ -18,6 +19,9 @@ pub const SUPERBLOCK_COPIES_AT: [u64; 2] = [0, 64 << 10];
 pub const FORMAT_VERSION: u32 = 1;
 /// "CoreFS" and bytes that a text tool would mangle.
 const MAGIC: [u8; 8] = *b"CoreFS\r\n";
+/// Instead of [`MAGIC`] where copy A will be while `format` is at work. The rest of the block is zero,
+/// so that a cut leaves all of it or none: a sector is not torn.
+const MAGIC_UNFINISHED: [u8; 8] = *b"CfsHalf\n";
 const FLAG_FAILED: u32 = 1;
 const FLAGS_KNOWN: u32 = FLAG_FAILED;
 
@@ -109,6 +113,8 @@ pub enum SuperblockCopy {
     Valid(Superblock),
     /// All zero.
     Blank,
+    /// `format` began and did not come to its end.
+    Unfinished,
     /// Another program's.
     Foreign,
     /// Intact, of a later CoreFS with this version.
@@ -144,6 +150,9 @@ impl Superblock {
         let Ok(raw) = Raw::ref_from_bytes(bytes) else {
             return SuperblockCopy::Damaged("length");
         };
+        if bytes == unfinished().as_slice() {
+            return SuperblockCopy::Unfinished;
+        }
         let intact = raw.crc.get() == crc32c(&bytes[..CRC_AT]);
         if raw.magic != MAGIC {
             return match (intact, bytes.iter().all(|b| *b == 0)) {
@@ -188,6 +197,13 @@ impl Superblock {
     }
 }
 
+/// What lies in the place of copy A while `format` is at work.
+pub(crate) fn unfinished() -> [u8; SUPERBLOCK_BYTES] {
+    let mut block = [0; SUPERBLOCK_BYTES];
+    block[..MAGIC_UNFINISHED.len()].copy_from_slice(&MAGIC_UNFINISHED);
+    block
+}
+
 /// Both copies as they are, for checkers. Reads only.
 pub async fn inspect(disk: &dyn Disk) -> Result<[SuperblockCopy; 2], DeviceError> {
     let mut copies = [SuperblockCopy::Blank; 2];
@@ -199,11 +215,14 @@ pub async fn inspect(disk: &dyn Disk) -> Result<[SuperblockCopy; 2], DeviceError
 
 /// Reads the superblock; never writes. One damaged copy is survived.
 ///
-/// Refuses with the variant that says why: blank, foreign, of a newer version, damaged, shrunk,
-/// or taken out of service.
+/// Refuses with the variant that says why: blank, half formatted, foreign, of a newer version, damaged,
+/// shrunk, or taken out of service.
 pub async fn open(disk: &dyn Disk) -> Result<Superblock, DeviceError> {
     let copies = inspect(disk).await?;
-    let superblock = choose(&copies)?;
+    let superblock = match choose(&copies) {
+        Err(DeviceError::Blank) => return Err(blank_or_lost(disk).await?),
+        chosen => chosen?,
+    };
     let actual = disk.geometry().bytes;
     if actual < superblock.layout.device_bytes {
         return Err(DeviceError::Shrunk { actual, expected: superblock.layout.device_bytes });
@@ -212,6 +231,12 @@ pub async fn open(disk: &dyn Disk) -> Result<Superblock, DeviceError> {
         return Err(DeviceError::FailedForGood);
     }
     Ok(superblock)
+}
+
+/// Why a device whose superblocks are blank is refused: they may have been lost.
+async fn blank_or_lost(disk: &dyn Disk) -> Result<DeviceError, DeviceError> {
+    let in_use = first_in_use(disk, disk.geometry().bytes).await?;
+    Ok(in_use.map_or(DeviceError::Blank, |offset| DeviceError::HeadLost { offset }))
 }
 
 fn choose(copies: &[SuperblockCopy; 2]) -> Result<Superblock, DeviceError> {
@@ -236,6 +261,7 @@ fn choose(copies: &[SuperblockCopy; 2]) -> Result<Superblock, DeviceError> {
     match damaged {
         Some(reason) => Err(DeviceError::SuperblockDamaged { reason }),
         None if copies.iter().all(|copy| *copy == SuperblockCopy::Blank) => Err(DeviceError::Blank),
+        None if *copies == [SuperblockCopy::Unfinished, SuperblockCopy::Blank] => Err(DeviceError::Unfinished),
         None => Err(DeviceError::Foreign),
     }
 }
@@ -327,11 +353,23 @@ mod tests {
         assert_eq!(choose(&[good, newer]).map(|s| s.generation), Ok(6));
         assert_eq!(choose(&[SuperblockCopy::Damaged("x"), good]), Ok(sample()));
         assert_eq!(choose(&[SuperblockCopy::Blank; 2]), Err(DeviceError::Blank));
+        let half = SuperblockCopy::Unfinished;
+        assert_eq!(choose(&[half, SuperblockCopy::Blank]), Err(DeviceError::Unfinished));
+        assert_eq!(choose(&[half, good]), Ok(sample()), "the format had destroyed nothing yet");
         assert_eq!(choose(&[SuperblockCopy::Foreign, SuperblockCopy::Blank]), Err(DeviceError::Foreign));
         let damaged = choose(&[SuperblockCopy::Damaged("checksum"), SuperblockCopy::Foreign]);
         assert_eq!(damaged, Err(DeviceError::SuperblockDamaged { reason: "checksum" }));
         let newer = choose(&[SuperblockCopy::Newer(2), good]);
         assert_eq!(newer, Err(DeviceError::NewerVersion { found: 2, known: 1 }));
+    }
+
+    #[test]
+    fn an_unfinished_format_has_these_bytes() {
+        let mut expected = b"CfsHalf\n".to_vec();
+        expected.resize(SUPERBLOCK_BYTES, 0);
+        assert_eq!(Superblock::decode(&expected), SuperblockCopy::Unfinished);
+        expected[9] = 1;
+        assert_eq!(Superblock::decode(&expected), SuperblockCopy::Foreign);
     }
 
     #[test]

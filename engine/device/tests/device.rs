@@ -76,6 +76,38 @@ fn an_interrupted_format_leaves_nothing_that_opens() {
 }
 
 #[test]
+fn an_interrupted_format_is_known_and_begun_again_without_force() {
+    let whole = disk(DEVICE_BYTES_MIN);
+    let cut = MemoryDisk::new(DEVICE_BYTES_MIN, DiskFaults::default(), 1);
+    // The mark is on stable media, what comes after it is not.
+    let begun = now(format(&cut, &options(), &mut |done, _| {
+        if done > 1 << 20 {
+            cut.fail_flushes(1);
+        }
+    }));
+    assert!(matches!(begun, Err(DeviceError::Flush { .. })), "{begun:?}");
+    let after = cut.crash(1);
+    assert_eq!(now(open(&after)), Err(DeviceError::Unfinished));
+    let again = now(format(&after, &options(), &mut |_, _| {}));
+    assert_eq!(again, now(format(&whole, &options(), &mut |_, _| {})));
+    assert!(now(open(&after.crash(2))).is_ok());
+}
+
+#[test]
+fn a_blank_head_before_data_is_a_lost_one() {
+    for at in [1 << 20, 17 << 20, (128 << 20) + 5, DEVICE_BYTES_MIN - 1] {
+        let device = disk(DEVICE_BYTES_MIN);
+        let mut sector = [0; 512];
+        sector[usize::try_from(at % 512).expect("below 512")] = 1;
+        device.poke(at - at % 512, &sector);
+        assert_eq!(now(open(&device)), Err(DeviceError::HeadLost { offset: at }));
+        let refused = now(format(&device, &options(), &mut |_, _| {}));
+        assert_eq!(refused, Err(DeviceError::NotEmpty { offset: at }));
+        assert_eq!(now(open(&device)), Err(DeviceError::HeadLost { offset: at }), "nothing was written");
+    }
+}
+
+#[test]
 fn one_damaged_superblock_is_survived_and_two_are_named() {
     let (device, superblock) = formatted();
     device.flip_bit(70, 3);
