@@ -2,7 +2,7 @@
 
 use crate::mount_option::{self, MountOption};
 use clap::{Args, Parser, Subcommand};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 /// CoreFS: a distributed POSIX file system for NVMe servers.
@@ -43,20 +43,23 @@ pub enum Command {
     Status(StatusOptions),
 }
 
+/// Most cores of a server.
+pub const CORES_MAX: u16 = 64;
+
 /// Where and how to serve.
 #[derive(Args, Debug, Clone)]
 pub struct Serving {
-    /// Cores to serve with; default: all this process may use. More than that run unpinned.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Cores to serve with; default: all this process may use, or as many as a small store has room for. More than the CPUs run unpinned.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(CORES_MAX)))]
     pub cores: Option<u16>,
     /// Memory of the server, divided among its cores, at least 32 MiB each; default: 256 MiB a core.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
     /// Address of core 0; core i listens on the port plus i.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = parse_address)]
     pub listen: SocketAddr,
     /// Address of the HTTP API (/metrics, /health, /v1/status); port 0 for a free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480", value_parser = parse_address)]
     pub http: SocketAddr,
     /// Serve clear text on addresses that are not loopback. Anyone on the path can read the data.
     #[arg(long)]
@@ -107,6 +110,7 @@ pub struct ServerOptions {
 #[derive(Args, Debug)]
 pub struct MountOptions {
     /// Address of any core of the server.
+    #[arg(value_parser = parse_address)]
     pub address: SocketAddr,
     /// Where.
     pub mountpoint: PathBuf,
@@ -166,6 +170,15 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| format!("'{text}' is not a size like 8GiB"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))
+}
+
+/// HOST:PORT. Of the addresses that a name has, one of IPv4 is taken if there is one: it is where a server
+/// listens unless it is told otherwise.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().map_err(|e| format!("{e}: an address is HOST:PORT, like 127.0.0.1:7400"))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let best = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    best.copied().ok_or_else(|| format!("'{text}' has no address"))
 }
 
 #[cfg(test)]

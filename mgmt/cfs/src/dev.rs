@@ -2,27 +2,33 @@
 
 use crate::args::DevOptions;
 use crate::management::manage;
-use crate::place::Place;
+use crate::place::{Place, Target};
 use crate::serving::{self, Sharing};
 use crate::stop_sign::StopSign;
 use crate::{Failure, format, mounting, registry};
+use cfs_device::Layout;
 use cfs_types::SessionId;
 use cfs_volume::VolumeOptions;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Runs until Ctrl-C, SIGTERM, SIGHUP or an unmount.
 pub fn run(options: &DevOptions) -> Result<(), Failure> {
-    let stop = StopSign::catch()?;
+    let stop = Arc::new(StopSign::catch()?);
     let dir = options.dir.clone().unwrap_or_else(|| registry::home().join(".local/share/cfs/dev"));
     let mountpoint = options.mountpoint.clone().unwrap_or_else(|| registry::home().join("cfs"));
-    let place = Place::of(&dir);
-    if !place.is_device && format::is_needed(&place.store)? {
-        println!("formatting {} ({} MiB)", place.target.display(), options.size >> 20);
-        format::format(&place, Some(options.size), false)?;
+    let target = Target::of(&dir)?;
+    check_mountpoint(&mountpoint)?;
+    if !target.is_device && format::is_needed(&target.store)? {
+        // What would fail later is better known before gigabytes are laid out.
+        let cores = cores_of_new(options)?;
+        serving::check_addresses(&options.serving, cores)?;
+        println!("formatting {} ({} MiB)", target.path.display(), options.size >> 20);
+        format::format(&target, Some(options.size), false, &stop)?;
     }
-    place.prepare()?;
-    prepare_mountpoint(&mountpoint)?;
-    let (server, api, core) = serving::start(&place, &options.serving, Sharing::WithMount, &stop)?;
+    std::fs::create_dir_all(&mountpoint).map_err(|e| Failure::new(format!("making {}", mountpoint.display()), e))?;
+    let (server, api, core) = serving::start(&target, &options.serving, Sharing::WithMount, &stop)?;
+    let place = server.place.clone();
     let mut volume = VolumeOptions::new(server.addresses.clone(), Some(place.secret()?));
     volume.predecessor = read_session(&place);
     let (seat, how) = (mounting::Seat::Core(core), cfs_fuse::MountOptions::default());
@@ -34,7 +40,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
         }
     };
     write_session(&place, mount.session)?;
-    println!("store   {}", place.store.display());
+    println!("store   {}", target.store.display());
     println!("rpc     {}  ({} cores)", options.serving.listen, server.remote.cores());
     println!("metrics http://{}/metrics", server.http);
     println!("mount   cfs mount {} OTHER_MOUNTPOINT", options.serving.listen);
@@ -46,14 +52,18 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     server.stop().and(unmounted).and(managed)
 }
 
-/// A mountpoint that is there: made where missing, freed from a dead mount.
-fn prepare_mountpoint(path: &Path) -> Result<(), Failure> {
-    match cfs_fuse::mend_dead_mount(path) {
-        Ok(true) => println!("mended {} (its server had died)", path.display()),
-        Ok(false) => {}
-        Err(error) => return Err(Failure::plain(error)),
+/// The cores that a store yet to be made will be served with.
+fn cores_of_new(options: &DevOptions) -> Result<u16, Failure> {
+    let layout = Layout::derive(options.size, None, None).map_err(|e| Failure::plain(format!("--size: {e}")))?;
+    serving::cores_for(&options.serving, &layout)
+}
+
+/// A mountpoint that can be used, or made: it is freed from a dead mount.
+fn check_mountpoint(path: &Path) -> Result<(), Failure> {
+    if cfs_fuse::mend_dead_mount(path).map_err(Failure::plain)? {
+        println!("mended {} (its server had died)", path.display());
     }
-    std::fs::create_dir_all(path).map_err(|e| Failure::new(format!("making {}", path.display()), e))
+    cfs_fuse::check_place(path).map_err(Failure::plain)
 }
 
 fn read_session(place: &Place) -> Option<SessionId> {

@@ -2,10 +2,10 @@
 
 use crate::Failure;
 use crate::args::FsckOptions;
-use crate::format::open_locked;
-use crate::place::Place;
+use crate::format::{open_locked, refusal};
+use crate::place::Target;
 use cfs_runtime::{CoreConfig, OpenMode, run as run_core};
-use cfs_server::{Progress, Severity, Stage};
+use cfs_server::{FsckError, Progress, Severity, Stage};
 use cfs_types::CoreId;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::process::ExitCode;
@@ -16,9 +16,9 @@ const BAR_AFTER: Duration = Duration::from_secs(1);
 
 /// `cfs fsck`.
 pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
-    let place = Place::of(&options.target);
-    let doing = || format!("checking {}", place.target.display());
-    let file = open_locked(&place.store, OpenMode::ReadOnly).map_err(|e| Failure::new(doing(), e))?;
+    let target = Target::with_store(&options.target)?;
+    let doing = || format!("checking {}", target.path.display());
+    let file = open_locked(&target.store, OpenMode::ReadOnly).map_err(|e| Failure::new(doing(), e))?;
     let checked = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
         let disk = file.attach(&reactor);
         let mut bar = Bar::new();
@@ -26,7 +26,10 @@ pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
         bar.clear();
         report
     });
-    let report = checked.map_err(|e| Failure::new(doing(), e))?.map_err(|e| Failure::new(doing(), e))?;
+    let report = match checked.map_err(|e| Failure::new(doing(), e))? {
+        Err(FsckError::Superblock(error)) => return Err(refusal(&target, &error)),
+        report => report.map_err(|e| Failure::new(doing(), e))?,
+    };
     println!("{report}");
     if !report.is_sound() {
         return Ok(ExitCode::from(1));

@@ -44,6 +44,14 @@ impl Failure {
     pub fn usage(what: impl std::fmt::Display) -> Self {
         Failure { exit_code: 2, ..Failure::plain(what) }
     }
+    /// What was being done when it failed.
+    pub fn within(self, doing: impl std::fmt::Display) -> Self {
+        Failure { what: format!("{doing}: {}", self.what), ..self }
+    }
+    /// A stop leaves undone what this command is for.
+    pub fn that_counts(self) -> Self {
+        Failure { exit_code: self.exit_code.max(1), ..self }
+    }
     /// It was asked to stop before it had begun to serve, and nothing is left of what it had begun.
     pub fn stopped() -> Self {
         Failure { exit_code: 0, ..Failure::plain("stopped before it was ready") }

@@ -200,16 +200,25 @@ pub fn run(options: &MountOptions) -> Result<(), Failure> {
     }
     let stop = StopSign::catch()?;
     let (volume, mount) = parse(options)?;
-    let (thread, agreed) = start(Seat::Thread, volume, &options.mountpoint, mount, &stop)?;
+    let mountpoint = absolute(&options.mountpoint);
+    let (thread, agreed) = start(Seat::Thread, volume, &mountpoint, mount, &stop)?;
     if options.show_capabilities {
         show(&agreed);
     }
+    if options.detached {
+        std::env::set_current_dir("/").map_err(|e| Failure::new("leaving the working directory", e))?;
+    }
     println!("ready {}", options.mountpoint.display());
     if options.detached {
-        leave_output(None).map_err(|e| Failure::new("leaving the terminal", e))?;
+        leave_output(registry::mount_log(&mountpoint).ok().as_deref())
+            .map_err(|e| Failure::new("leaving the terminal", e))?;
     }
     crate::management::wait_for_stop(&stop, || thread.has_ended())?;
     thread.stop()
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// What the kernel offers, and what is in force.
@@ -237,6 +246,10 @@ fn detach() -> Result<(), Failure> {
         match line.strip_prefix("ready ") {
             Some(mountpoint) => {
                 println!("mounted {mountpoint}");
+                match registry::mount_log(&absolute(Path::new(mountpoint))) {
+                    Ok(log) => println!("  log   {}", log.display()),
+                    Err(failure) => eprintln!("cfs: what it has to say is lost: {failure}"),
+                }
                 return Ok(());
             }
             None => println!("{line}"),
@@ -274,12 +287,14 @@ fn find_server(address: SocketAddr, secret: Option<&Path>) -> Result<Found, Fail
     if let Some(path) = secret {
         return Ok((vec![tcp], Some(read_secret(path)?)));
     }
-    let wanted = address.to_string();
-    let local = registry::servers().into_iter().find(|s| s.listen == wanted);
-    let Some(server) = local else {
-        let what = format!("no server of this user listens on {address} here: start one, or pass --secret FILE");
-        return Err(Failure::plain(what));
+    let servers = registry::servers();
+    let Some(server) = servers.iter().find(|server| server.listens_on(address)) else {
+        let others: Vec<&str> = servers.iter().map(|server| server.listen.as_str()).collect();
+        let others = if others.is_empty() { String::new() } else { format!(" (servers: {})", others.join(", ")) };
+        return Err(Failure::plain(format!(
+            "no server of this user listens on {address} here{others}: start one, or pass --secret FILE"
+        )));
     };
-    let sockets = server.sockets.into_iter().map(Address::Unix);
+    let sockets = server.sockets.iter().cloned().map(Address::Unix);
     Ok((sockets.take(1).chain([tcp]).collect(), Some(read_secret(&server.secret)?)))
 }

@@ -1,6 +1,7 @@
 //! Where things lie: the store, its secret, its sockets.
 
 use crate::Failure;
+use cfs_device::Uuid;
 use cfs_wire::Secret;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
@@ -8,35 +9,77 @@ use std::path::{Path, PathBuf};
 
 /// Longest path of a Unix socket that the kernel takes, less a margin.
 const SOCKET_PATH_MAX: usize = 100;
-/// State of block devices, which have no directory of their own.
-const DEVICE_STATE: &str = "/var/lib/cfs";
+/// Where the folders of block devices lie instead of in the usual place.
+const STATE_VARIABLE: &str = "CFS_STATE_DIR";
+
+/// What the user named.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Absolute.
+    pub path: PathBuf,
+    /// The store: a file in the data directory, or the device.
+    pub store: PathBuf,
+    /// It is a block device.
+    pub is_device: bool,
+}
+
+impl Target {
+    /// A data directory, which need not exist yet, or a block device.
+    pub fn of(path: &Path) -> Result<Self, Failure> {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        match std::fs::metadata(&absolute).map(|found| found.file_type()) {
+            Ok(found) if found.is_block_device() => {
+                Ok(Target { path: absolute.clone(), store: absolute, is_device: true })
+            }
+            Ok(found) if !found.is_dir() => {
+                Err(Failure::plain(format!("{} is neither a directory nor a block device", absolute.display())))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                Err(Failure::new(absolute.display(), error))
+            }
+            Ok(_) | Err(_) => Ok(Target { store: absolute.join("store"), path: absolute, is_device: false }),
+        }
+    }
+
+    /// A target that should have a store.
+    pub fn with_store(path: &Path) -> Result<Self, Failure> {
+        let target = Target::of(path)?;
+        match std::fs::metadata(&target.store) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let (place, store) = (target.path.display(), target.store.display());
+                let what = format!("{place} is no CoreFS store: there is no {store}; `cfs format {place}` makes one");
+                Err(Failure::plain(what))
+            }
+            Ok(_) | Err(_) => Ok(target),
+        }
+    }
+
+    /// The files beside the store: in the data directory, or in a folder of the device, which goes by what is
+    /// written on it: its name in /dev may be another one after the next start.
+    pub fn place(&self, device: Uuid) -> Place {
+        let state = if self.is_device { devices_state().join(device.to_string()) } else { self.path.clone() };
+        Place { target: self.clone(), state }
+    }
+}
+
+fn devices_state() -> PathBuf {
+    match std::env::var_os(STATE_VARIABLE) {
+        Some(folder) => PathBuf::from(folder),
+        None if crate::serving::is_root() => PathBuf::from("/var/lib/cfs"),
+        None => crate::registry::home().join(".local/share/cfs/devices"),
+    }
+}
 
 /// The files of one store.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// What the user named.
-    pub target: PathBuf,
-    /// The store: a file in the data directory, or the device.
-    pub store: PathBuf,
+    /// What the user named, and the store.
+    pub target: Target,
     /// Where secret, sockets and the like lie.
     pub state: PathBuf,
-    /// The target is a block device.
-    pub is_device: bool,
 }
 
 impl Place {
-    /// The place of a data directory or block device, which need not exist yet.
-    pub fn of(target: &Path) -> Self {
-        let is_device = std::fs::metadata(target).is_ok_and(|m| m.file_type().is_block_device());
-        let absolute = std::path::absolute(target).unwrap_or_else(|_| target.to_path_buf());
-        if is_device {
-            let name = target.file_name().unwrap_or_default();
-            let state = Path::new(DEVICE_STATE).join(name);
-            return Place { target: absolute.clone(), store: absolute, state, is_device };
-        }
-        Place { target: absolute.clone(), store: absolute.join("store"), state: absolute, is_device }
-    }
-
     /// Makes the state directory, private to this user.
     pub fn prepare(&self) -> Result<(), Failure> {
         let failed = |e| Failure::new(format!("making {}", self.state.display()), e);

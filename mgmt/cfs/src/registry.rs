@@ -3,8 +3,9 @@
 
 use crate::Failure;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A running server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +33,14 @@ impl Entry {
     pub fn is_alive(&self) -> bool {
         start_time(self.pid) == Some(self.started)
     }
+
+    /// Whether one of its cores listens there. One that listens everywhere does so on loopback too.
+    pub fn listens_on(&self, address: SocketAddr) -> bool {
+        let Ok(first) = self.listen.parse::<SocketAddr>() else { return false };
+        let core = address.port().checked_sub(first.port());
+        let everywhere = first.ip().is_unspecified() && address.ip().is_loopback();
+        core.is_some_and(|core| core < self.cores) && (address.ip() == first.ip() || everywhere)
+    }
 }
 
 /// When a process began, clock ticks since boot; None if there is none (proc_pid_stat(5), field 22).
@@ -53,6 +62,9 @@ impl Drop for Registered {
 /// Where servers announce themselves instead of in the user's usual place.
 const FOLDER_VARIABLE: &str = "CFS_RUNTIME_DIR";
 
+/// Characters of a mountpoint that its log is named after; at most four bytes each.
+const NAME_CHARACTERS_MAX: usize = 60;
+
 /// The folder, private to this user.
 fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
@@ -70,12 +82,27 @@ pub fn home() -> PathBuf {
     std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
-/// Announces a server until the result is dropped.
-pub fn register(entry: &Entry) -> Result<Registered, Failure> {
+/// The folder, made where it is missing.
+fn prepared_folder() -> Result<PathBuf, Failure> {
     let folder = folder();
     let failed = |e| Failure::new(format!("writing to {}", folder.display()), e);
     std::fs::create_dir_all(&folder).map_err(failed)?;
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    Ok(folder)
+}
+
+/// Where a mount in the background writes what it has to say.
+pub fn mount_log(mountpoint: &Path) -> Result<PathBuf, Failure> {
+    let name = mountpoint.to_string_lossy().replace('/', "_");
+    // Names of files end at 255 bytes; the end of the path tells more than its beginning.
+    let start = name.char_indices().rev().nth(NAME_CHARACTERS_MAX).map_or(0, |(at, _)| at);
+    Ok(prepared_folder()?.join(format!("mount{}.log", &name[start..])))
+}
+
+/// Announces a server until the result is dropped.
+pub fn register(entry: &Entry) -> Result<Registered, Failure> {
+    let folder = prepared_folder()?;
+    let failed = |e| Failure::new(format!("writing to {}", folder.display()), e);
     let path = folder.join(format!("{}.json", entry.listen.replace([':', '[', ']'], "_")));
     let text = serde_json::to_string_pretty(entry).map_err(|e| Failure::new("describing the server", e))?;
     std::fs::write(&path, text).map_err(failed)?;

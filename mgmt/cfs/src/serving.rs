@@ -1,21 +1,23 @@
 //! `cfs server`: the cores of one store, and the threads around them.
 
-use crate::args::{ServerOptions, Serving};
+use crate::args::{CORES_MAX, ServerOptions, Serving};
 use crate::mounting::Guest;
-use crate::place::Place;
+use crate::place::{Place, Target};
 use crate::registry::{self, Entry, Registered};
 use crate::stop_sign::StopSign;
 use crate::{Failure, format};
 use cfs_api::{About, Api};
+use cfs_device::Layout;
 use cfs_rpc::Admission;
 use cfs_runtime::{CoreConfig, CoreThread, DiskFile, LocalNet, ParkPolicy, Reactor, Remote, mesh, start_core};
 use cfs_seam::{Address, Class, World, spawn};
 use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, RootOwner, ServerConfig, StartError, serve_core};
 use cfs_types::{CoreId, MapEpoch};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How long a core whose machine also runs the programs that use a mount looks for work before it
@@ -24,6 +26,9 @@ const LOOK_BESIDE_PROGRAMS: Duration = Duration::from_micros(25);
 
 /// Between two looks at cores that start.
 const START_LOOK: Duration = Duration::from_millis(20);
+
+/// A start that is done sooner says nothing of its recovery.
+const SAY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a server takes one target.
 const SEVERAL: &str =
@@ -71,6 +76,8 @@ pub struct Server {
     pub addresses: Vec<Address>,
     /// Address of the HTTP API, with the port that the system chose where 0 was asked for.
     pub http: SocketAddr,
+    /// Where its files lie.
+    pub place: Place,
     _registered: Registered,
 }
 
@@ -102,20 +109,23 @@ impl Server {
 pub type Started = (Server, Api, oneshot::Sender<Guest>);
 
 /// Opens the store and starts its cores; returns once they serve, or are asked to stop.
-pub fn start(place: &Place, options: &Serving, sharing: Sharing, stop: &StopSign) -> Result<Started, Failure> {
+pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSign) -> Result<Started, Failure> {
     check_listen(options)?;
-    let (file, superblock) = format::open(&place.store)?;
-    let api = cfs_api::bind(options.http, about(place, options)).map_err(Failure::plain)?;
+    let recovery = Recovery::new(target);
+    let (file, superblock) = format::open(target)?;
+    let place = &target.place(superblock.device);
+    place.prepare()?;
+    let api = cfs_api::bind(options.http, about(target, options)).map_err(Failure::plain)?;
     if !file.is_direct() {
-        eprintln!("cfs: {} refuses direct I/O: serving through the page cache", place.store.display());
+        eprintln!("cfs: {} refuses direct I/O: serving through the page cache", target.store.display());
     }
     if file.is_sparse() {
-        eprintln!("cfs: {} has holes: when its file system is full, the store fails", place.store.display());
+        eprintln!("cfs: {} has holes: when its file system is full, the store fails", target.store.display());
     }
     let cpus = cfs_runtime::available_cpus();
-    let cores = options.cores.unwrap_or_else(|| u16::try_from(cpus.len()).unwrap_or(1).max(1));
+    let cores = cores_for(options, &superblock.layout)?;
+    check_ports(options, cores)?;
     let config = server_config(place, options, cores, superblock.cluster.bytes())?;
-    check_ports(&config)?;
     let seats = mesh(cores).map_err(|e| Failure::new("starting the cores", e))?;
     let remote = seats[0].remote();
     let (ready, wait) = channel();
@@ -153,11 +163,12 @@ pub fn start(place: &Place, options: &Serving, sharing: Sharing, stop: &StopSign
         threads.push(thread.map_err(|e| Failure::new("starting a core", e))?);
     }
     drop(ready);
-    wait_ready(&wait, &mut threads, &remote, stop)?;
+    wait_ready(&wait, &mut threads, &remote, recovery, stop)?;
     let http = api.address().map_err(|e| Failure::new("listening for HTTP", e))?;
     let entry = Entry { http: http.to_string(), ..entry(place, options, &config, cores) };
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
-    Ok((Server { threads, remote, addresses, http, _registered: registry::register(&entry)? }, api, guest))
+    let (place, registered) = (place.clone(), registry::register(&entry)?);
+    Ok((Server { threads, remote, addresses, http, place, _registered: registered }, api, guest))
 }
 
 /// Waits for a guest of this core and serves it.
@@ -167,12 +178,49 @@ async fn host(guest: oneshot::Receiver<Guest>, world: World, reactor: Rc<Reactor
     }
 }
 
-fn about(place: &Place, options: &Serving) -> About {
+fn about(target: &Target, options: &Serving) -> About {
     About {
         version: env!("CARGO_PKG_VERSION").to_string(),
         pid: std::process::id(),
-        target: place.target.display().to_string(),
+        target: target.path.display().to_string(),
         listen: options.listen.to_string(),
+    }
+}
+
+/// Says that a start takes long, and on a terminal how long.
+struct Recovery {
+    what: String,
+    began: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Recovery {
+    fn new(target: &Target) -> Self {
+        let what = format!("recovering {}: reading its log and tables", target.path.display());
+        Recovery { what, began: Instant::now(), bar: None }
+    }
+
+    fn show(&mut self) {
+        if self.bar.is_none() && self.began.elapsed() >= SAY_AFTER {
+            let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
+            let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            let bar = bar.with_message(self.what.clone()).with_elapsed(self.began.elapsed());
+            if bar.is_hidden() {
+                eprintln!("cfs: {}", self.what);
+            }
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.tick();
+        }
+    }
+}
+
+impl Drop for Recovery {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 
@@ -182,9 +230,11 @@ fn wait_ready(
     wait: &std::sync::mpsc::Receiver<()>,
     threads: &mut Vec<CoreThread<Result<(), StartError>>>,
     remote: &Remote,
+    mut recovery: Recovery,
     stop: &StopSign,
 ) -> Result<(), Failure> {
     loop {
+        recovery.show();
         match wait.recv_timeout(START_LOOK) {
             Ok(()) => return Ok(()),
             Err(RecvTimeoutError::Timeout) if stop.is_asked() => return Err(Failure::stopped()),
@@ -207,7 +257,29 @@ fn wait_ready(
     Err(Failure::plain(why))
 }
 
+/// The cores to serve with: as many as are wanted, or as the CPUs and the log allow.
+pub fn cores_for(options: &Serving, layout: &Layout) -> Result<u16, Failure> {
+    let most = u16::try_from(layout.log_slots / cfs_log::SLOTS_PER_CORE_MIN).unwrap_or(u16::MAX);
+    match options.cores {
+        Some(cores) if cores > most => Err(Failure::plain(format!(
+            "the log of a store of {} MiB has room for {most} cores, not for {cores}: --cores {most}, or a larger store",
+            layout.device_bytes >> 20
+        ))),
+        Some(cores) => Ok(cores),
+        None => {
+            let cpus = u16::try_from(cfs_runtime::available_cpus().len()).unwrap_or(u16::MAX);
+            Ok(cpus.clamp(1, most.min(CORES_MAX)))
+        }
+    }
+}
+
+/// Refuses addresses that cannot be meant.
 fn check_listen(options: &Serving) -> Result<(), Failure> {
+    if options.listen.port() == 0 {
+        return Err(Failure::usage(
+            "--listen needs a port: each core takes one, from there upwards, and mounts must know them",
+        ));
+    }
     let open = [options.listen, options.http].into_iter().find(|address| !address.ip().is_loopback());
     match open {
         Some(address) if !options.allow_plaintext => Err(Failure::plain(format!(
@@ -217,30 +289,49 @@ fn check_listen(options: &Serving) -> Result<(), Failure> {
     }
 }
 
+/// The address of a core.
+fn address_of(options: &Serving, core: u16) -> Result<SocketAddr, Failure> {
+    let port = options.listen.port().checked_add(core);
+    let port = port.ok_or_else(|| Failure::usage(format!("{} leaves no port for core {core}", options.listen)))?;
+    Ok(SocketAddr::new(options.listen.ip(), port))
+}
+
+/// Looks at the addresses before anything is begun.
+pub fn check_addresses(options: &Serving, cores: u16) -> Result<(), Failure> {
+    check_listen(options)?;
+    check_ports(options, cores)?;
+    if options.http.port() != 0 && is_taken(options.http)? {
+        return Err(Failure::plain(cfs_api::ApiError::InUse(options.http)));
+    }
+    Ok(())
+}
+
 /// Says which port is taken and what to do, which a core that fails to listen cannot. Whoever takes
 /// one after this look is met by the core.
-fn check_ports(config: &ServerConfig) -> Result<(), Failure> {
-    for address in config.listen.iter().flatten() {
-        let Address::Tcp(address) = address else { continue };
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-                return Err(Failure::plain(format!(
-                    "{address} is in use, perhaps by another server: choose another address with --listen (each core takes one port, from there upwards)"
-                )));
-            }
-            Err(error) => return Err(Failure::new(format!("listening on {address}"), error)),
-            Ok(_) => {}
+fn check_ports(options: &Serving, cores: u16) -> Result<(), Failure> {
+    for core in 0..cores {
+        let address = address_of(options, core)?;
+        if is_taken(address)? {
+            return Err(Failure::plain(format!(
+                "{address} is in use, perhaps by another server: choose another address with --listen (each core takes one port, from there upwards)"
+            )));
         }
     }
     Ok(())
 }
 
+fn is_taken(address: SocketAddr) -> Result<bool, Failure> {
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(true),
+        Err(error) => Err(Failure::new(format!("listening on {address}"), error)),
+        Ok(_) => Ok(false),
+    }
+}
+
 fn server_config(place: &Place, options: &Serving, cores: u16, cluster: [u8; 16]) -> Result<ServerConfig, Failure> {
     let (mut listen, mut advertised) = (Vec::new(), Vec::new());
     for core in 0..cores {
-        let port = options.listen.port().checked_add(core);
-        let port = port.ok_or_else(|| Failure::plain(format!("{} leaves no port for core {core}", options.listen)))?;
-        let tcp = Address::Tcp(SocketAddr::new(options.listen.ip(), port));
+        let tcp = Address::Tcp(address_of(options, core)?);
         let unix = place.socket(core).map(Address::Unix);
         let best = unix.clone().filter(|_| options.listen.ip().is_loopback()).unwrap_or_else(|| tcp.clone());
         advertised.push(best.to_string());
@@ -290,7 +381,7 @@ fn entry(place: &Place, options: &Serving, config: &ServerConfig, cores: u16) ->
     Entry {
         pid: std::process::id(),
         started: registry::start_time(std::process::id()).unwrap_or_default(),
-        target: place.target.clone(),
+        target: place.target.path.clone(),
         listen: options.listen.to_string(),
         sockets: sockets.collect(),
         http: options.http.to_string(),
@@ -303,9 +394,9 @@ fn entry(place: &Place, options: &Serving, config: &ServerConfig, cores: u16) ->
 pub fn run(options: &ServerOptions) -> Result<(), Failure> {
     let stop = StopSign::catch()?;
     let [target] = options.targets.as_slice() else { return Err(Failure::usage(SEVERAL)) };
-    let place = Place::of(target);
-    let (server, api, _no_guest) = start(&place, &options.serving, Sharing::Alone, &stop)?;
-    println!("serving {} with {} cores", place.target.display(), server.remote.cores());
+    let target = Target::with_store(target)?;
+    let (server, api, _no_guest) = start(&target, &options.serving, Sharing::Alone, &stop)?;
+    println!("serving {} with {} cores", target.path.display(), server.remote.cores());
     println!("  rpc   {}", options.serving.listen);
     println!("  http  http://{}/metrics", server.http);
     println!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);

@@ -1,9 +1,11 @@
 //! System calls that the standard library lacks.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -20,6 +22,18 @@ pub fn leave_output(to: Option<&Path>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Bytes that an ordinary user can still write to the file system of a path (statvfs(3)).
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all zeros are a valid answer, and statvfs writes to it alone; the path is NUL-terminated and lives
+    // through the call.
+    let (answer, found) = unsafe {
+        let mut found: libc::statvfs = std::mem::zeroed();
+        (libc::statvfs(path.as_ptr(), &raw mut found), found)
+    };
+    if answer == 0 { Ok(found.f_bavail.saturating_mul(found.f_frsize)) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What a signal asks for.

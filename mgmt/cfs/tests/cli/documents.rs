@@ -31,7 +31,7 @@ fn the_command_line_is_documented() {
     let listed: Vec<&str> = listed.filter_map(|l| l.split_whitespace().next()).filter(|c| *c != "help").collect();
     assert_eq!(listed, COMMANDS, "a command is missing here");
     let mut page = String::from(
-        "# The command line\n\nMade from `--help` by a test (`documents` in `mgmt/cfs/tests/cli`).\n\nExit status: 0 done, 1 failed (with the reason on stderr), 2 the command line cannot be meant so.\n`CFS_RUNTIME_DIR` moves the folder in which servers announce themselves to `cfs mount` and `cfs status`\n(default: `/run/cfs` for root, `$XDG_RUNTIME_DIR/cfs` or `~/.cache/cfs/run` for others).\n",
+        "# The command line\n\nMade from `--help` by a test (`documents` in `mgmt/cfs/tests/cli`).\n\nExit status: 0 done, 1 failed (with the reason on stderr), 2 the command line cannot be meant so.\n`CFS_RUNTIME_DIR` moves the folder in which servers announce themselves to `cfs mount` and `cfs status`\n(default: `/run/cfs` for root, `$XDG_RUNTIME_DIR/cfs` or `~/.cache/cfs/run` for others); mounts in the background keep\ntheir logs there. `CFS_STATE_DIR` moves the folder of the secrets and sockets of block devices (default: `/var/lib/cfs` for\nroot, `~/.local/share/cfs/devices` for others).\n",
     );
     for command in std::iter::once(None).chain(COMMANDS.iter().map(Some)) {
         let (title, text) = match command {

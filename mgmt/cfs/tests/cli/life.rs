@@ -3,10 +3,9 @@
 use crate::stage::{CORES, Running, Stage, free_ports, is_mounted, said, signal};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 fn write_durably(path: &Path, text: &str) {
@@ -33,28 +32,29 @@ fn dev_mounts_and_a_sigterm_leaves_it_unmounted_and_clean() {
     assert_eq!(again.wait().code(), Some(0));
 }
 
-/// Runs `cfs dev` as far as it has opened its store, and `later`; then stops it.
-fn stopped_early(stage: &Stage, later: Duration) {
+/// Starts `cfs` on free ports; returns once it has opened its store.
+fn opened_store(stage: &Stage, arguments: &[&str]) -> Child {
     let listen = free_ports(CORES);
     let cores = CORES.to_string();
     let serving = ["--cores", &cores, "--listen", &listen, "--http", "127.0.0.1:0"];
-    let mut dev = stage.cfs(&[&["dev", "store", "mnt"], &serving[..]].concat()).spawn().expect("the binary runs");
-    let (folder, store) = (format!("/proc/{}/fd", dev.id()), stage.path("store/store"));
-    let has_opened = || {
-        fs::read_dir(&folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|fd| fs::read_link(fd.path()).is_ok_and(|file| file == store))
-    };
-    while !has_opened() {
-        assert!(dev.try_wait().expect("our own child").is_none(), "it ended by itself");
+    let mut command = stage.cfs(&[arguments, &serving].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let (folder, store) = (format!("/proc/{}/fd", child.id()), stage.path("store/store"));
+    let is_store = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|file| file == store);
+    while !fs::read_dir(&folder).into_iter().flatten().flatten().any(is_store) {
+        assert!(child.try_wait().expect("our own child").is_none(), "it ended by itself");
         std::thread::yield_now();
     }
+    child
+}
+
+/// Stops `cfs dev` some time after it has opened its store.
+fn stopped_early(stage: &Stage, later: Duration) {
+    let dev = opened_store(stage, &["dev", "store", "mnt"]);
     std::thread::sleep(later);
     signal(dev.id(), "TERM");
-    let ended = dev.wait().expect("our own child");
-    assert_eq!(ended.code(), Some(0), "{later:?} after it opened the store: {ended}");
+    let output = dev.wait_with_output().expect("our own child");
+    assert_eq!(output.status.code(), Some(0), "{later:?} after it opened the store: {}", said(&output));
     assert!(!is_mounted(&stage.path("mnt")), "{later:?} after it opened the store");
 }
 
@@ -132,13 +132,78 @@ fn after_kill_9_the_same_command_mends_the_mount_and_finds_the_file() {
 }
 
 #[test]
-fn a_first_format_that_was_interrupted_is_begun_again() {
+fn a_mountpoint_behind_a_symlink_is_mended_and_unmounted() {
     let stage = Stage::new();
-    fs::create_dir(stage.path("store")).expect("a directory");
-    let half = File::create(stage.path("store/store")).expect("a file");
-    half.set_len(8 << 20).expect("a blank beginning");
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    std::os::unix::fs::symlink("mnt", stage.path("link")).expect("a symlink");
+    let dev = || stage.start(&["dev", "store", "link", "--size", "512MiB"], CORES);
+    let first = dev();
+    assert!(is_mounted(&stage.path("mnt")));
+    first.signal("KILL");
+    first.wait();
+    let second = dev();
+    assert!(second.said.iter().any(|line| line.starts_with("mended")), "{:?}", second.said);
+    let unmounted = stage.run(&["umount", "link"]);
+    assert!(unmounted.status.success(), "{}", said(&unmounted));
+    assert_eq!(second.wait().code(), Some(0));
+    assert!(!is_mounted(&stage.path("mnt")));
+}
+
+#[test]
+fn a_start_that_takes_long_says_what_it_does() {
+    let stage = Stage::new();
+    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
+    let opened = opened_store(&stage, &["server", "store"]);
+    signal(opened.id(), "STOP");
+    std::thread::sleep(Duration::from_millis(1500));
+    signal(opened.id(), "CONT");
+    std::thread::sleep(Duration::from_millis(500));
+    signal(opened.id(), "TERM");
+    let output = opened.wait_with_output().expect("our own child");
+    assert!(said(&output).contains("recovering"), "{}", said(&output));
+}
+
+#[test]
+fn a_mount_in_the_background_keeps_no_directory_busy_and_says_where_its_log_is() {
+    let stage = Stage::new();
     let dev = stage.dev();
-    assert!(dev.said[0].starts_with("formatting"), "{:?}", dev.said);
+    fs::create_dir(stage.path("other")).expect("a directory");
+    let mounted = stage.run(&["mount", &dev.listen, "other"]);
+    let text = said(&mounted);
+    assert!(mounted.status.success() && text.contains("log"), "{text}");
+    let log = text.lines().find_map(|line| line.trim().strip_prefix("log")).expect("a line of its own").trim();
+    assert!(Path::new(log).is_file(), "{log}");
+    let is_ours = |pid: &Path| {
+        let line = fs::read(pid.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.contains(&dev.listen) && line.contains("--detached")
+    };
+    let mut processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+    let background = processes.find(|path| is_ours(path)).expect("it runs");
+    assert_eq!(fs::read_link(background.join("cwd")).expect("it has one"), Path::new("/"));
+    assert!(stage.run(&["umount", "other"]).status.success());
+}
+
+#[test]
+fn a_server_is_found_by_the_address_of_any_core_and_by_name() {
+    let stage = Stage::new();
+    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
+    let listen = free_ports(CORES).replace("127.0.0.1", "localhost");
+    let cores = CORES.to_string();
+    let serving = ["server", "store", "--cores", &cores, "--listen", &listen, "--http", "localhost:0"];
+    let server = Running::start(stage.cfs(&serving), listen.clone()).expect("it serves");
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    let (host, port) = listen.split_once(':').expect("a port");
+    let second = format!("{host}:{}", port.parse::<u16>().expect("a number") + 1);
+    for address in [&listen, &second] {
+        let mounted = stage.run(&["mount", address, "mnt"]);
+        assert!(mounted.status.success(), "{address}: {}", said(&mounted));
+        assert!(stage.run(&["umount", "mnt"]).status.success());
+    }
+    let third = format!("{host}:{}", port.parse::<u16>().expect("a number") + CORES);
+    let refused = stage.run(&["mount", &third, "mnt"]);
+    assert!(!refused.status.success() && said(&refused).contains(&port.to_string()), "{}", said(&refused));
+    drop(server);
 }
 
 #[test]
@@ -203,17 +268,26 @@ fn more_cores_than_cpus_serve_unpinned() {
     assert_eq!(server.get("/metrics").1.matches("cfs_answering_cores{").count(), cpus + 1);
 }
 
-/// An ordinary user mounts through fusermount3, which needs a device that users may open. Where the
-/// machine does not let users mount there is nothing to test.
+/// Runs `$1` as nobody in a namespace of mounts where users may open /dev/fuse, and afterwards looks
+/// there for what is still mounted.
+const AS_NOBODY: &str = r#"
+    mount --make-rprivate / && mkdir "$HOME/dev" && mount -t tmpfs none "$HOME/dev" &&
+    mknod -m 0666 "$HOME/dev/fuse" c 10 229 && mount --bind "$HOME/dev/fuse" /dev/fuse || exit 8
+    setpriv --reuid 65534 --regid 65534 --clear-groups "$@" &
+    trap 'kill -TERM $!' TERM
+    wait $!
+    wait $!
+    code=$?
+    grep " $HOME/cfs fuse.cfs" /proc/self/mounts && exit 9
+    exit $code
+"#;
+
+/// An ordinary user mounts through fusermount3, which needs a device that users may open.
 #[test]
-fn an_ordinary_user_runs_dev_where_the_machine_lets_users_mount() {
+fn an_ordinary_user_runs_dev() {
     const NOBODY: u32 = 65534;
-    let device = fs::metadata("/dev/fuse").expect("FUSE");
-    let is_root = fs::metadata("/proc/self").expect("/proc").uid() == 0;
-    let open_to_all = device.file_type().is_char_device() && device.permissions().mode() & 0o006 == 0o006;
-    let has_helper = Path::new("/usr/bin/fusermount3").exists() || Path::new("/bin/fusermount3").exists();
-    if !is_root || !open_to_all || !has_helper {
-        eprintln!("not tested: the tests run as an ordinary user already, or users may not mount here");
+    if fs::metadata("/proc/self").expect("/proc").uid() != 0 {
+        eprintln!("not tested: the tests run as an ordinary user already");
         return;
     }
     // The build directory may be closed to others.
@@ -224,13 +298,15 @@ fn an_ordinary_user_runs_dev_where_the_machine_lets_users_mount() {
     fs::copy(env!("CARGO_BIN_EXE_cfs"), &binary).expect("copied");
     let stage = Stage { dir: dir.clone() };
     let listen = free_ports(2);
-    let mut command = Command::new(&binary);
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", AS_NOBODY, "sh"]).arg(&binary);
     command.args(["dev", "--size", "512MiB", "--cores", "2", "--http", "127.0.0.1:0", "--listen", &listen]);
-    command.uid(NOBODY).gid(NOBODY).env("HOME", &dir).env_remove("XDG_RUNTIME_DIR").current_dir(&dir);
+    command.env("HOME", &dir).env_remove("XDG_RUNTIME_DIR").env_remove("CFS_RUNTIME_DIR").current_dir(&dir);
     let dev = Running::start(command, listen).expect("it starts");
-    assert!(is_mounted(&dir.join("cfs")), "the default place");
+    let mounts = fs::read_to_string(format!("/proc/{}/mounts", dev.pid())).expect("its mounts");
+    let place = dir.join("cfs").display().to_string();
+    assert!(mounts.lines().any(|line| line.split(' ').nth(1) == Some(&place)), "the default place: {mounts}");
     dev.signal("TERM");
     assert_eq!(dev.wait().code(), Some(0));
-    assert!(!is_mounted(&dir.join("cfs")));
     drop(stage);
 }

@@ -2,7 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "real processes are waited for in real time")]
 
+mod devices;
 mod documents;
+mod formatting;
 mod life;
 mod observing;
 mod refusals;

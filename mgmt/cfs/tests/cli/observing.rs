@@ -3,6 +3,9 @@
 use crate::stage::{CORES, Stage, said};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 /// Sums of each series over its cores, and how many cores have it.
 fn scrape(text: &str) -> BTreeMap<String, (f64, usize)> {
@@ -58,6 +61,24 @@ fn a_server_in_order_is_healthy_and_ready() {
     let (code, body) = server.get("/health");
     assert!(code == 200 && body.contains("\"healthy\""), "{code} {body}");
     assert_eq!(server.get("/ready"), (200, "ready\n".to_string()));
+}
+
+#[test]
+fn half_requests_keep_nobody_from_the_health() {
+    let stage = Stage::new();
+    let server = stage.server();
+    let mut halves = Vec::new();
+    for _ in 0..128 {
+        let mut half = TcpStream::connect(server.http()).expect("it listens");
+        half.write_all(b"GET /hea").expect("sent");
+        halves.push(half);
+    }
+    let asked = Instant::now();
+    assert_eq!(server.get("/ready"), (200, "ready\n".to_string()));
+    assert_eq!(server.get("/health").0, 200);
+    // Less than an unfinished request may take.
+    assert!(asked.elapsed() < Duration::from_millis(1800), "{:?}", asked.elapsed());
+    drop(halves);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Output;
 
-fn refused(output: &Output, code: i32, words: &[&str]) {
+pub fn refused(output: &Output, code: i32, words: &[&str]) {
     let text = said(output);
     assert_eq!(output.status.code(), Some(code), "{text}");
     for word in words {
@@ -23,39 +23,6 @@ fn a_store_in_use_names_its_holder() {
     refused(&stage.run(&[&["dev", "store", "mnt"], &listen[..]].concat()), 1, &[&holder]);
     refused(&stage.run(&["fsck", "store"]), 1, &[&holder]);
     refused(&stage.run(&["format", "store", "--force"]), 1, &[&holder]);
-}
-
-#[test]
-fn format_touches_nothing_that_is_not_empty_without_force() {
-    let stage = Stage::new();
-    fs::create_dir(stage.path("full")).expect("a directory");
-    fs::write(stage.path("full/precious"), "data").expect("written");
-    refused(&stage.run(&["format", "full", "--size", "512MiB"]), 1, &["not empty", "precious", "--force"]);
-    assert!(!stage.path("full/store").exists());
-    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
-    refused(&stage.run(&["format", "store", "--size", "600MiB"]), 1, &["--force"]);
-    assert_eq!(size(&stage), 512 << 20);
-    assert!(stage.run(&["fsck", "store"]).status.success());
-}
-
-fn size(stage: &Stage) -> u64 {
-    fs::metadata(stage.path("store/store")).expect("a store").len()
-}
-
-#[test]
-fn a_store_formatted_again_keeps_its_size_or_gets_the_one_that_is_said() {
-    let stage = Stage::new();
-    for (arguments, bytes) in [
-        (&["--size", "600MiB"][..], 600 << 20),
-        (&["--force"], 600 << 20),
-        (&["--force", "--size", "512MiB"], 512 << 20),
-        (&["--force"], 512 << 20),
-    ] {
-        let formatted = stage.run(&[&["format", "store"], arguments].concat());
-        assert!(formatted.status.success(), "{}", said(&formatted));
-        assert_eq!(size(&stage), bytes, "{arguments:?}");
-        assert!(stage.run(&["fsck", "store"]).status.success());
-    }
 }
 
 #[test]
@@ -85,6 +52,12 @@ fn what_cannot_be_meant_exits_2() {
     refused(&stage.run(&["format", "x", "--size", "8 parsecs"]), 2, &["parsecs", "GiB"]);
     refused(&stage.run(&["dance"]), 2, &["dance"]);
     refused(&stage.run(&["dev", "--cores", "0"]), 2, &["--cores"]);
+    refused(&stage.run(&["mount", "nowhere", "mnt"]), 2, &["HOST:PORT"]);
+    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
+    let server =
+        |listen: &str| stage.run(&["server", "store", "--cores", "2", "--http", "127.0.0.1:0", "--listen", listen]);
+    refused(&server("127.0.0.1:0"), 2, &["--listen needs a port"]);
+    refused(&server("127.0.0.1:65535"), 2, &["no port for core 1"]);
 }
 
 #[test]
@@ -102,9 +75,39 @@ fn ports_in_use_and_open_networks_are_refused_with_advice() {
 #[test]
 fn what_is_no_store_is_said_to_be_none() {
     let stage = Stage::new();
-    refused(&stage.run(&["server", "nothing"]), 1, &["nothing/store"]);
-    refused(&stage.run(&["fsck", "nothing"]), 1, &["nothing/store"]);
+    refused(&stage.run(&["server", "nothing"]), 1, &["nothing is no CoreFS store", "cfs format"]);
+    refused(&stage.run(&["fsck", "nothing"]), 1, &["nothing is no CoreFS store", "cfs format"]);
     refused(&stage.run(&["umount", "nothing"]), 1, &["nothing"]);
+    fs::write(stage.path("file"), "precious").expect("written");
+    for (command, target) in [("format", "file"), ("format", "/dev/null"), ("server", "file"), ("fsck", "file")] {
+        refused(&stage.run(&[command, target]), 1, &[target, "neither a directory nor a block device"]);
+    }
+    assert_eq!(fs::read_to_string(stage.path("file")).expect("read"), "precious");
+}
+
+#[test]
+fn a_place_that_cannot_be_mounted_on_and_a_port_in_use_are_told_before_anything_is_laid_out() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    fs::write(stage.path("file"), "text").expect("written");
+    let run = |mountpoint: &str, listen: &str, http: &str| {
+        stage.run(&["dev", "two", mountpoint, "--size", "512MiB", "--cores", "1", "--listen", listen, "--http", http])
+    };
+    refused(&run("file", "127.0.0.1:1", "127.0.0.1:0"), 1, &["file is not a directory"]);
+    refused(&run("mnt", "127.0.0.1:1", "127.0.0.1:0"), 1, &["mnt is already mounted"]);
+    refused(&run("mnt2", &dev.listen, "127.0.0.1:0"), 1, &[&dev.listen, "--listen"]);
+    refused(&run("mnt2", "127.0.0.1:1", &dev.http()), 1, &[&dev.http(), "--http"]);
+    assert!(!stage.path("two").exists() && !stage.path("mnt2").exists());
+}
+
+#[test]
+fn more_cores_than_the_log_has_room_for_are_refused_with_advice() {
+    let stage = Stage::new();
+    assert!(stage.run(&["format", "store", "--size", "256MiB"]).status.success());
+    let server = |cores: &str| {
+        stage.cfs(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0", "--cores", cores])
+    };
+    refused(&server("8").output().expect("the binary runs"), 1, &["room for 5 cores", "--cores 5", "larger store"]);
 }
 
 #[test]

@@ -38,6 +38,7 @@ impl Stage {
     pub fn cfs<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cfs"));
         command.args(arguments).env("HOME", self.path("home")).env("CFS_RUNTIME_DIR", self.path("run"));
+        command.env("CFS_STATE_DIR", self.path("state"));
         command.current_dir(&self.dir).stdin(Stdio::null());
         command
     }
