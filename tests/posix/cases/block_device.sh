@@ -1,5 +1,6 @@
 # A block device instead of a directory: a loop device over a file, past the page cache.
 store=$SCRATCH/disk mnt=$SCRATCH/mnt log=$SCRATCH/server.log
+export CFS_STATE_DIR=$SCRATCH/state
 mkdir "$mnt"
 truncate -s 1G "$store"
 device=$(losetup --find --show --direct-io=on "$store")
@@ -32,8 +33,15 @@ serve() {
 if "$CFS" format "$device"; then exit 1; fi
 serve
 # Nobody else serves it, and it is named who does.
-if "$CFS" server "$device" --listen 127.0.0.1:0 --http 127.0.0.1:0 2>"$SCRATCH/refused"; then exit 1; fi
+if "$CFS" server "$device" --listen 127.0.0.1:1 --http 127.0.0.1:0 2>"$SCRATCH/refused"; then exit 1; fi
 grep -q "$server" "$SCRATCH/refused"
+# Under another name it is the same device: neither served, nor formatted, nor checked beside the server.
+mknod "$SCRATCH/alias" b $((0x$(stat -c %t "$device"))) $((0x$(stat -c %T "$device")))
+for command in "server --listen 127.0.0.1:1 --http 127.0.0.1:0" "format --force" fsck; do
+    # shellcheck disable=SC2086
+    if "$CFS" $command "$SCRATCH/alias" 2>"$SCRATCH/refused"; then exit 1; fi
+    grep -q "in use by process $server" "$SCRATCH/refused"
+done
 "$CFS" mount "127.0.0.1:$port" "$mnt" --foreground &
 client=$!
 for _ in $(seq 200); do mountpoint -q "$mnt" && break; sleep 0.05; done
