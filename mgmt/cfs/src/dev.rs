@@ -23,7 +23,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
         // What would fail later is better known before gigabytes are laid out.
         let cores = cores_of_new(options)?;
         serving::check_addresses(&options.serving, cores)?;
-        println!("formatting {} ({} MiB)", target.path.display(), options.size >> 20);
+        say!("formatting {} ({} MiB)", target.path.display(), options.size >> 20);
         format::format(&target, Some(options.size), false, &stop)?;
     }
     std::fs::create_dir_all(&mountpoint).map_err(|e| Failure::new(format!("making {}", mountpoint.display()), e))?;
@@ -40,11 +40,11 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
         }
     };
     write_session(&place, mount.session)?;
-    println!("store   {}", target.store.display());
-    println!("rpc     {}  ({} cores)", options.serving.listen, server.remote.cores());
-    println!("metrics http://{}/metrics", server.http);
-    println!("mount   cfs mount {} OTHER_MOUNTPOINT", options.serving.listen);
-    println!("ready   {}", mountpoint.display());
+    say!("store   {}", target.store.display());
+    say!("rpc     {}  ({} cores)", options.serving.listen, server.remote.cores());
+    say!("metrics http://{}/metrics", server.http);
+    say!("mount   cfs mount {} OTHER_MOUNTPOINT", options.serving.listen);
+    say!("ready   {}", mountpoint.display());
     let remote = server.remote.clone();
     let managed = manage(api, &remote, &stop, || server.has_ended() || mount.has_ended());
     let unmounted = mount.stop();
@@ -61,7 +61,7 @@ fn cores_of_new(options: &DevOptions) -> Result<u16, Failure> {
 /// A mountpoint that can be used, or made: it is freed from a dead mount.
 fn check_mountpoint(path: &Path) -> Result<(), Failure> {
     if cfs_fuse::mend_dead_mount(path).map_err(Failure::plain)? {
-        println!("mended {} (its server had died)", path.display());
+        say!("mended {} (its server had died)", path.display());
     }
     cfs_fuse::check_place(path).map_err(Failure::plain)
 }

@@ -44,10 +44,10 @@ pub fn run(options: &FormatOptions) -> Result<(), Failure> {
         let superblock = format(&target, options.size, options.force, &stop).map_err(Failure::that_counts)?;
         let layout = superblock.layout;
         let log_mib = (layout.log_slots * layout.log_slot_bytes) >> 20;
-        println!("formatted {}", target.path.display());
-        println!("  cluster {}, device {}", superblock.cluster, superblock.device);
-        println!("  {} MiB: log {log_mib} MiB, {} regions of 64 MiB", layout.device_bytes >> 20, layout.regions);
-        println!("next: cfs server {}", target.path.display());
+        say!("formatted {}", target.path.display());
+        say!("  cluster {}, device {}", superblock.cluster, superblock.device);
+        say!("  {} MiB: log {log_mib} MiB, {} regions of 64 MiB", layout.device_bytes >> 20, layout.regions);
+        say!("next: cfs server {}", target.path.display());
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn format_directory(
     }
     let file = opened.map_err(Failure::plain)?;
     if file.is_sparse() {
-        eprintln!(
+        complain!(
             "cfs: warning: the file system of {} keeps no space for the store: when it is full, the store fails",
             target.path.display()
         );

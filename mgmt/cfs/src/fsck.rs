@@ -30,12 +30,12 @@ pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
         Err(FsckError::Superblock(error)) => return Err(refusal(&target, &error)),
         report => report.map_err(|e| Failure::new(doing(), e))?,
     };
-    println!("{report}");
+    say!("{report}");
     if !report.is_sound() {
         return Ok(ExitCode::from(1));
     }
     if report.findings.iter().any(|f| f.severity == Severity::Leak) {
-        println!("note: space leaked and no data is affected");
+        say!("note: space leaked and no data is affected");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "the binary and its management plane run beside the cores")]
 
+#[macro_use]
+mod output;
+
 mod args;
 mod dev;
 mod format;
@@ -76,7 +79,7 @@ fn exit(done: Result<ExitCode, Failure>) -> ExitCode {
     match done {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("cfs: {failure}");
+            complain!("cfs: {failure}");
             ExitCode::from(failure.exit_code)
         }
     }

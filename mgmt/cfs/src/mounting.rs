@@ -53,7 +53,7 @@ impl Mount {
                 std::thread::sleep(LEAVE_LOOK);
             }
             if !self.has_ended() {
-                eprintln!("cfs: {} is still in use: whoever uses it gets errors now", self.path.display());
+                complain!("cfs: {} is still in use: whoever uses it gets errors now", self.path.display());
                 let _ended = self.cut.send(());
             }
         }
@@ -208,7 +208,7 @@ pub fn run(options: &MountOptions) -> Result<(), Failure> {
     if options.detached {
         std::env::set_current_dir("/").map_err(|e| Failure::new("leaving the working directory", e))?;
     }
-    println!("ready {}", options.mountpoint.display());
+    say!("ready {}", options.mountpoint.display());
     if options.detached {
         leave_output(registry::mount_log(&mountpoint).ok().as_deref())
             .map_err(|e| Failure::new("leaving the terminal", e))?;
@@ -223,9 +223,9 @@ fn absolute(path: &Path) -> PathBuf {
 
 /// What the kernel offers, and what is in force.
 fn show(agreed: &Negotiated) {
-    println!("FUSE 7.{}, read-ahead {} KiB", agreed.minor, agreed.readahead_bytes >> 10);
+    say!("FUSE 7.{}, read-ahead {} KiB", agreed.minor, agreed.readahead_bytes >> 10);
     for name in agreed.offered.names() {
-        println!("  {:8} {name}", if agreed.agreed.has(name) { "agreed" } else { "offered" });
+        say!("  {:8} {name}", if agreed.agreed.has(name) { "agreed" } else { "offered" });
     }
 }
 
@@ -245,14 +245,14 @@ fn detach() -> Result<(), Failure> {
     for line in BufReader::new(output).lines().map_while(Result::ok) {
         match line.strip_prefix("ready ") {
             Some(mountpoint) => {
-                println!("mounted {mountpoint}");
+                say!("mounted {mountpoint}");
                 match registry::mount_log(&absolute(Path::new(mountpoint))) {
-                    Ok(log) => println!("  log   {}", log.display()),
-                    Err(failure) => eprintln!("cfs: what it has to say is lost: {failure}"),
+                    Ok(log) => say!("  log   {}", log.display()),
+                    Err(failure) => complain!("cfs: what it has to say is lost: {failure}"),
                 }
                 return Ok(());
             }
-            None => println!("{line}"),
+            None => say!("{line}"),
         }
     }
     let status = child.wait().map_err(failed)?;
@@ -264,7 +264,7 @@ pub fn unmount(options: &UmountOptions) -> Result<(), Failure> {
     let when_in_use = if options.lazy { WhenInUse::Detach } else { WhenInUse::Refuse };
     let unmounted = cfs_fuse::unmount(&options.mountpoint, when_in_use).map_err(Failure::plain)?;
     if unmounted == Unmounted::Lazy {
-        println!("{} was in use: detached, it ends when its last user leaves it", options.mountpoint.display());
+        say!("{} was in use: detached, it ends when its last user leaves it", options.mountpoint.display());
     }
     Ok(())
 }

@@ -117,10 +117,10 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
     place.prepare()?;
     let api = cfs_api::bind(options.http, about(target, options)).map_err(Failure::plain)?;
     if !file.is_direct() {
-        eprintln!("cfs: {} refuses direct I/O: serving through the page cache", target.store.display());
+        complain!("cfs: {} refuses direct I/O: serving through the page cache", target.store.display());
     }
     if file.is_sparse() {
-        eprintln!("cfs: {} has holes: when its file system is full, the store fails", target.store.display());
+        complain!("cfs: {} has holes: when its file system is full, the store fails", target.store.display());
     }
     let cpus = cfs_runtime::available_cpus();
     let cores = cores_for(options, &superblock.layout)?;
@@ -152,7 +152,7 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
             let _guests = guests
                 .map(|guests| spawn(&world.tasks, Class::Foreground, host(guests, world.clone(), reactor.clone())));
             if index == 0 && reactor.registered_buffer_bytes() == 0 {
-                eprintln!("{NO_REGISTERED_BUFFERS}");
+                complain!("{NO_REGISTERED_BUFFERS}");
             }
             let disk = disk.attach(&reactor);
             serve_core(world, disk, superblock, config, root, move || {
@@ -206,7 +206,7 @@ impl Recovery {
             let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             let bar = bar.with_message(self.what.clone()).with_elapsed(self.began.elapsed());
             if bar.is_hidden() {
-                eprintln!("cfs: {}", self.what);
+                complain!("cfs: {}", self.what);
             }
             self.bar = Some(bar);
         }
@@ -396,11 +396,11 @@ pub fn run(options: &ServerOptions) -> Result<(), Failure> {
     let [target] = options.targets.as_slice() else { return Err(Failure::usage(SEVERAL)) };
     let target = Target::with_store(target)?;
     let (server, api, _no_guest) = start(&target, &options.serving, Sharing::Alone, &stop)?;
-    println!("serving {} with {} cores", target.path.display(), server.remote.cores());
-    println!("  rpc   {}", options.serving.listen);
-    println!("  http  http://{}/metrics", server.http);
-    println!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);
-    println!("ready");
+    say!("serving {} with {} cores", target.path.display(), server.remote.cores());
+    say!("  rpc   {}", options.serving.listen);
+    say!("  http  http://{}/metrics", server.http);
+    say!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);
+    say!("ready");
     let remote = server.remote.clone();
     let managed = crate::management::manage(api, &remote, &stop, || server.has_ended());
     server.stop().and(managed)

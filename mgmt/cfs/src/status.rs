@@ -48,9 +48,9 @@ pub fn run(options: &StatusOptions) -> Result<ExitCode, Failure> {
     let servers: Vec<Seen> = registry::servers().into_iter().map(Seen::look).collect();
     if options.json {
         let text = serde_json::to_string_pretty(&servers).map_err(|e| Failure::new("writing JSON", e))?;
-        println!("{text}");
+        say!("{text}");
     } else if servers.is_empty() {
-        println!("no server of this user runs on this machine");
+        say!("no server of this user runs on this machine");
     } else {
         std::thread::sleep(RATE_TIME.saturating_sub(began.elapsed()));
         show(&servers);
@@ -68,14 +68,14 @@ fn show(servers: &[Seen]) {
     for seen in servers {
         table.add_row(row(seen));
     }
-    println!("{}", table.trim_fmt());
+    say!("{}", table.trim_fmt());
     for seen in servers {
         let target = seen.entry.target.display();
         for reason in seen.status.iter().flat_map(|s| &s.health.reasons) {
-            println!("{target}: {}: {}", reason.level.name(), reason.what);
+            say!("{target}: {}: {}", reason.level.name(), reason.what);
         }
         if let Some(error) = &seen.error {
-            println!("{target}: http://{} does not answer: {error}", seen.entry.http);
+            say!("{target}: http://{} does not answer: {error}", seen.entry.http);
         }
     }
 }

@@ -93,6 +93,25 @@ fn a_terminal_that_goes_away_ends_dev_and_mount_as_a_stop_does() {
 }
 
 #[test]
+fn a_reader_of_the_output_that_goes_away_ends_nothing() {
+    let stage = Stage::new();
+    let listen = free_ports(CORES);
+    let cores = CORES.to_string();
+    let serving = ["--size", "512MiB", "--cores", &cores, "--listen", &listen, "--http", "127.0.0.1:0"];
+    let mut command = stage.cfs(&[&["dev", "store", "mnt"], &serving[..]].concat());
+    let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    drop((dev.stdout.take(), dev.stderr.take()));
+    while !is_mounted(&stage.path("mnt")) {
+        assert!(dev.try_wait().expect("our own child").is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    fs::write(stage.path("mnt/file"), "text").expect("written");
+    signal(dev.id(), "TERM");
+    assert_eq!(dev.wait().expect("our own child").code(), Some(0));
+    assert!(!is_mounted(&stage.path("mnt")));
+}
+
+#[test]
 fn a_mount_that_waits_for_its_server_can_be_stopped() {
     let stage = Stage::new();
     let server = stage.server();
