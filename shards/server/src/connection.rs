@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
 use cfs_exec::Semaphore;
 use cfs_rpc::{Connection, Frame, accept_handshake, answer_hello};
-use cfs_seam::{Class, IoBuf, Listener, Stream, spawn};
+use cfs_seam::{Class, IoBuf, Listener, spawn};
 use cfs_types::{CoreId, FsError, SessionId};
 use cfs_wire::{CallbackReply, Flags, Header, Hello, Op, Opcode, Request, Response, Welcome};
 use std::cell::{Cell, RefCell};
@@ -64,13 +64,17 @@ pub async fn accept(core: Rc<Core>, listener: Rc<dyn Listener>) {
         };
         let (core, seats, strangers) = (core.clone(), seats.clone(), strangers.clone());
         let world = core.world.clone();
-        let task = async move { serve(core, stream, &seats, &strangers).await };
+        let task = async move {
+            let connection = Connection::new(&core.world, stream);
+            let Some(number) = core.doors.enter(&connection) else { return };
+            serve(&core, connection, &seats, &strangers).await;
+            core.doors.leave(number);
+        };
         spawn(&world.tasks, Class::Foreground, task).detach();
     }
 }
 
-async fn serve(core: Rc<Core>, stream: Rc<dyn Stream>, seats: &Semaphore, strangers: &Strangers) {
-    let connection = Connection::new(&core.world, stream);
+async fn serve(core: &Rc<Core>, connection: Rc<Connection>, seats: &Semaphore, strangers: &Strangers) {
     let number = strangers.enter(&connection);
     let shaken = accept_handshake(&connection, &core.world.clock, &*core.world.rng, &core.config.admission).await;
     strangers.leave(number);
@@ -80,7 +84,7 @@ async fn serve(core: Rc<Core>, stream: Rc<dyn Stream>, seats: &Semaphore, strang
     };
     let seat = seats.try_acquire(1);
     let welcome = match seat {
-        Some(_) => admit(&core, &hello).await,
+        Some(_) => admit(core, &hello).await,
         None => Err(FsError::Busy),
     };
     let session = welcome.as_ref().map(|w| w.session).map_err(|e| *e);
@@ -90,7 +94,7 @@ async fn serve(core: Rc<Core>, stream: Rc<dyn Stream>, seats: &Semaphore, strang
     let Ok(session) = session else { return };
     let link = (!hello.bulk).then(|| core.attach(session, hello.instance, connection.clone()));
     core.metrics.connections.add(1);
-    receive(&core, &connection, session).await;
+    receive(core, &connection, session).await;
     core.metrics.connections.sub(1);
     connection.close();
     if let Some(number) = link {

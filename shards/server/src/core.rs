@@ -5,6 +5,7 @@
 //! whether or not somebody still waits for it.
 
 use crate::config::ServerConfig;
+use crate::doors::Doors;
 use crate::fence::Fence;
 use crate::former::{Former, forget_in};
 use crate::hybrid_clock::HybridClock;
@@ -50,6 +51,8 @@ pub struct Core {
     pub config: ServerConfig,
     /// The other cores.
     pub peers: Rc<Peers>,
+    /// The way in for clients.
+    pub doors: Doors,
     /// Connected clients.
     pub links: Links,
     /// Counters.
@@ -252,7 +255,7 @@ impl Core {
     /// The session is over: its leases and pins go.
     pub fn end_session(&self, session: SessionId) {
         self.leases.borrow_mut().end_session(session);
-        self.links.close(Some(session));
+        self.links.close(session);
         self.session_back(session);
     }
 
@@ -267,11 +270,11 @@ impl Core {
         }
     }
 
-    /// Ends every connection, then the log. What is acknowledged is durable already. Flushes under
+    /// Ends every connection, then the log; the doors of the other cores are shut already. What is acknowledged is durable already. Flushes under
     /// way are let finish, within a time: one that waits for another core would wait for ever.
     pub async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
-        self.links.close(None);
+        self.doors.shut();
         self.upkeep.notify_all();
         let end = self.world.clock.now().after(FLUSH_TIME_MAX);
         let closing: Vec<_> = self.groups.values().map(|shard| shard.replica.close_tables()).collect();
@@ -350,7 +353,7 @@ impl Core {
                 let now = self.world.clock.now();
                 let clearance = self.leases.borrow_mut().clearance(*ino, by, intent, now);
                 for session in self.leases.borrow_mut().take_fenced() {
-                    self.links.close(Some(session));
+                    self.links.close(session);
                 }
                 match clearance {
                     Clearance::Clear => break,

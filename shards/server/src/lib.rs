@@ -13,6 +13,7 @@ mod control;
 mod coordinate;
 mod core;
 mod delivery;
+mod doors;
 mod effects;
 mod entry;
 mod fence;

@@ -71,12 +71,10 @@ impl Links {
         queued
     }
 
-    /// Closes every connection of a session, or of all.
-    pub fn close(&self, session: Option<SessionId>) {
-        for (id, link) in self.links.borrow().iter() {
-            if session.is_none_or(|s| s == *id) {
-                link.connection.close();
-            }
+    /// Closes every connection of a session.
+    pub fn close(&self, session: SessionId) {
+        if let Some(link) = self.links.borrow().get(&session) {
+            link.connection.close();
         }
     }
 

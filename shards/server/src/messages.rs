@@ -68,7 +68,9 @@ pub enum CoreRequest {
     MakeRoot(RootOwner),
     /// How things stand. Answer: `Status`.
     Status,
-    /// Flush what is open and stop. Answer: `Done`.
+    /// Let no client in any more, and answer none: the server stops. Answer: `Done`.
+    ShutDoors,
+    /// Flush what is open and stop; core 0 first, which has all shut their doors. Answer: `Done`.
     Stop,
 }
 

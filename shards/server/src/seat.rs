@@ -120,7 +120,7 @@ impl Seat {
         let (failed, peers, core) = (core.log.wait_failed(), self.peers.clone(), core.clone());
         let watch = async move {
             failed.await;
-            core.links.close(None);
+            core.doors.shut();
             peers.call(CoreId::new(0), CoreRequest::Stop).await;
         };
         spawn(&self.world.tasks, Class::Foreground, watch).detach();
@@ -136,7 +136,14 @@ impl Seat {
         }
     }
 
+    /// Core 0 has every core shut its doors before the first log is closed: a core that still served
+    /// would tell its clients of the ones that serve no longer.
     async fn stop(self: &Rc<Self>) {
+        if self.peers.me() == CoreId::new(0) {
+            for core in (0..self.config.cores).map(CoreId::new) {
+                self.peers.call(core, CoreRequest::ShutDoors).await;
+            }
+        }
         if let Some(core) = self.core() {
             core.stop().await;
         }
@@ -209,6 +216,10 @@ impl Seat {
             }
             CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
             CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
+            CoreRequest::ShutDoors => {
+                core.doors.shut();
+                CoreReply::Done
+            }
             CoreRequest::FreeSlots(freed) => {
                 core.log.take_freed(&freed);
                 CoreReply::Done

@@ -130,6 +130,7 @@ impl Loaded {
             world: seat.world.clone(),
             config: seat.config.clone(),
             peers: seat.peers.clone(),
+            doors: Default::default(),
             links: Default::default(),
             metrics: Default::default(),
             clock: self.opener.clock,
@@ -218,7 +219,7 @@ fn run(core: &Rc<Core>, seat: &Rc<Seat>) -> Result<(), StartError> {
     for address in core.config.listen.get(me).into_iter().flatten() {
         let listener = seat.world.net.listen(address);
         let listener = listener.map_err(|e| StartError(format!("listening on {address}: {e}")))?;
-        handles.push(spawn(tasks, Class::Foreground, connection::accept(core.clone(), listener)));
+        core.doors.listen(spawn(tasks, Class::Foreground, connection::accept(core.clone(), listener)));
     }
     *core.tasks.borrow_mut() = handles;
     Ok(())

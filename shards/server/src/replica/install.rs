@@ -8,6 +8,7 @@
 
 use super::peers::{Peers, TICK};
 use super::transfer::{AREA_SPACE, Cursor, GroupMessage, Job, Page, Point, Want, area_key};
+use super::turn::log_error;
 use super::{Mark, Replica, adopt_record};
 use crate::cells::LOCAL_SPACE;
 use cfs_consensus::{PeerMessage, SnapshotPoint};
@@ -129,7 +130,7 @@ impl Replica {
         let _turn = self.table_turn().await?;
         let epoch = MoveEpoch::new(self.epoch.get().get() + 1);
         let void = vec![adopt_record(self.id, epoch, point.index)];
-        self.log.append(void).await.map_err(|_| FsError::Device)?;
+        self.log.append(void).await.map_err(log_error)?;
         self.epoch.set(epoch);
         self.clock.restore(arrived.time);
         let locals = self.local_rows().await?;

@@ -95,7 +95,7 @@ impl Replica {
             appended = Some(self.append(records));
         }
         match appended {
-            Some(appended) => appended.await.map_err(|_| FsError::Device),
+            Some(appended) => appended.await.map_err(log_error),
             None => Ok(()),
         }
     }
@@ -168,6 +168,15 @@ impl Replica {
         self.mark.set(mark);
         self.store.apply(locals, self.clock.tick());
         self.executed.notify_all();
+    }
+}
+
+/// What a failure of the log is to whoever waits for an append. A log that was closed says nothing about
+/// the device.
+pub(super) fn log_error(error: LogError) -> FsError {
+    match error {
+        LogError::Closed => FsError::Busy,
+        _ => FsError::Device,
     }
 }
 

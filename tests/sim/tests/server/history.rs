@@ -125,8 +125,7 @@ impl History<'_> {
     fn down_and_up(&mut self) {
         let (stage, cores) = (self.stage, self.any_cores());
         stage.say("down");
-        stage.crash_by_chance(&self.chance);
-        self.summary.crashes += 1;
+        self.summary.take_down(stage, &self.chance);
         stage.sim.run_for(Duration::from_micros(self.chance.below(200_000)));
         if self.chance.below(4) == 0 {
             stage.launch(cores);

@@ -345,8 +345,7 @@ impl Shared<'_> {
         let me = chance.index(CLIENTS);
         match chance.below(6) {
             0..3 => {
-                self.stage.crash_by_chance(chance);
-                self.summary.crashes += 1;
+                self.summary.take_down(self.stage, chance);
                 sim.run_for(Duration::from_micros(chance.below(100_000)));
                 self.summary.start(self.stage, self.any_cores());
             }

@@ -3,6 +3,7 @@
 use crate::stage::Stage;
 use cfs_observe::{CoreStatus, Unit};
 use cfs_server::Severity;
+use cfs_sim::Stream;
 
 /// Counts of one history or many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -13,6 +14,8 @@ pub struct Summary {
     pub trace: u64,
     /// Times the server went down without being told.
     pub crashes: u64,
+    /// Times it was told to stop while clients worked.
+    pub stops: u64,
     /// Starts and offline checks that found the tail of a log stream torn by a crash.
     pub torn: u64,
     /// Cells that nothing names, found offline.
@@ -45,6 +48,7 @@ impl Summary {
         self.histories += other.histories;
         self.trace ^= other.trace;
         self.crashes += other.crashes;
+        self.stops += other.stops;
         self.torn += other.torn;
         self.leaks += other.leaks;
         self.checkpoints += other.checkpoints;
@@ -73,6 +77,18 @@ impl Summary {
                 _ => continue,
             };
             *count += number.value;
+        }
+    }
+
+    /// Takes the server down under the clients that work: most times it crashes, else it is told to stop,
+    /// which for them is a wait, too.
+    pub fn take_down(&mut self, stage: &Stage, chance: &Stream) {
+        if chance.below(4) == 0 {
+            stage.stop();
+            self.stops += 1;
+        } else {
+            stage.crash_by_chance(chance);
+            self.crashes += 1;
         }
     }
 
