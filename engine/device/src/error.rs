@@ -112,6 +112,12 @@ pub enum DeviceError {
         /// The device's answer.
         source: DiskError,
     },
+    /// A write or flush of what lies beside the log failed: never retry, the contents are unknown.
+    #[error("write or flush of file data or tables: {source}")]
+    Segments {
+        /// The device's answer.
+        source: DiskError,
+    },
     /// A flush failed: never retry, the contents are unknown.
     #[error("flush: {source}")]
     Flush {

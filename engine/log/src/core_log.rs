@@ -11,7 +11,7 @@ use crate::signal::Signal;
 use crate::slots::{Released, Slots, Urgency};
 use crate::stream::{StreamHead, StreamId};
 use crate::{LogError, batch, payload};
-use cfs_device::{AnchorId, Anchors, Superblock};
+use cfs_device::{AnchorId, Anchors, DeviceError, Superblock};
 use cfs_seam::{Class, Clock, Disk, Geometry, Io, TaskHandle, World, gather, io, spawn};
 use cfs_types::{GroupId, Latencies, LogIndex};
 use queue::{Item, Queued};
@@ -371,6 +371,12 @@ impl CoreLog {
             Phase::Failed(error) => Some(LogError::Failed(error.clone())),
             Phase::Open | Phase::Closing | Phase::Closed => None,
         }
+    }
+
+    /// The device has failed elsewhere: the log ends as if it had failed here, and the device is taken
+    /// out of service.
+    pub async fn fail(&self, error: DeviceError) {
+        self.shared.fail(error).await;
     }
 
     /// Resolves when the log fails; never otherwise.

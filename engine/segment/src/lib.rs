@@ -9,10 +9,12 @@
 //! - Nothing is durable before [`Space::sync`] has returned.
 //! - The owner's record says where a cell lies; segment tables are a second witness for fsck and
 //!   rebuild, never consulted on the request path.
-//! - After a failed write or flush this space accepts no more writes until restart.
+//! - After a failed write or flush this space accepts no more writes until restart; whoever waits for
+//!   that ([`Space::wait_failed`]) takes the device out of service.
 
 mod book;
 mod cell;
+mod failure;
 mod grants;
 mod layout;
 mod pending;

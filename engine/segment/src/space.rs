@@ -4,6 +4,7 @@ mod flush;
 mod write;
 
 use crate::book::{Book, BookError};
+use crate::failure::Failure;
 use crate::pending::Pending;
 use crate::{
     CellOwner, CellRef, Floors, Purpose, RegionGrants, RegionHeader, RegionLayout, SegmentId, SegmentTable, TableError,
@@ -109,7 +110,7 @@ struct State {
     orphans: Vec<Orphan>,
     /// Segments of other cores that this one reads.
     foreign: BTreeMap<SegmentId, Foreign>,
-    failed: Option<DiskError>,
+    failed: Failure,
     started: bool,
 }
 
@@ -137,10 +138,20 @@ impl Space {
             discards: Vec::new(),
             orphans: Vec::new(),
             foreign: BTreeMap::new(),
-            failed: None,
+            failed: Failure::default(),
             started: false,
         };
         Space { inner: Rc::new(Inner { disk, grants, layout: config.layout, state: RefCell::new(state) }) }
+    }
+
+    /// The write or flush that failed, if one did: the process must stop.
+    pub fn failed(&self) -> Option<DiskError> {
+        self.inner.state.borrow().failed.get()
+    }
+
+    /// Resolves when a write or flush fails; never otherwise.
+    pub fn wait_failed(&self) -> Io<()> {
+        self.inner.state.borrow_mut().failed.wait()
     }
 
     /// Takes a cell that a durable record names, and the region it lies in. Errors mean that the

@@ -12,7 +12,7 @@ use crate::operation::make_root;
 use crate::overwrite::overwrite_here;
 use crate::peers::{Handler, Peers};
 use crate::{clean, control, coordinate, status};
-use cfs_device::Superblock;
+use cfs_device::{DeviceError, Superblock};
 use cfs_exec::Event;
 use cfs_log::{CorePart, OldStreams};
 use cfs_seam::{Class, Disk, World, spawn};
@@ -108,6 +108,7 @@ impl Seat {
         match loaded.start(self, regions) {
             Ok(core) => {
                 self.stop_with_log(&core);
+                self.fail_with_space(&core);
                 *self.core.borrow_mut() = Some(core);
                 CoreReply::Started(Ok(()))
             }
@@ -122,6 +123,19 @@ impl Seat {
             failed.await;
             core.doors.shut();
             peers.call(CoreId::new(0), CoreRequest::Stop).await;
+        };
+        spawn(&self.world.tasks, Class::Foreground, watch).detach();
+    }
+
+    /// Has the core's log fail with its space: a device that has refused a write or a flush is trusted
+    /// with nothing more, also where the log's own writes still succeed.
+    fn fail_with_space(self: &Rc<Self>, core: &Rc<Core>) {
+        let (failed, core) = (core.space.wait_failed(), core.clone());
+        let watch = async move {
+            failed.await;
+            if let Some(source) = core.space.failed() {
+                core.log.fail(DeviceError::Segments { source }).await;
+            }
         };
         spawn(&self.world.tasks, Class::Foreground, watch).detach();
     }
@@ -216,17 +230,15 @@ impl Seat {
             }
             CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
             CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
-            CoreRequest::ShutDoors => {
-                core.doors.shut();
-                CoreReply::Done
-            }
             CoreRequest::FreeSlots(freed) => {
                 core.log.take_freed(&freed);
                 CoreReply::Done
             }
-            CoreRequest::Load(_) | CoreRequest::Start(_) | CoreRequest::OldReleased(_) | CoreRequest::Stop => {
-                CoreReply::Done
-            }
+            CoreRequest::Load(_)
+            | CoreRequest::Start(_)
+            | CoreRequest::OldReleased(_)
+            | CoreRequest::ShutDoors
+            | CoreRequest::Stop => CoreReply::Done,
         }
     }
 }
@@ -267,6 +279,10 @@ impl Handler for Seat {
                 CoreRequest::Start(regions) => self.start(*regions),
                 CoreRequest::OldReleased(group) => {
                     self.release_old(group).await;
+                    CoreReply::Done
+                }
+                CoreRequest::ShutDoors => {
+                    self.core().iter().for_each(|core| core.doors.shut());
                     CoreReply::Done
                 }
                 CoreRequest::Stop => {

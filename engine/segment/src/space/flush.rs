@@ -33,7 +33,7 @@ impl Space {
     pub async fn sync(&self) -> Result<(), SpaceError> {
         self.after_release(None);
         if !self.inner.disk.geometry().volatile_cache {
-            return match self.inner.state.borrow().failed {
+            return match self.failed() {
                 Some(error) => Err(SpaceError::Failed(error)),
                 None => Ok(()),
             };
@@ -47,7 +47,7 @@ impl Space {
         let mut state = self.inner.state.borrow_mut();
         let State { flushes, failed, .. } = &mut *state;
         loop {
-            if let Some(error) = *failed {
+            if let Some(error) = failed.get() {
                 return Poll::Ready(Err(SpaceError::Failed(error)));
             }
             if flushes.durable >= target {
@@ -60,7 +60,7 @@ impl Space {
             match flushes.running.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => flushes.durable = flushes.covers,
-                Poll::Ready(Err(error)) => *failed = Some(error),
+                Poll::Ready(Err(error)) => failed.set(error),
             }
         }
     }

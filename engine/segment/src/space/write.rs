@@ -23,7 +23,7 @@ pub(super) fn reap_orphans(state: &mut State, cx: &mut Context<'_>, freed: &mut 
     orphans.retain_mut(|orphan| {
         let Poll::Ready(done) = Pin::new(&mut orphan.io).poll(cx) else { return true };
         if let Err(error) = done.result {
-            failed.get_or_insert(error);
+            failed.set(error);
         }
         if let Some((owner, cell)) = orphan.cell {
             book.retire(owner, cell).expect("an abandoned cell is live");
@@ -51,7 +51,7 @@ impl InFlight {
         let mut state = self.space.inner.state.borrow_mut();
         state.flushes.completed += 1;
         if let Err(error) = result {
-            state.failed.get_or_insert(error);
+            state.failed.set(error);
         }
         if let (Err(_), Some((owner, cell))) = (result, self.cell) {
             state.book.retire(owner, cell).expect("a cell being written is live");
@@ -113,7 +113,7 @@ impl Space {
         let ungranted = self.inner.grants.ungranted();
         let mut state = self.inner.state.borrow_mut();
         assert!(state.started, "cells are claimed before any is written");
-        if let Some(error) = state.failed {
+        if let Some(error) = state.failed.get() {
             return Err(SpaceError::Failed(error));
         }
         Ok(state.book.place(owner, class, checksums, ungranted))
@@ -184,7 +184,7 @@ impl Space {
     async fn seal(&self, only_idle: bool) -> Result<(), SpaceError> {
         let tables: Vec<SegmentTable> = {
             let mut state = self.inner.state.borrow_mut();
-            if let Some(error) = state.failed {
+            if let Some(error) = state.failed.get() {
                 return Err(SpaceError::Failed(error));
             }
             let open = state.book.sealable(only_idle);

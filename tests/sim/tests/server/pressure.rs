@@ -1,15 +1,19 @@
 //! Load that fills the log, its entries and the count of small writes.
 
 use crate::stage::{LIMIT, Setup, Stage, formatted};
-use cfs_seam::{Class, World, io, spawn};
+use cfs_device::DeviceError;
+use cfs_seam::{Class, Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, spawn};
 use cfs_sim::{Crash, DiskFaults};
 use cfs_types::{InodeId, Name, RANGE_BYTES};
 use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
 use cfs_wire::Identity;
+use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 
 const ROOT: InodeId = InodeId::ROOT;
+/// Linux' number.
+const EIO: i32 = 5;
 const SMALL_WRITE: usize = 64 << 10;
 
 pub fn name(text: &str) -> Name {
@@ -179,6 +183,79 @@ fn a_device_that_refuses_writes_ends_the_service() {
     let over = stage.sim.run_until(LIMIT, || stage.ended.borrow().len() == 2);
     assert!(over, "it goes on: {:?}", stage.ended.borrow());
     assert!(stage.ended.borrow().iter().any(|(_, result)| result.is_err()), "nobody says why");
+}
+
+/// A device whose regions refuse every write, or every flush that comes after one, while its log is well.
+struct BadRegions {
+    disk: Rc<dyn Disk>,
+    regions_at: u64,
+    refuses_writes: bool,
+    written: Cell<bool>,
+    is_bad: Rc<Cell<bool>>,
+}
+
+impl Disk for BadRegions {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+    fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
+        self.disk.read(offset, buf)
+    }
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+        let here = self.is_bad.get() && offset >= self.regions_at;
+        self.written.set(self.written.get() || here);
+        if here && self.refuses_writes {
+            return Io::ready(IoDone { result: Err(DiskError::Device(EIO)), buf });
+        }
+        self.disk.write(offset, buf, durability)
+    }
+    fn flush(&self) -> Io<Result<(), DiskError>> {
+        if self.written.replace(false) {
+            return Io::ready(Err(DiskError::Device(EIO)));
+        }
+        self.disk.flush()
+    }
+    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
+        self.disk.discard(offset, bytes)
+    }
+}
+
+fn regions_that_fail_end_the_service(refuses_writes: bool) {
+    let setup = Setup::default();
+    let device = formatted(&setup);
+    let work = device.clone();
+    let superblock = cfs_sim::run(1, |_| async move { cfs_device::open(&work).await.expect("formatted") });
+    let is_bad = Rc::new(Cell::new(false));
+    let (regions_at, bad) = (superblock.layout.regions_at, is_bad.clone());
+    let stage = Stage::new(6, setup, &device).with_disks(move |disk| {
+        let (written, is_bad) = (Cell::new(false), bad.clone());
+        Rc::new(BadRegions { disk, regions_at, refuses_writes, written, is_bad })
+    });
+    stage.start(2);
+    is_bad.set(true);
+    stage.begin_client(stage.options(), |_, volume| async move {
+        let handle = open_new(&volume, "large").await;
+        let _refused = volume.write(handle, 0, &vec![1; 1 << 20], WriteFlags::default()).await;
+        let _refused = volume.fsync(handle).await;
+    });
+    let over = stage.sim.run_until(LIMIT, || stage.ended.borrow().len() == 2);
+    assert!(over, "it goes on: {:?}", stage.ended.borrow());
+    assert!(stage.ended.borrow().iter().any(|(_, result)| result.is_err()), "nobody says why");
+    is_bad.set(false);
+    stage.crash(Crash::Process);
+    let device = stage.device();
+    let found = cfs_sim::run(1, |_| async move { cfs_device::open(&device).await });
+    assert_eq!(found, Err(DeviceError::FailedForGood), "it is not trusted again");
+}
+
+#[test]
+fn a_write_of_file_data_that_fails_ends_the_service_for_good() {
+    regions_that_fail_end_the_service(true);
+}
+
+#[test]
+fn a_flush_of_file_data_that_fails_ends_the_service_for_good() {
+    regions_that_fail_end_the_service(false);
 }
 
 /// More bytes than the device has, all to the same place.
