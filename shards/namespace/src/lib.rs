@@ -26,6 +26,8 @@ pub mod record;
 mod session;
 pub mod state;
 pub mod txn;
+#[cfg(test)]
+mod types_page;
 pub mod view;
 mod xattr;
 

@@ -211,23 +211,11 @@ impl Seat {
                 let _failed = clean::relocate(core, owner, cell).await;
                 CoreReply::Done
             }
-            CoreRequest::OpenSession(wanted) => CoreReply::Session(control::open_session(core, wanted).await),
-            CoreRequest::EndSession(session) => {
-                control::end_session(core, session).await;
-                CoreReply::Done
-            }
-            CoreRequest::DropSession(session, floor) => {
-                core.drop_session(session, floor).await;
-                CoreReply::Done
-            }
-            CoreRequest::Alive(sessions) => {
-                control::alive(core, &sessions);
-                CoreReply::Done
-            }
-            CoreRequest::Former(issued) => {
-                meet_former(core, issued);
-                CoreReply::Done
-            }
+            about @ (CoreRequest::OpenSession(_)
+            | CoreRequest::EndSession(_)
+            | CoreRequest::DropSession(..)
+            | CoreRequest::Alive(_)
+            | CoreRequest::Former(_)) => answer_of_sessions(core, about).await,
             CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
             CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
             CoreRequest::FreeSlots(freed) => {
@@ -240,6 +228,30 @@ impl Seat {
             | CoreRequest::ShutDoors
             | CoreRequest::Stop => CoreReply::Done,
         }
+    }
+}
+
+/// Answers what cores tell one another of sessions.
+async fn answer_of_sessions(core: &Rc<Core>, request: CoreRequest) -> CoreReply {
+    match request {
+        CoreRequest::OpenSession(wanted) => CoreReply::Session(control::open_session(core, wanted).await),
+        CoreRequest::EndSession(session) => {
+            control::end_session(core, session).await;
+            CoreReply::Done
+        }
+        CoreRequest::DropSession(session, floor) => {
+            core.drop_session(session, floor).await;
+            CoreReply::Done
+        }
+        CoreRequest::Alive(sessions) => {
+            control::alive(core, &sessions);
+            CoreReply::Done
+        }
+        CoreRequest::Former(issued) => {
+            meet_former(core, issued);
+            CoreReply::Done
+        }
+        _ => CoreReply::Done,
     }
 }
 
