@@ -64,6 +64,10 @@ pub trait Stream {
     fn take_whole(&self, _len: usize) -> Option<IoBuf> {
         None
     }
+    /// Whether payloads change hands as they are, so that a long one delays nothing that is sent after it.
+    fn hands_over(&self) -> bool {
+        false
+    }
     /// Sends `head`, then `payload`, with nothing of another send between.
     fn send(&self, head: Vec<u8>, payload: Option<IoBuf>) -> Io<SendDone>;
     /// Closes both directions; pending operations complete with `Closed`.

@@ -163,11 +163,7 @@ impl Core {
                     }
                 },
                 Err(Lost::TooLong) => return Err(FsError::TooLarge.into()),
-                Err(Lost::Gone) => attempts.unknown = true,
-                Err(Lost::TimedOut) => {
-                    attempts.unknown = true;
-                    link.close();
-                }
+                Err(Lost::Gone | Lost::TimedOut) => attempts.unknown = true,
             }
         }
     }

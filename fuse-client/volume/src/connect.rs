@@ -193,7 +193,8 @@ impl Core {
         let connection = self.welcome_at(address).await?;
         let listed = self.links.address(core).ok_or(Refusal::NoSuchCore)?;
         let connection = if listed == *address { connection } else { self.welcome_at(&listed).await? };
-        let link = Link::start(self, self.links.next_id(), core, connection);
+        let name = (self.links.next_id(), self.links.incarnation.get());
+        let link = Link::start(self, name, core, connection);
         match self.reopen(&link).await {
             Ok(()) => Ok(link),
             Err(Lost::Gone | Lost::TimedOut | Lost::TooLong) => {
@@ -228,6 +229,25 @@ impl Core {
             (0..self.links.cores()).for_each(|core| self.connect_in_background(core));
         }
         Ok(connection)
+    }
+
+    /// A connection for bulk payload beside a link's own. None where there is none to be had now: the
+    /// link does without.
+    pub async fn connect_bulk(self: &Rc<Self>, link: &Rc<Link>) -> Option<Rc<Connection>> {
+        let address = self.links.address(link.core).filter(|_| self.session.has_id())?;
+        let (session, generation) = (self.session.id(), self.session.generation());
+        let shaken = self.shake_hands(&address, session, true).await;
+        if let Err(RpcError::Refused(FsError::SessionExpired)) = shaken {
+            self.session_lost(generation);
+        }
+        let (connection, welcome) = shaken.ok()?;
+        // A server that has started anew must first be told what is open, by a link to it.
+        if welcome.session != session || link.incarnation != Some(welcome.incarnation) {
+            connection.close();
+            link.close();
+            return None;
+        }
+        Some(connection)
     }
 
     /// Ends the session of a crashed process, whose leases would otherwise be waited for. What

@@ -18,6 +18,7 @@ mod dirty;
 mod files;
 mod inodes;
 mod keeper;
+mod lane;
 mod link;
 mod map;
 mod names;

@@ -1,76 +1,68 @@
-//! One connection to one core: requests matched with responses.
+//! The way to one core: a connection for requests and callbacks, and beside it one for payloads.
+//!
+//! Nothing relies on the order of requests and responses: an answer is kept by when its request left
+//! ([`Sent`]), and what must come after something waits for its response. Only callbacks and the
+//! answers to them have an order, and they are on the first connection.
 
 use crate::core::Core;
+use crate::lane::Lane;
+pub(crate) use crate::lane::{Answered, Lost, Sent};
 use cfs_rpc::{Connection, Frame};
-use cfs_seam::{Class, Instant, IoBuf, Promise, TaskHandle, io, spawn, timeout};
-use cfs_types::FsError;
-use cfs_wire::{Callback, Flags, Opcode, Request, Response};
+use cfs_seam::{Class, Instant, IoBuf, TaskHandle, spawn};
+use cfs_types::{FsError, INLINE_WRITE_BYTES_MAX};
+use cfs_wire::{Callback, CallbackReply, Flags, Op, Opcode, Request};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
-/// When a request left, as far as caching what it brings is concerned.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sent {
-    pub at: Instant,
-    /// The volume's count of revocations and own changes at that moment.
-    pub tick: u64,
-    /// The link that carried it.
-    pub link: u64,
+/// Payloads longer than this go on a connection of their own: what is shorter is sent in the time that
+/// a request takes anyhow.
+const SMALL_BYTES_MAX: u32 = INLINE_WRITE_BYTES_MAX;
+/// After an attempt to connect for payloads that failed the next one waits so long.
+const BULK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The second connection.
+#[derive(Default)]
+struct Bulk {
+    lane: RefCell<Option<Rc<Lane>>>,
+    connecting: Cell<bool>,
+    not_before: Cell<Instant>,
 }
 
-/// A response and its bulk bytes.
-#[derive(Debug)]
-pub(crate) struct Answered {
-    pub response: Response,
-    pub payload: Option<IoBuf>,
-    pub sent: Sent,
-}
-
-/// Why no response came. The outcome of a mutation is unknown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Lost {
-    /// The connection ended.
-    Gone,
-    /// The deadline passed.
-    TimedOut,
-    /// The request does not fit a frame; it was not sent.
-    TooLong,
-}
-
-struct Pending {
-    sent: Sent,
-    promise: Promise<Result<Answered, Lost>>,
-}
-
-/// A connection past its handshake.
+/// A connection past its handshake, and its companion.
 pub(crate) struct Link {
     /// Unique among the links of this volume.
     pub id: u64,
     pub core: u16,
-    connection: Rc<Connection>,
-    pending: RefCell<BTreeMap<u32, Pending>>,
+    /// Which start of the server it leads to.
+    pub incarnation: Option<u64>,
+    lane: Rc<Lane>,
+    /// Made for the first long payload; as long as there is none, everything goes on the first.
+    bulk: Bulk,
     receiver: RefCell<Option<TaskHandle>>,
-    /// Last time anything was sent, for keep-alive.
+    /// Last time anything was sent on the first, for keep-alive.
     pub last_sent: Cell<Instant>,
 }
 
-struct Forget<'a>(&'a Link, u32);
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.0.pending.borrow_mut().remove(&self.1);
-    }
+/// Whether request or response carry a long payload.
+fn is_bulk(op: &Op) -> bool {
+    matches!(op, Op::Read { len, .. } | Op::Write { len, .. } if *len > SMALL_BYTES_MAX)
 }
 
 impl Link {
     /// Begins to receive.
-    pub fn start(volume: &Rc<Core>, id: u64, core: u16, connection: Rc<Connection>) -> Rc<Link> {
+    pub fn start(
+        volume: &Rc<Core>,
+        (id, incarnation): (u64, Option<u64>),
+        core: u16,
+        connection: Rc<Connection>,
+    ) -> Rc<Link> {
         let link = Rc::new(Link {
             id,
             core,
-            connection,
-            pending: RefCell::default(),
+            incarnation,
+            lane: Lane::new(connection),
+            bulk: Bulk::default(),
             receiver: RefCell::default(),
             last_sent: Cell::new(volume.now()),
         });
@@ -80,75 +72,79 @@ impl Link {
     }
 
     /// Sends and waits for the response until `end`. Dropping the call forgets the request, not
-    /// its effect.
+    /// its effect. A connection that leaves a request unanswered is dead.
     pub async fn request(
-        &self,
-        volume: &Core,
+        self: &Rc<Self>,
+        volume: &Rc<Core>,
         request: &Request,
         payload: Option<IoBuf>,
         end: Instant,
     ) -> Result<Answered, Lost> {
-        let number = self.connection.next_request();
         let sent = Sent { at: volume.now(), tick: volume.inodes.tick(), link: self.id };
-        self.last_sent.set(sent.at);
-        let (promise, answer) = io();
-        self.pending.borrow_mut().insert(number, Pending { sent, promise });
-        let _forget = Forget(self, number);
-        let opcode = request.op.opcode();
-        let exchange = async {
-            match self.connection.send(opcode, Flags::NONE, number, request, payload).await {
-                Ok(()) => answer.await,
-                Err(cfs_rpc::RpcError::Frame(_)) => Err(Lost::TooLong),
-                Err(_) => Err(Lost::Gone),
+        let bulk = if is_bulk(&request.op) { self.bulk_lane(volume) } else { None };
+        let Some(lane) = bulk else {
+            self.last_sent.set(sent.at);
+            let answered = self.lane.request(volume, request, payload, sent, end).await;
+            if matches!(answered, Err(Lost::TimedOut)) {
+                self.close();
             }
+            return answered;
         };
-        timeout(&volume.world.clock, end, exchange).await.unwrap_or(Err(Lost::TimedOut))
+        let answered = lane.request(volume, request, payload, sent, end).await;
+        if matches!(answered, Err(Lost::TimedOut)) {
+            lane.close();
+        }
+        answered
+    }
+
+    /// The connection for payloads. Where there is none one is made, and nobody waits for it.
+    fn bulk_lane(self: &Rc<Self>, volume: &Rc<Core>) -> Option<Rc<Lane>> {
+        let up = self.bulk.lane.borrow().clone().filter(|lane| !lane.is_closed());
+        let now = volume.now();
+        if up.is_some() || self.lane.hands_over() || self.bulk.connecting.get() || now < self.bulk.not_before.get() {
+            return up;
+        }
+        self.bulk.connecting.set(true);
+        let (link, asked) = (self.clone(), volume.clone());
+        volume.spawn(Class::Foreground, async move {
+            let connection = asked.connect_bulk(&link).await;
+            link.bulk.connecting.set(false);
+            let Some(connection) = connection.filter(|_| !link.is_closed()) else {
+                link.bulk.not_before.set(asked.now().after(BULK_PAUSE));
+                return;
+            };
+            let lane = Lane::new(connection);
+            *link.bulk.lane.borrow_mut() = Some(lane.clone());
+            asked.spawn(Class::Foreground, receive_bulk(Rc::downgrade(&asked), lane));
+        });
+        None
     }
 
     /// Answers a callback.
-    pub async fn answer(&self, callback: &Frame, reply: &cfs_wire::CallbackReply) {
-        if self.connection.respond(&callback.header, reply, None).await.is_err() {
-            self.close();
-        }
+    pub async fn answer(&self, callback: &Frame, reply: &CallbackReply) {
+        self.lane.answer(callback, reply).await;
     }
 
     pub fn is_closed(&self) -> bool {
-        self.connection.is_closed()
+        self.lane.is_closed()
     }
 
-    /// Ends the connection; what waits is told so by the receiver.
+    /// Ends both connections; what waits is told so by the receivers.
     pub fn close(&self) {
-        self.connection.close();
-    }
-
-    fn fail_all(&self) {
-        let pending = std::mem::take(&mut *self.pending.borrow_mut());
-        for (_, waiting) in pending {
-            waiting.promise.complete(Err(Lost::Gone));
+        self.lane.close();
+        if let Some(bulk) = self.bulk.lane.borrow().as_ref() {
+            bulk.close();
         }
-    }
-
-    fn complete(&self, volume: &Core, frame: Frame) -> Result<(), FsError> {
-        if !frame.header.opcode.is_operation() {
-            return Err(FsError::Malformed);
-        }
-        let response: Response = frame.message().map_err(|_| FsError::Malformed)?;
-        let pending = self.pending.borrow_mut().remove(&frame.header.request);
-        // A caller that gave up has taken its entry away: its leases are not wanted.
-        let Some(pending) = pending else { return Ok(()) };
-        volume.absorb(&response, pending.sent);
-        let payload = frame.into_bulk();
-        pending.promise.complete(Ok(Answered { response, payload, sent: pending.sent }));
-        Ok(())
     }
 }
 
-/// Applies what arrives, in order: leases and revocations must not overtake each other.
+/// Applies what arrives, in order: revocations and the leases of one connection must not overtake
+/// each other.
 async fn receive(volume: Weak<Core>, link: Rc<Link>) {
-    while let Ok(frame) = link.connection.recv().await {
+    while let Ok(frame) = link.lane.recv().await {
         let Some(volume) = volume.upgrade() else { break };
         let handled = if frame.header.flags.has(Flags::RESPONSE) {
-            link.complete(&volume, frame)
+            link.lane.complete(&volume, frame)
         } else if frame.header.opcode == Opcode::CALLBACK {
             match frame.message::<Callback>() {
                 Ok(callback) => volume.handle_callback(&link, frame, callback).await,
@@ -162,8 +158,19 @@ async fn receive(volume: Weak<Core>, link: Rc<Link>) {
         }
     }
     link.close();
-    link.fail_all();
+    link.lane.end();
     if let Some(volume) = volume.upgrade() {
         volume.link_ended(&link);
     }
+}
+
+/// Applies responses; a core sends nothing else here.
+async fn receive_bulk(volume: Weak<Core>, lane: Rc<Lane>) {
+    while let Ok(frame) = lane.recv().await {
+        let Some(volume) = volume.upgrade() else { break };
+        if !frame.header.flags.has(Flags::RESPONSE) || lane.complete(&volume, frame).is_err() {
+            break;
+        }
+    }
+    lane.end();
 }

@@ -178,6 +178,11 @@ impl Connection {
         self.queue.is_closed()
     }
 
+    /// Whether payloads change hands as they are, so that a long one delays nothing that is sent after it.
+    pub fn hands_over(&self) -> bool {
+        self.stream.hands_over()
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> Peer {
         self.stream.peer()

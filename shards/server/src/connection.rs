@@ -24,6 +24,8 @@ const REQUESTS_A_TURN: u64 = 8;
 const PAYLOAD_BYTES_AT_ONCE: u64 = 32 << 20;
 /// Connections of one core's listener that have proven themselves; further ones are told to come later.
 pub const CONNECTIONS_MAX: u64 = 1024;
+/// So many more for bulk payload; a client that gets none sends it on its other connection.
+pub const BULK_CONNECTIONS_MAX: u64 = 512;
 /// Connections of one listener that have not: for a newer one the oldest is closed.
 pub const HANDSHAKES_MAX: usize = 128;
 
@@ -53,9 +55,15 @@ impl Strangers {
     }
 }
 
+/// Places of one listener.
+struct Seats {
+    links: Semaphore,
+    bulk: Semaphore,
+}
+
 /// Accepts until the core stops.
 pub async fn accept(core: Rc<Core>, listener: Rc<dyn Listener>) {
-    let seats = Rc::new(Semaphore::new(CONNECTIONS_MAX));
+    let seats = Rc::new(Seats { links: Semaphore::new(CONNECTIONS_MAX), bulk: Semaphore::new(BULK_CONNECTIONS_MAX) });
     let strangers = Rc::new(Strangers::default());
     loop {
         let Ok(stream) = listener.accept().await else {
@@ -74,7 +82,7 @@ pub async fn accept(core: Rc<Core>, listener: Rc<dyn Listener>) {
     }
 }
 
-async fn serve(core: &Rc<Core>, connection: Rc<Connection>, seats: &Semaphore, strangers: &Strangers) {
+async fn serve(core: &Rc<Core>, connection: Rc<Connection>, seats: &Seats, strangers: &Strangers) {
     let number = strangers.enter(&connection);
     let shaken = accept_handshake(&connection, &core.world.clock, &*core.world.rng, &core.config.admission).await;
     strangers.leave(number);
@@ -82,7 +90,7 @@ async fn serve(core: &Rc<Core>, connection: Rc<Connection>, seats: &Semaphore, s
         core.metrics.refused.bump();
         return;
     };
-    let seat = seats.try_acquire(1);
+    let seat = if hello.bulk { seats.bulk.try_acquire(1) } else { seats.links.try_acquire(1) };
     let welcome = match seat {
         Some(_) => admit(core, &hello).await,
         None => Err(FsError::Busy),
@@ -92,14 +100,15 @@ async fn serve(core: &Rc<Core>, connection: Rc<Connection>, seats: &Semaphore, s
         return;
     }
     let Ok(session) = session else { return };
-    let link = (!hello.bulk).then(|| core.attach(session, hello.instance, connection.clone()));
-    core.metrics.connections.add(1);
+    let (gauge, number) = match hello.bulk {
+        true => (&core.metrics.bulk_connections, core.links.add_bulk(session, hello.instance, connection.clone())),
+        false => (&core.metrics.connections, core.attach(session, hello.instance, connection.clone())),
+    };
+    gauge.add(1);
     receive(core, &connection, session).await;
-    core.metrics.connections.sub(1);
+    gauge.sub(1);
     connection.close();
-    if let Some(number) = link {
-        core.links.remove(session, number);
-    }
+    core.links.remove(session, number);
 }
 
 /// Opens or resumes the session that a client asks for.
@@ -145,7 +154,7 @@ async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionI
         let mut task = Box::pin(async move {
             let leaving = header.opcode == Op::CloseSession.opcode();
             if leaving {
-                core.links.detach(session);
+                core.links.detach(session, &connection);
             }
             let (response, payload) = answer(&core, session, frame).await;
             if !header.flags.has(Flags::ONE_WAY) {

@@ -1,7 +1,8 @@
 //! Connections of clients to this core, and the callbacks that travel on them.
 //!
-//! Invariant: a session has one link at a core; a newer connection of the same session takes the
-//! place of an older one. Callbacks never block the shard that sends them.
+//! Invariant: a session has one link at a core, and beside it one connection for bulk payload; a newer
+//! one of the same session takes the place of an older one. Callbacks never block the shard that sends
+//! them. When a session is cut off both end.
 
 use cfs_exec::channel::{self, Receiver, Sender};
 use cfs_rpc::Connection;
@@ -22,10 +23,17 @@ struct Link {
     connection: Rc<Connection>,
 }
 
+struct Bulk {
+    number: u64,
+    instance: u64,
+    connection: Rc<Connection>,
+}
+
 /// Who is connected.
 #[derive(Default)]
 pub struct Links {
     links: RefCell<BTreeMap<SessionId, Link>>,
+    bulk: RefCell<BTreeMap<SessionId, Bulk>>,
     next: std::cell::Cell<u64>,
 }
 
@@ -33,8 +41,7 @@ impl Links {
     /// Registers the connection that carries a session's callbacks; returns its number and
     /// whether the session was taken over from another client process.
     pub fn add(&self, world: &World, session: SessionId, instance: u64, connection: Rc<Connection>) -> (u64, bool) {
-        let number = self.next.get() + 1;
-        self.next.set(number);
+        let number = self.number();
         let (callbacks, receiver) = channel::bounded(CALLBACKS_MAX);
         spawn(&world.tasks, Class::Foreground, send_callbacks(connection.clone(), receiver)).detach();
         let link = Link { number, instance, callbacks, connection };
@@ -42,8 +49,27 @@ impl Links {
         let taken_over = old.as_ref().is_some_and(|old| old.instance != instance);
         if let Some(old) = old.filter(|_| taken_over) {
             old.connection.close();
+            if let Some(bulk) = self.bulk.borrow().get(&session).filter(|bulk| bulk.instance != instance) {
+                bulk.connection.close();
+            }
         }
         (number, taken_over)
+    }
+
+    /// Registers the connection that carries a session's bulk payload; returns its number. An older one
+    /// is closed: its client has given it up, or is about to end the session of one that crashed.
+    pub fn add_bulk(&self, session: SessionId, instance: u64, connection: Rc<Connection>) -> u64 {
+        let number = self.number();
+        let old = self.bulk.borrow_mut().insert(session, Bulk { number, instance, connection });
+        if let Some(old) = old {
+            old.connection.close();
+        }
+        number
+    }
+
+    fn number(&self) -> u64 {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
     }
 
     /// Forgets a connection that ended, unless a newer one took its place.
@@ -52,12 +78,20 @@ impl Links {
         if links.get(&session).is_some_and(|l| l.number == number) {
             links.remove(&session);
         }
+        let mut bulk = self.bulk.borrow_mut();
+        if bulk.get(&session).is_some_and(|b| b.number == number) {
+            bulk.remove(&session);
+        }
     }
 
     /// The session says good-bye on a connection that must still carry the answer: the end of the
-    /// session does not close it.
-    pub fn detach(&self, session: SessionId) {
-        self.links.borrow_mut().remove(&session);
+    /// session does not close it, but its other one.
+    pub fn detach(&self, session: SessionId, from: &Rc<Connection>) {
+        let link = self.links.borrow_mut().remove(&session).map(|link| link.connection);
+        let bulk = self.bulk.borrow_mut().remove(&session).map(|bulk| bulk.connection);
+        for other in link.into_iter().chain(bulk).filter(|other| !Rc::ptr_eq(other, from)) {
+            other.close();
+        }
     }
 
     /// Sends a callback. False where the session has no connection here: its leases end by time.
@@ -75,6 +109,9 @@ impl Links {
     pub fn close(&self, session: SessionId) {
         if let Some(link) = self.links.borrow().get(&session) {
             link.connection.close();
+        }
+        if let Some(bulk) = self.bulk.borrow().get(&session) {
+            bulk.connection.close();
         }
     }
 

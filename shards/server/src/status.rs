@@ -1,6 +1,6 @@
 //! One core as the management plane sees it.
 
-use crate::connection::CONNECTIONS_MAX;
+use crate::connection::{BULK_CONNECTIONS_MAX, CONNECTIONS_MAX};
 use crate::core::{Core, FORWARDS_MAX};
 use crate::leases::{OBJECT_BYTES, PIN_BYTES};
 use cfs_observe::{Bounded, CoreStatus, Number, Unit};
@@ -29,6 +29,11 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         queues: vec![
             Bounded { name: "mesh", used: FORWARDS_MAX - core.forwards.free(), limit: FORWARDS_MAX },
             Bounded { name: "connections", used: core.metrics.connections.get(), limit: CONNECTIONS_MAX },
+            Bounded {
+                name: "bulk_connections",
+                used: core.metrics.bulk_connections.get(),
+                limit: BULK_CONNECTIONS_MAX,
+            },
             opens(core, 1),
         ],
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],

@@ -366,6 +366,9 @@ impl Stream for LocalStream {
     fn take_whole(&self, len: usize) -> Option<IoBuf> {
         if self.end.is_free() { self.end.take_whole(len) } else { None }
     }
+    fn hands_over(&self) -> bool {
+        true
+    }
     fn send(&self, head: Vec<u8>, payload: Option<IoBuf>) -> Io<SendDone> {
         self.end.send(head, payload)
     }

@@ -1,7 +1,7 @@
 //! A server of one core that keeps a few files in memory and misbehaves on demand.
 
 use cfs_rpc::{Admission, Connection, Frame, accept_handshake, answer_hello};
-use cfs_seam::{Address, Class, IoBuf, Promise, World, io, spawn};
+use cfs_seam::{Address, Class, IoBuf, Promise, World, io, sleep, spawn};
 use cfs_types::{FsError, InodeId, MapEpoch, Name, Nanos, RequestNumber, SessionId, ShardId, Timestamp};
 use cfs_volume::{KernelCache, Volume, VolumeOptions};
 use cfs_wire::{
@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 pub const ADDRESS: &str = "127.0.0.1:7400";
 
@@ -54,6 +55,13 @@ pub struct Fake {
     pub hold: Cell<Option<Opcode>>,
     held: RefCell<Vec<Promise<()>>>,
     connections: RefCell<Vec<Rc<Connection>>>,
+    bulk: RefCell<Vec<Rc<Connection>>>,
+    /// Every request that arrived on a bulk connection, in order.
+    pub bulk_log: RefCell<Vec<Op>>,
+    /// Bulk connections are refused.
+    pub refuse_bulk: Cell<bool>,
+    /// Bulk connections are not read from.
+    pub stall_bulk: Cell<bool>,
     answers: RefCell<BTreeMap<u32, Promise<CallbackReply>>>,
     next_inode: Cell<u64>,
     /// Rises with every inode.
@@ -78,6 +86,10 @@ impl Fake {
             hold: Cell::new(None),
             held: RefCell::default(),
             connections: RefCell::default(),
+            bulk: RefCell::default(),
+            bulk_log: RefCell::default(),
+            refuse_bulk: Cell::new(false),
+            stall_bulk: Cell::new(false),
             answers: RefCell::default(),
             next_inode: Cell::new(100),
             time: Cell::new(0),
@@ -139,6 +151,12 @@ impl Fake {
         for connection in self.connections.borrow_mut().drain(..) {
             connection.close();
         }
+        self.close_bulk();
+    }
+    pub fn close_bulk(&self) {
+        for connection in self.bulk.borrow_mut().drain(..) {
+            connection.close();
+        }
     }
     /// Forgets every session.
     pub fn expire_sessions(&self) {
@@ -194,6 +212,7 @@ impl Fake {
                 Ok(SessionId::new(self.sessions.get()))
             }
             id if id <= self.expired.get() => Err(FsError::SessionExpired),
+            _ if hello.bulk && self.refuse_bulk.get() => Err(FsError::Busy),
             _ => Ok(hello.session),
         };
         let welcome = session.map(|session| Welcome {
@@ -208,8 +227,12 @@ impl Fake {
         if answer_hello(&connection, &proven, welcome).await.is_err() {
             return;
         }
-        self.connections.borrow_mut().push(connection.clone());
+        let kind = if hello.bulk { &self.bulk } else { &self.connections };
+        kind.borrow_mut().push(connection.clone());
         while let Ok(frame) = connection.recv().await {
+            while hello.bulk && self.stall_bulk.get() {
+                sleep(&world.clock, Duration::from_millis(1)).await;
+            }
             if frame.header.flags.has(Flags::RESPONSE) {
                 let reply = frame.message().expect("a callback's reply");
                 let waiting = self.answers.borrow_mut().remove(&frame.header.request);
@@ -217,6 +240,10 @@ impl Fake {
                     waiting.complete(reply);
                 }
                 continue;
+            }
+            if hello.bulk {
+                let request: Request = frame.message().expect("a request");
+                self.bulk_log.borrow_mut().push(request.op);
             }
             let (fake, connection) = (self.clone(), connection.clone());
             spawn(&self.world.tasks, Class::Foreground, async move { fake.answer(connection, frame).await }).detach();

@@ -1,5 +1,6 @@
 //! The volume against a small server of its own, in the simulator.
 
+mod bulk;
 mod fake;
 mod history;
 mod leases;

@@ -1,6 +1,7 @@
 //! The whole server in the simulator: real cores and real clients, simulated device and network.
 
 mod basics;
+mod bulk;
 mod history;
 mod images;
 mod leaks;

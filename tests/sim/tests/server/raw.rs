@@ -20,11 +20,24 @@ pub struct Peer {
 impl Peer {
     /// Connects to the first address that answers.
     pub async fn connect(world: &World, options: &VolumeOptions) -> Peer {
+        Peer::shake_hands(world, options, SessionId::new(0), false).await
+    }
+
+    /// A connection of the same session for bulk payload.
+    pub async fn connect_bulk(&self, world: &World, options: &VolumeOptions) -> Peer {
+        Peer::shake_hands(world, options, self.welcome.session, true).await
+    }
+
+    /// Waits until the server closes the connection.
+    pub async fn ended(&self) {
+        assert!(self.connection.recv().await.is_err(), "it says something");
+    }
+
+    async fn shake_hands(world: &World, options: &VolumeOptions, session: SessionId, bulk: bool) -> Peer {
         for address in &options.addresses {
             let Ok(stream) = world.net.connect(address).await else { continue };
             let connection = Connection::new(world, stream);
-            let session = SessionId::new(0);
-            let hello = Hello { version: PROTOCOL_VERSION, nonce: [0; 32], session, instance: 7, bulk: false };
+            let hello = Hello { version: PROTOCOL_VERSION, nonce: [0; 32], session, instance: 7, bulk };
             let shaken =
                 connect_handshake(&connection, &world.clock, &*world.rng, options.secret.as_ref(), hello).await;
             let welcome = shaken.expect("the secret is right");
