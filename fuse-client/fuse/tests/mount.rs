@@ -55,6 +55,7 @@ fn serve(device: Device, ttl: Duration) -> JoinHandle<()> {
             let notify = spawn(&host.tasks, Class::Foreground, async move {
                 let negotiated = started.started().await;
                 *memory.notifier.borrow_mut() = Some(Notifier::start(device, negotiated).expect("a thread"));
+                memory.notifies.notify_all();
             });
             session.serve().await.expect("the session ends with the mount");
             drop(notify);

@@ -17,6 +17,11 @@ use cfs_types::{CoreId, FILE_BYTES_MAX, FsError, InodeId, SessionId, UNIT_BYTES}
 use cfs_wire::{EntryReply, FallocateMode, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
 use std::rc::Rc;
 
+/// Results kept for one session: so many requests it may be ahead of the oldest that it waits for.
+const RESULTS_MAX: u64 = 65_536;
+/// The id that means 'no change' in chown: what has it for an owner is closed to everybody.
+const NO_ID: u32 = u32::MAX;
+
 /// A result, the leases that go with it, and bulk bytes.
 pub type Served = (Result<Reply, FsError>, Vec<Lease>, Option<IoBuf>);
 
@@ -35,6 +40,9 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
     };
     if routed_to(&op).is_some_and(|ino| ino.shard() != context.shard) {
         return (Err(FsError::WrongShard), Vec::new(), None);
+    }
+    if let Err(error) = check(&context, &op) {
+        return (Err(error), Vec::new(), None);
     }
     let session = context.session;
     match op {
@@ -69,6 +77,27 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
         op if op.is_mutation() => Box::pin(mutate(&core, &shard, &context, op, direct)).await,
         op => Box::pin(look(&core, &shard, session, &op, direct)).await,
     }
+}
+
+/// Refuses what no file can have (an id that the kernel takes for none, a target that ends before its
+/// end), and what a session may not do before it says that it has received earlier results.
+fn check(context: &RequestContext, op: &Op) -> Result<(), FsError> {
+    if !op.is_mutation() {
+        return Ok(());
+    }
+    let identity = [Some(context.identity.uid), Some(context.identity.gid)];
+    let ids = match op {
+        Op::Setattr { change, .. } => [change.uid, change.gid],
+        _ => identity,
+    };
+    let is_cut = matches!(op, Op::Symlink { target, .. } if target.contains(&0));
+    if is_cut || identity.iter().chain(&ids).any(|id| *id == Some(NO_ID)) {
+        return Err(FsError::Invalid);
+    }
+    if context.number.get().saturating_sub(context.oldest.get()) >= RESULTS_MAX {
+        return Err(FsError::Busy);
+    }
+    Ok(())
 }
 
 /// The inode whose shard an operation is for; None where any or another rule holds.

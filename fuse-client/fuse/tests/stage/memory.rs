@@ -31,6 +31,8 @@ pub struct Memory {
     pub released: Cell<usize>,
     /// Tells the kernel of changes behind its back.
     pub notifier: RefCell<Option<Notifier>>,
+    /// There is a notifier now.
+    pub notifies: Event,
     ttl: Duration,
 }
 
@@ -82,6 +84,7 @@ impl Memory {
             is_free: Cell::new(false),
             released: Cell::new(0),
             notifier: RefCell::new(None),
+            notifies: Event::new(),
             ttl,
         }
     }
@@ -132,6 +135,10 @@ impl Memory {
         })?;
         let (old, new) = (name_of(b"old")?, name_of(b"new")?);
         self.rename(&Identity::default(), (InodeId::ROOT, &old), (InodeId::ROOT, &new), RenameMode::Replace).await?;
+        // Requests are served before the notifier starts.
+        while self.notifier.borrow().is_none() {
+            self.notifies.wait().await;
+        }
         let settled = self.notifier.borrow().as_ref().map(|notifier| {
             notifier.forget_inode(ino);
             notifier.forget_entry(InodeId::ROOT, &old);

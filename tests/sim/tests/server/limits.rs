@@ -118,3 +118,63 @@ fn fallocate_takes_no_more_than_there_is_and_looks_at_nothing_that_is_not() {
     stage.client(ask_too_much);
     stage.stop();
 }
+
+async fn keep_every_result(world: World, options: VolumeOptions) {
+    const RESULTS: u64 = 65_536;
+    let peer = Peer::connect(&world, &options).await;
+    let change = AttrChange { mode: Some(0o700), ..AttrChange::default() };
+    let change = async || -> Result<(), FsError> {
+        let op = Op::Setattr { ino: InodeId::ROOT, change: change.clone() };
+        peer.call(InodeId::ROOT.shard(), op, None).await.map(|_| ())
+    };
+    for (number, oldest, answer) in [
+        (1, Some(1), Ok(())),
+        (RESULTS, Some(1), Ok(())),
+        (RESULTS + 1, Some(1), Err(FsError::Busy)),
+        (u64::MAX - 1, Some(0), Err(FsError::Busy)),
+        (RESULTS + 1, Some(2), Ok(())),
+        (2 * RESULTS + 2, None, Ok(())),
+    ] {
+        peer.go_on(number, oldest);
+        assert_eq!(change().await, answer, "request {number}, oldest {oldest:?}");
+    }
+}
+
+#[test]
+fn a_session_that_never_says_what_it_has_received_is_told_to_wait() {
+    let setup = Setup::default();
+    let stage = Stage::new(12, setup, &formatted(&setup));
+    stage.start(1);
+    let options = stage.options();
+    stage.client(|world, _volume| keep_every_result(world, options));
+    stage.stop();
+}
+
+async fn make_what_no_file_has(world: World, options: VolumeOptions) {
+    const NO_ID: u32 = u32::MAX;
+    let peer = Peer::connect(&world, &options).await;
+    let (dir, shard) = (InodeId::ROOT, InodeId::ROOT.shard());
+    let name = |text: &[u8]| Name::new(text).expect("a name");
+    let target = b"in\0side".to_vec();
+    let cut = Op::Symlink { dir, name: name(b"link"), target };
+    assert_eq!(peer.call(shard, cut, None).await, Err(FsError::Invalid));
+    for (uid, gid) in [(NO_ID, 0), (0, NO_ID)] {
+        let make = Op::Create { dir, name: name(b"file"), mode: 0o644, exclusive: true, truncate: false };
+        assert_eq!(peer.call_as(shard, Identity { uid, gid }, make, None).await, Err(FsError::Invalid));
+        let change = AttrChange { uid: Some(uid), gid: Some(gid), ..AttrChange::default() };
+        let given = peer.call(shard, Op::Setattr { ino: dir, change }, None).await;
+        assert_eq!(given, Err(FsError::Invalid));
+    }
+    let listing = peer.call(shard, Op::Readdir { dir, cookie: 0, bytes_max: 4096, plus: false }, None).await;
+    assert!(matches!(&listing, Ok(Reply::Listing { entries, .. }) if entries.is_empty()), "{listing:?}");
+}
+
+#[test]
+fn ids_and_targets_that_no_file_can_have_are_refused() {
+    let setup = Setup::default();
+    let stage = Stage::new(13, setup, &formatted(&setup));
+    stage.start(1);
+    let options = stage.options();
+    stage.client(|world, _volume| make_what_no_file_has(world, options));
+    stage.stop();
+}

@@ -15,6 +15,8 @@ pub struct Peer {
     connection: Rc<Connection>,
     welcome: Welcome,
     number: Cell<RequestNumber>,
+    /// The oldest request that it says it waits for, where that is not the newest.
+    oldest: Cell<Option<RequestNumber>>,
 }
 
 impl Peer {
@@ -41,14 +43,33 @@ impl Peer {
             let shaken =
                 connect_handshake(&connection, &world.clock, &*world.rng, options.secret.as_ref(), hello).await;
             let welcome = shaken.expect("the secret is right");
-            return Peer { connection, welcome, number: Cell::new(RequestNumber::new(1)) };
+            return Peer { connection, welcome, number: Cell::new(RequestNumber::new(1)), oldest: Cell::default() };
         }
         panic!("no server");
+    }
+
+    /// Goes on with another number, and with what it says it still waits for.
+    pub fn go_on(&self, number: u64, oldest: Option<u64>) {
+        self.number.set(RequestNumber::new(number));
+        self.oldest.set(oldest.map(RequestNumber::new));
     }
 
     /// Sends an operation to a shard and takes the answer.
     pub async fn call(&self, shard: ShardId, op: Op, payload: Option<IoBuf>) -> Result<Reply, FsError> {
         self.call_as(shard, Identity::default(), op, payload).await
+    }
+
+    fn request(&self, shard: ShardId, number: RequestNumber, identity: Identity, op: Op) -> Request {
+        let context = RequestContext {
+            shard,
+            map_epoch: self.welcome.map_epoch,
+            session: self.welcome.session,
+            number,
+            oldest: self.oldest.get().unwrap_or(number),
+            identity,
+            ..RequestContext::default()
+        };
+        Request { context, op }
     }
 
     /// As somebody.
@@ -61,17 +82,8 @@ impl Peer {
     ) -> Result<Reply, FsError> {
         let number = self.number.get();
         self.number.set(number.next());
-        let context = RequestContext {
-            shard,
-            map_epoch: self.welcome.map_epoch,
-            session: self.welcome.session,
-            number,
-            oldest: number,
-            identity,
-            ..RequestContext::default()
-        };
         let (opcode, frame) = (op.opcode(), self.connection.next_request());
-        let request = Request { context, op };
+        let request = self.request(shard, number, identity, op);
         self.connection.send(opcode, Flags::NONE, frame, &request, payload).await.expect("connected");
         loop {
             let answer = self.connection.recv().await.expect("connected");
