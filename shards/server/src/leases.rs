@@ -1,7 +1,7 @@
 //! Who may cache what: the lease table of one shard.
 //!
-//! Sans-I/O. Leases are memory only; what survives a restart is one line a session in replicated
-//! state (ARCHITECTURE, Leases and sessions). A lease ends by itself when its session has been
+//! Sans-I/O. Leases are memory only: after a restart every session that was open is taken to hold some
+//! (`former`, docs/decisions/0010). A lease ends by itself when its session has been
 //! silent for the term; until then a conflicting request waits for the holder's answer. Behind an
 //! exclusive one there may be written bytes: before the request goes on, the broken lease is committed,
 //! so that these bytes are refused whenever they arrive.
