@@ -74,7 +74,9 @@ pub(super) async fn walk(disk: &dyn Disk, layout: &Layout, head: StreamHead) -> 
         }
         let buf = walk.read_slot(slot).await?;
         let at = walk.take_batches(slot, &buf)?;
-        if walk.continues_in_next().await? {
+        // A slot of which nothing was taken is where the chain ends: its first batch may be torn behind a
+        // header that is whole, and would be gone on to again and again.
+        if at > 0 && walk.continues_in_next().await? {
             slot = walk.next_slot.expect("it continues there");
             continue;
         }

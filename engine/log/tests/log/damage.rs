@@ -259,3 +259,29 @@ fn a_damaged_payload_is_named_and_never_returned() {
         assert!(matches!(read, Err(LogError::EntryDamaged { .. })), "{read:?}");
     });
 }
+
+#[test]
+fn a_batch_that_is_torn_at_the_beginning_of_a_slot_is_cut_off() {
+    let device = disk(DEVICE_BYTES);
+    let superblock = formatted(&device, SLOTS);
+    let second = superblock.layout.slot_at(1);
+    let (written, begun) = (device.clone(), device.clone());
+    let batches = run(9, move |world| async move {
+        let log = open(&world, written.attach(&world), &superblock).await;
+        let payload = vec![7; log.record_bytes_max() / 2];
+        let mut batches = 0;
+        while begun.peek(second, 4096).iter().all(|byte| *byte == 0) {
+            batches += 1;
+            let index = u64::try_from(batches).expect("few");
+            log.append(vec![record(1, RecordKind::Entry, 1, index, payload.clone())]).await.expect("room");
+        }
+        batches
+    });
+    let whole = read(&device, &superblock).expect("intact");
+    assert_eq!(whole.groups().next().map(|(_, log)| log.entries.len()), Some(batches));
+    // Behind the header's block: the header says where the chain goes on, the body does not.
+    device.flip_bit(second + 8192, 0);
+    let torn = read(&device, &superblock).expect("only the last batch is gone");
+    assert_eq!(torn.streams()[0].end, StreamEnd::Torn);
+    assert_eq!(torn.groups().next().map(|(_, log)| log.entries.len()), Some(batches - 1));
+}
