@@ -212,10 +212,12 @@ impl Coordinator {
                 self.act(Some(sent), Action::Query { shard: dir.shard(), op: Op::Parent { dir } });
             }
             Target::Revoke(shard) => {
-                let command = match shard == tx.shard {
+                let mut command = match shard == tx.shard {
                     true => self.decision(),
                     false => self.preparation(shard),
                 };
+                // Who asks need not give way to himself.
+                command.session = self.request.session;
                 self.act(Some(sent), Action::Revoke { shard, command });
             }
             Target::Prepare(shard) => {
