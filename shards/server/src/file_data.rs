@@ -10,6 +10,7 @@ use crate::cells::{self, Found, Place};
 use crate::core::Core;
 use crate::machine::GroupAnswer;
 use crate::messages::{CoreReply, CoreRequest};
+use crate::operation::command;
 use crate::overwrite::{self, Attempt};
 use crate::replica::LocalWrite;
 use crate::shard::Shard;
@@ -99,9 +100,7 @@ pub async fn write(
     if data.len() <= inline_max(core) {
         let _admitted = admit_inline(core, data.len()).await?;
         let at = request.place(request.offset);
-        let len = u32::try_from(data.len()).expect("at most 64 KiB");
-        let inline = WriteData::Inline { data_offset: 0, len, checksums: block_checksums(&data) };
-        let command = write_command(context, request.body(at, inline));
+        let command = write_command(context, request.body(at, inline(&data)));
         return execute_write(core, shard, command, Bytes::from_owner(data), Vec::new()).await;
     }
     let mut data = Some(data);
@@ -136,15 +135,15 @@ pub fn inline_max(core: &Core) -> usize {
     (INLINE_WRITE_BYTES_MAX as usize).min(core.log.record_bytes_max() / 2)
 }
 
+/// What a command says of a small write's bytes; their place in the entry is filled in when it is proposed.
+pub fn inline(bytes: &[u8]) -> WriteData {
+    let len = u32::try_from(bytes.len()).expect("at most 64 KiB");
+    WriteData::Inline { data_offset: 0, len, checksums: block_checksums(bytes) }
+}
+
 /// A command of a write that a client asked for.
 pub fn write_command(context: &RequestContext, body: DataCommand) -> Command {
-    Command {
-        session: context.session,
-        number: context.number,
-        oldest: context.oldest,
-        identity: context.identity.clone(),
-        body: CommandBody::Data(body),
-    }
+    command(context, CommandBody::Data(body))
 }
 
 /// Executes a command of a write; what it has sent has arrived when this returns.

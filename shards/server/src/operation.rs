@@ -85,13 +85,13 @@ fn check(context: &RequestContext, op: &Op) -> Result<(), FsError> {
     if !op.is_mutation() {
         return Ok(());
     }
-    let identity = [Some(context.identity.uid), Some(context.identity.gid)];
-    let ids = match op {
-        Op::Setattr { change, .. } => [change.uid, change.gid],
-        _ => identity,
+    let (owner, group) = match op {
+        Op::Setattr { change, .. } => (change.uid, change.gid),
+        _ => (None, None),
     };
+    let ids = [Some(context.identity.uid), Some(context.identity.gid), owner, group];
     let is_cut = matches!(op, Op::Symlink { target, .. } if target.contains(&0));
-    if is_cut || identity.iter().chain(&ids).any(|id| *id == Some(NO_ID)) {
+    if is_cut || ids.contains(&Some(NO_ID)) {
         return Err(FsError::Invalid);
     }
     if context.number.get().saturating_sub(context.oldest.get()) >= RESULTS_MAX {
@@ -373,7 +373,8 @@ async fn try_mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext
     Ok(reply)
 }
 
-fn command(context: &RequestContext, body: CommandBody) -> Command {
+/// A command that a client asked for.
+pub fn command(context: &RequestContext, body: CommandBody) -> Command {
     Command {
         session: context.session,
         number: context.number,

@@ -7,8 +7,8 @@
 
 use crate::core::Core;
 use crate::file_data::{
-    WriteRequest, admit_inline, block_checksums, execute_write, free_chunk, inline_max, read_chunk, settle,
-    store_chunk, write_command,
+    WriteRequest, admit_inline, execute_write, free_chunk, inline, inline_max, read_chunk, settle, store_chunk,
+    write_command,
 };
 use crate::log_room::Asker;
 use crate::messages::{CoreReply, CoreRequest};
@@ -236,10 +236,9 @@ async fn overwrite_inline(
     data: IoBuf,
 ) -> Result<Overwrote, FsError> {
     let _admitted = admit_inline(core, data.len()).await?;
-    let len = u32::try_from(data.len()).expect("at most 64 KiB");
-    let inline = WriteData::Inline { data_offset: 0, len, checksums: block_checksums(&data) };
+    let command = command(asked, inline(&data));
     let bytes = Bytes::from_owner(data);
-    let executed = shard.execute(command(asked, inline), bytes.clone(), Vec::new()).await?;
+    let executed = shard.execute(command, bytes.clone(), Vec::new()).await?;
     if !is_done(executed)? {
         return Ok(Overwrote::Refused(IoBuf::copy_of(&bytes)));
     }
