@@ -44,6 +44,10 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
+    /// That of an operation which failed.
+    pub fn failed(errno: i32) -> Self {
+        Completion { result: -errno, flags: 0 }
+    }
     /// Whether the operation goes on and will complete again.
     pub fn more(self) -> bool {
         cqueue::more(self.flags)
@@ -324,7 +328,7 @@ impl Reactor {
         if self.stopping.get()
             && let Next::Again(operation, _) = next
         {
-            next = operation.complete(Completion { result: -libc::ECANCELED, flags: 0 }, self);
+            next = operation.complete(Completion::failed(libc::ECANCELED), self);
         }
         match next {
             Next::Done => self.slots.borrow_mut().free(key),

@@ -24,7 +24,8 @@ pub struct Geometry {
     pub fua: bool,
 }
 
-/// Why an operation failed. A failed read can be retried; a failed write or flush leaves the
+/// Why an operation failed. What says nothing of the device (EINTR, EAGAIN, ENOMEM) the disk itself has tried
+/// again for a while, but for a flush. A failed read can be retried; a failed write or flush leaves the
 /// device's contents unknown and must not be retried (Rebello et al., ATC 2020).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DiskError {

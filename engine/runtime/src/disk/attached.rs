@@ -4,15 +4,17 @@
 use super::DiskFile;
 use crate::reactor::{Completion, Next, Operation, Reactor};
 use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Promise, io};
-use io_uring::types::{Fd, Fixed, FsyncFlags};
+use io_uring::types::{Fd, Fixed, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 /// Most bytes of one submission; longer transfers continue. The kernel's own limit is 2 GiB.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
-/// How often a read is tried again after EINTR or EAGAIN.
-const READ_RETRIES_MAX: u8 = 16;
+/// How often a transfer is tried again after an error that may pass ([`may_pass`]).
+const RETRIES_MAX: u8 = 16;
+/// Pause before it is tried again: memory that the kernel lacked takes a moment to come back.
+static RETRY_PAUSE: Timespec = Timespec::new().nsec(10_000_000);
 
 /// The device and its place in the ring's table of files.
 struct Attached {
@@ -60,6 +62,11 @@ fn disk_error(errno: i32) -> DiskError {
     }
 }
 
+/// Whether an error says nothing of the device.
+fn may_pass(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN | libc::ENOMEM)
+}
+
 impl Attached {
     fn in_range(&self, offset: u64, bytes: u64) -> bool {
         offset.checked_add(bytes).is_some_and(|end| end <= self.file.geometry().bytes)
@@ -75,7 +82,8 @@ impl Attached {
         }
         let (promise, future) = io();
         let (disk, index) = (self.clone(), self.reactor.buffer_index(&buf));
-        let mut operation = Box::new(Transfer { disk, direction, offset, buf, index, done: 0, retries: 0, promise });
+        let mut operation =
+            Box::new(Transfer { disk, direction, offset, buf, index, done: 0, retries: 0, pauses: false, promise });
         let entry = operation.entry();
         // SAFETY: the entry points into `buf`, on the heap and owned by the operation, as is the
         // file by its disk.
@@ -148,6 +156,8 @@ struct Transfer {
     index: Option<u16>,
     done: usize,
     retries: u8,
+    /// The entry under way is the pause before a retry.
+    pauses: bool,
     promise: Promise<IoDone>,
 }
 
@@ -173,6 +183,12 @@ impl Transfer {
         })
     }
 
+    /// Whether it may be tried again: the same bytes go to the same place, and nothing was acknowledged. A
+    /// write-through is not: its error may be that of the flush in it.
+    fn tries_again(&self, errno: i32) -> bool {
+        may_pass(errno) && self.retries < RETRIES_MAX && self.direction != Direction::Write(Durability::Through)
+    }
+
     fn finish(self, result: Result<(), DiskError>) -> Next {
         let Transfer { promise, buf, .. } = self;
         promise.complete(IoDone { result, buf });
@@ -182,7 +198,10 @@ impl Transfer {
 
 impl Operation for Transfer {
     fn complete(mut self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
+        let paused = std::mem::take(&mut self.pauses);
         match completion.bytes() {
+            // The end of a pause is an error too (ETIME).
+            Err(errno) if paused && errno != libc::ECANCELED => {}
             Ok(0) => return self.finish(Err(DiskError::OutOfRange)),
             Ok(bytes) => {
                 self.done += bytes;
@@ -190,8 +209,9 @@ impl Operation for Transfer {
                     return self.finish(Ok(()));
                 }
             }
-            Err(libc::EINTR | libc::EAGAIN) if self.direction == Direction::Read && self.retries < READ_RETRIES_MAX => {
-                self.retries += 1;
+            Err(errno) if self.tries_again(errno) => {
+                (self.retries, self.pauses) = (self.retries + 1, true);
+                return Next::Again(self, opcode::Timeout::new(&raw const RETRY_PAUSE).build());
             }
             Err(errno) => {
                 // What a write-through leaves behind is as unknown as after a failed flush.
@@ -238,5 +258,80 @@ impl Operation for Discard {
     fn complete(self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
         self.promise.complete(completion.bytes().map(drop).map_err(disk_error));
         Next::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CoreConfig, OpenMode, open_disk, run};
+    use cfs_seam::BLOCK_BYTES;
+    use cfs_types::CoreId;
+
+    /// Runs `body` with a small device and its core's reactor.
+    fn with_disk<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Rc<Attached>, Rc<Reactor>) -> F + 'static) {
+        let path = std::env::temp_dir().join(format!("cfs-{name}-{}", std::process::id()));
+        let file = open_disk(&path, OpenMode::Create { bytes: 1 << 20 }).expect("creates");
+        drop(std::fs::remove_file(&path));
+        run(CoreConfig::new(CoreId::new(0)), |_, reactor| async move {
+            body(Rc::new(Attached { file, slot: None, reactor: reactor.clone() }), reactor).await;
+        })
+        .expect("runs");
+    }
+
+    fn transfer(disk: &Rc<Attached>, direction: Direction, fill: u8) -> (Box<Transfer>, Io<IoDone>) {
+        let (promise, future) = io();
+        let (disk, mut buf) = (disk.clone(), IoBuf::zeroed(BLOCK_BYTES));
+        buf.fill(fill);
+        let transfer =
+            Transfer { disk, direction, offset: 0, buf, index: None, done: 0, retries: 0, pauses: false, promise };
+        (Box::new(transfer), future)
+    }
+
+    #[test]
+    fn a_write_that_met_a_passing_error_is_tried_again_after_a_pause() {
+        with_disk("passing", |disk, reactor| async move {
+            for (at, errno) in (1..).zip([libc::EINTR, libc::EAGAIN, libc::ENOMEM]) {
+                let (write, done) = transfer(&disk, Direction::Write(Durability::Flush), at);
+                let Next::Again(write, entry) = write.complete(Completion::failed(errno), &reactor) else {
+                    panic!("given up at errno {errno}");
+                };
+                // SAFETY: the entry is the pause, which points to a static.
+                unsafe { reactor.start(write, entry) };
+                done.await.result.expect("written in the end");
+                let (read, done) = transfer(&disk, Direction::Read, 0);
+                let Next::Again(read, entry) = read.complete(Completion::failed(errno), &reactor) else {
+                    panic!("given up at errno {errno}");
+                };
+                // SAFETY: as above.
+                unsafe { reactor.start(read, entry) };
+                assert!(done.await.buf.iter().all(|byte| *byte == at));
+            }
+        });
+    }
+
+    #[test]
+    fn what_does_not_pass_and_what_holds_a_flush_is_final() {
+        with_disk("final", |disk, reactor| async move {
+            let (write, done) = transfer(&disk, Direction::Write(Durability::Flush), 1);
+            assert!(matches!(write.complete(Completion::failed(libc::EIO), &reactor), Next::Done));
+            assert_eq!(done.await.result, Err(DiskError::Device(libc::EIO)));
+
+            let (write, done) = transfer(&disk, Direction::Write(Durability::Flush), 1);
+            let (mut next, mut tries) = (write.complete(Completion::failed(libc::ENOMEM), &reactor), 0);
+            while let Next::Again(paused, _) = next {
+                let Next::Again(write, _) = paused.complete(Completion::failed(libc::ETIME), &reactor) else {
+                    panic!("a pause ends nothing");
+                };
+                (next, tries) = (write.complete(Completion::failed(libc::ENOMEM), &reactor), tries + 1);
+            }
+            assert_eq!((tries, done.await.result), (RETRIES_MAX, Err(DiskError::Device(libc::ENOMEM))));
+            assert_eq!(disk.file.poisoned(), None);
+
+            let (write, done) = transfer(&disk, Direction::Write(Durability::Through), 1);
+            assert!(matches!(write.complete(Completion::failed(libc::ENOMEM), &reactor), Next::Done));
+            assert_eq!(done.await.result, Err(DiskError::Device(libc::ENOMEM)));
+            assert_eq!(disk.file.poisoned(), Some(libc::ENOMEM), "it fails like the flush that it holds");
+        });
     }
 }
