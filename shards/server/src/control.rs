@@ -7,6 +7,7 @@ use crate::messages::CoreRequest;
 use crate::shard::Shard;
 use bytes::Bytes;
 use cfs_cluster::{ControlAnswer, ControlCommand};
+use cfs_seam::{Class, gather, spawn};
 use cfs_types::{CoreId, FsError, GroupId, SessionId};
 use std::rc::Rc;
 use std::time::Duration;
@@ -56,7 +57,11 @@ async fn make_room(core: &Rc<Core>) -> Result<(), FsError> {
     };
     match silent {
         Some((session, at)) if core.world.clock.now().since(at) >= SILENT_FOR => {
-            end_session(core, session).await;
+            if close(core, session).await {
+                let owner = core.clone();
+                let task = async move { forget(&owner, session).await };
+                spawn(&core.world.tasks, Class::Background, task).detach();
+            }
             Ok(())
         }
         _ => Err(FsError::Busy),
@@ -65,16 +70,30 @@ async fn make_room(core: &Rc<Core>) -> Result<(), FsError> {
 
 /// Ends a session for good: fenced first, then its leases, pins and results go everywhere.
 pub async fn end_session(core: &Rc<Core>, session: SessionId) {
-    let Ok(group) = control(core) else { return };
+    if close(core, session).await {
+        forget(core, session).await;
+    }
+}
+
+/// Commits that the session is over.
+async fn close(core: &Rc<Core>, session: SessionId) -> bool {
+    let Ok(group) = control(core) else { return false };
     let command = GroupCommand::Control(ControlCommand::EndSession { session });
     if group.replica.propose(command, Bytes::new(), Vec::new()).await.is_err() {
-        return;
+        return false;
     }
     core.last_seen.borrow_mut().remove(&session);
+    true
+}
+
+/// Has every core forget a session that is over. None waits for another: one may have to wait for what the
+/// session has under way there.
+async fn forget(core: &Rc<Core>, session: SessionId) {
+    let Ok(group) = control(core) else { return };
     let floor = oldest_open(&group).await.unwrap_or_default();
-    for to in (0..core.config.cores).map(CoreId::new) {
-        core.peers.call(to, CoreRequest::DropSession(session, floor)).await;
-    }
+    let cores = (0..core.config.cores).map(CoreId::new);
+    let forgetting = cores.map(|to| core.peers.call(to, CoreRequest::DropSession(session, floor)));
+    gather(forgetting, usize::from(core.config.cores)).await;
 }
 
 /// The oldest session that is open, or the next one to be.
@@ -115,14 +134,19 @@ pub async fn issued(core: &Rc<Core>) -> Result<Issued, FsError> {
     Ok(Issued { open, next })
 }
 
-/// Ends the sessions that no core has heard of for too long.
+/// Ends the sessions that no core has heard of for too long, each by itself.
 pub async fn expire(core: &Rc<Core>) -> Result<(), FsError> {
     let now = core.world.clock.now();
     for session in open_sessions(core).await? {
         let seen = *core.last_seen.borrow_mut().entry(session).or_insert(now);
-        if now.since(seen) > core.config.session_life {
-            end_session(core, session).await;
+        if now.since(seen) <= core.config.session_life {
+            continue;
         }
+        // Once: its end may take longer than the time to the next look.
+        alive(core, &[session]);
+        let owner = core.clone();
+        let task = async move { end_session(&owner, session).await };
+        spawn(&core.world.tasks, Class::Background, task).detach();
     }
     Ok(())
 }

@@ -51,9 +51,7 @@ async fn drive(core: &Rc<Core>, shard: &Rc<Shard>, mut coordinator: Coordinator)
         while let Some((token, action)) = coordinator.poll_action() {
             if let Action::Finish { result, after } = action {
                 drop(clear);
-                for (to, sequence) in after {
-                    core.await_sent(shard, to, sequence).await?;
-                }
+                core.await_all(shard, after).await?;
                 return result;
             }
             let (owner, sender) = (core.clone(), sender.clone());

@@ -3,7 +3,8 @@
 //! One courier a pair of shards runs while there is something to deliver; after a start it finds
 //! the rest in the outbox. The receiver's inbox cursor makes a repeated delivery harmless.
 //!
-//! Invariant: a message leaves the outbox only after the receiver has executed it durably.
+//! Invariants: a message leaves the outbox only after the receiver has executed it durably; nobody waits
+//! for a receiver, or a sender, that is damaged: that is his answer, while the courier goes on trying.
 
 use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
@@ -11,7 +12,7 @@ use crate::shard::Shard;
 use bytes::Bytes;
 use cfs_exec::Event;
 use cfs_namespace::{Command, CommandBody, Effect, Message, pending};
-use cfs_seam::{Class, sleep, spawn};
+use cfs_seam::{Class, sleep, spawn, timeout};
 use cfs_types::{FsError, ShardId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,8 @@ pub struct Outbox {
     delivered: RefCell<BTreeMap<ShardId, u64>>,
     running: RefCell<BTreeSet<ShardId>>,
     kicked: RefCell<BTreeSet<ShardId>>,
+    /// Why the last try to deliver failed, where that is damage.
+    damaged: RefCell<BTreeMap<ShardId, FsError>>,
     moved: Event,
 }
 
@@ -36,22 +39,60 @@ impl Outbox {
     fn is_delivered(&self, to: ShardId, sequence: u64) -> bool {
         self.delivered.borrow().get(&to).is_some_and(|done| *done >= sequence)
     }
+
+    fn note_delivered(&self, to: ShardId, sequence: u64) {
+        self.delivered.borrow_mut().insert(to, sequence);
+        self.damaged.borrow_mut().remove(&to);
+        self.moved.notify_all();
+    }
+
+    fn note_failed(&self, to: ShardId, error: FsError) {
+        if matches!(error, FsError::Corrupt | FsError::Device) {
+            self.damaged.borrow_mut().insert(to, error);
+            self.moved.notify_all();
+        }
+    }
+
+    /// The shard serves no longer: whoever waits looks again.
+    pub fn close(&self) {
+        self.moved.notify_all();
+    }
 }
 
 impl Core {
-    /// Waits until the messages among `effects` have been executed by their receivers.
+    /// Waits until the messages among `effects` have been executed by their receivers, as
+    /// [`Core::await_all`] does.
     pub async fn await_delivery(&self, shard: &Rc<Shard>, effects: &[Effect]) -> Result<(), FsError> {
-        for effect in effects {
-            let Effect::Sent { to, sequence } = effect else { continue };
-            self.await_sent(shard, *to, *sequence).await?;
-        }
-        Ok(())
+        let sent = effects.iter().filter_map(|effect| match effect {
+            Effect::Sent { to, sequence } => Some((*to, *sequence)),
+            _ => None,
+        });
+        self.await_all(shard, sent).await
     }
 
-    /// Waits until one message has been executed by its receiver.
+    /// Waits until messages have been executed by their receivers, as long as a request may take. They are
+    /// delivered in any case.
+    pub async fn await_all(
+        &self,
+        shard: &Rc<Shard>,
+        sent: impl IntoIterator<Item = (ShardId, u64)>,
+    ) -> Result<(), FsError> {
+        let all = async {
+            for (to, sequence) in sent {
+                self.await_sent(shard, to, sequence).await?;
+            }
+            Ok(())
+        };
+        let end = self.world.clock.now().after(self.config.deadline);
+        timeout(&self.world.clock, end, all).await.unwrap_or(Err(FsError::TimedOut))
+    }
+
+    /// Waits until one message has been executed by its receiver. `Corrupt`, `Device`: it, or the sender, is
+    /// damaged.
     pub async fn await_sent(&self, shard: &Rc<Shard>, to: ShardId, sequence: u64) -> Result<(), FsError> {
         while !shard.outbox.is_delivered(to, sequence) {
-            if let Some(error) = shard.replica.failure() {
+            let damaged = shard.outbox.damaged.borrow().get(&to).copied();
+            if let Some(error) = shard.replica.failure().or(damaged) {
                 return Err(error);
             }
             shard.outbox.moved.wait().await;
@@ -94,22 +135,29 @@ async fn courier(core: &Rc<Core>, shard: &Rc<Shard>, to: ShardId) {
     let mut after = shard.outbox.delivered.borrow().get(&to).copied().unwrap_or(0);
     while !core.stopping.get() && shard.replica.failure().is_none() {
         let page = shard.read(|view, _| pending::outbox(view, Some((to, after)), PAGE)).await;
-        let Ok(Ok(page)) = page else { return };
+        let page = match page.flatten() {
+            Ok(page) => page,
+            Err(error) => {
+                shard.outbox.note_failed(to, error);
+                sleep(&core.world.clock, RETRY).await;
+                continue;
+            }
+        };
         let mine: Vec<(u64, Message)> =
             page.into_iter().filter(|(peer, ..)| *peer == to).map(|(_, s, m)| (s, m)).collect();
         if mine.is_empty() {
             return;
         }
         for (sequence, message) in mine {
-            while deliver(core, shard, to, sequence, message.clone()).await.is_err() {
+            while let Err(error) = deliver(core, shard, to, sequence, message.clone()).await {
+                shard.outbox.note_failed(to, error);
                 if core.stopping.get() || shard.replica.failure().is_some() {
                     return;
                 }
                 sleep(&core.world.clock, RETRY).await;
             }
             after = sequence;
-            shard.outbox.delivered.borrow_mut().insert(to, sequence);
-            shard.outbox.moved.notify_all();
+            shard.outbox.note_delivered(to, sequence);
         }
         let acknowledge = Command::internal(CommandBody::Acknowledge { to, through: after });
         if shard.execute(acknowledge, Bytes::new(), Vec::new()).await.is_err() {

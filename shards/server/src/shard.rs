@@ -10,14 +10,18 @@ use cfs_exec::Event;
 use cfs_kv::Pins;
 use cfs_namespace::data::Layout;
 use cfs_namespace::{Answer, Command, EntryContext, NeedMore, View};
+use cfs_seam::Instant;
 use cfs_types::{ChunkId, FsError, GroupId, InodeId, LogIndex, RangeIndex, ShardId, VolumeId};
 use cfs_wire::{Op, Reply};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Ranges whose progress is remembered, for a shard.
 const REACHED_MAX: usize = 256;
+/// Longest that anybody waits for a transaction: one whose coordinator is gone is settled long before.
+const BLOCKED_MAX: Duration = Duration::from_secs(60);
 
 /// A group and what its core keeps in memory about it.
 pub struct Shard {
@@ -58,6 +62,12 @@ impl Shard {
             outbox: Outbox::default(),
             reached: RefCell::default(),
         })
+    }
+
+    /// Runs the replica until it fails or the task is cancelled.
+    pub async fn run(self: Rc<Self>) {
+        self.replica.clone().run().await;
+        self.outbox.close();
     }
 
     /// Which group.
@@ -122,10 +132,11 @@ impl Shard {
 
     /// Answers a read-only operation; waits while a transaction holds what it needs.
     pub async fn query(&self, op: &Op) -> Result<Reply, FsError> {
+        let began = self.replica.clock().source().now();
         loop {
             let answer = self.read(|view, context| cfs_namespace::query(view, context, op)).await?;
             match answer {
-                Err(FsError::Blocked) => self.replica.next_unlock().await,
+                Err(FsError::Blocked) => self.next_unlock(began).await?,
                 answer => return answer,
             }
         }
@@ -142,12 +153,23 @@ impl Shard {
         self.replica.propose(GroupCommand::Shard(Box::new(command)), data, locals).await
     }
 
+    /// Waits until a transaction has let go of something here. `TimedOut`: one holds for ever what is
+    /// wanted since `began`, for the shard that knows its outcome is damaged.
+    async fn next_unlock(&self, began: Instant) -> Result<(), FsError> {
+        if self.replica.clock().source().now().since(began) > BLOCKED_MAX {
+            return Err(FsError::TimedOut);
+        }
+        self.replica.next_unlock().await;
+        Ok(())
+    }
+
     /// Executes a command without data; waits while a transaction holds what it needs.
     pub async fn command(&self, command: Command) -> Result<(Answer, Executed), FsError> {
+        let began = self.replica.clock().source().now();
         loop {
             let executed = self.execute(command.clone(), Bytes::new(), Vec::new()).await?;
             match &executed.result {
-                Err(FsError::Blocked) => self.replica.next_unlock().await,
+                Err(FsError::Blocked) => self.next_unlock(began).await?,
                 Err(error) => return Err(*error),
                 Ok(GroupAnswer::Shard(answer)) => return Ok((answer.clone(), executed)),
                 Ok(GroupAnswer::Control(_)) => return Err(FsError::Invalid),

@@ -206,7 +206,7 @@ fn run(core: &Rc<Core>, seat: &Rc<Seat>) -> Result<(), StartError> {
     let tasks = &core.world.tasks;
     let mut handles = Vec::new();
     for shard in core.groups.values() {
-        handles.push(spawn(tasks, Class::Foreground, shard.replica.clone().run()));
+        handles.push(spawn(tasks, Class::Foreground, shard.clone().run()));
         if shard.group().shard().is_some() {
             handles.push(spawn(tasks, Class::Background, effects::run(core.clone(), shard.clone())));
         }

@@ -20,6 +20,7 @@ mod room;
 mod seeds;
 mod shared;
 mod stage;
+mod stuck;
 mod summary;
 mod takeover;
 mod walk;
