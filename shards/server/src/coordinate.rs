@@ -98,12 +98,12 @@ async fn revoke(core: &Rc<Core>, shard: ShardId, command: Command) -> (Event, Op
     let to = core.config.owner(shard.into());
     if to == core.me() {
         return match hold_for(core, shard, &command).await {
-            Ok(held) => (Event::Revoked, Some((shard, held))),
-            Err(_) => (Event::Lost, None),
+            Ok(held) => (Event::Revoked(Ok(())), Some((shard, held))),
+            Err(error) => (Event::Revoked(Err(error)), None),
         };
     }
     match core.peers.call(to, CoreRequest::Revoke(shard, Box::new(command))).await {
-        CoreReply::Revoked(Ok(())) => (Event::Revoked, None),
+        CoreReply::Revoked(result) => (Event::Revoked(result), None),
         _ => (Event::Lost, None),
     }
 }

@@ -72,8 +72,8 @@ pub enum Event {
         /// The outcome's holder.
         blocked_by: Option<TxId>,
     },
-    /// Of a revocation: nobody else holds leases.
-    Revoked,
+    /// Of a revocation: nobody else holds leases, or why that could not be had.
+    Revoked(Result<(), FsError>),
     /// Of a wait.
     Waited,
     /// It cannot be known: the shard's leader is gone or silent.

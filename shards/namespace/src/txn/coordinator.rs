@@ -281,10 +281,13 @@ impl Coordinator {
             },
             Event::Executed { result: Err(error), .. } => self.fail(error),
             Event::Executed { result: Ok(Answer::Wire(_)), .. } => self.fail(FsError::Conflict),
-            Event::Revoked => match target {
+            Event::Revoked(Ok(())) => match target {
                 Target::Revoke(shard) => self.revoked(shard),
                 _ => self.fail(FsError::Conflict),
             },
+            // It was no attempt at the operation itself: what it met is seen by the next look.
+            Event::Revoked(Err(error)) if is_final(error) => self.fail(FsError::Conflict),
+            Event::Revoked(Err(error)) => self.fail(error),
             Event::Waited | Event::Lost => self.fail(FsError::TimedOut),
         }
     }

@@ -3,14 +3,14 @@
 use crate::cluster::{Cluster, audit};
 use cfs_namespace::txn::{Action, Coordinator, DecideReply, Event, Request, TxnCommand, TxnReply};
 use cfs_namespace::{Answer, Command, CommandBody, Effect, Outcome};
-use cfs_types::{InodeId, Name, RequestNumber, SessionId, ShardId};
+use cfs_types::{FsError, InodeId, Name, RequestNumber, SessionId, ShardId};
 use cfs_wire::{Identity, Op};
 use std::collections::BTreeSet;
 
 const HOME: ShardId = ShardId::new(9);
 
-/// Drives a mkdir in the root and gives the commands it proposes; stops before the decision.
-fn prepared(cluster: &mut Cluster) -> (Command, Command) {
+/// The coordinator of a mkdir in the root.
+fn mkdir(cluster: &mut Cluster) -> Coordinator {
     let name = Name::new(b"d").expect("a name");
     let request = Request {
         session: SessionId::new(5),
@@ -19,21 +19,24 @@ fn prepared(cluster: &mut Cluster) -> (Command, Command) {
         identity: Identity::default(),
         op: Op::Mkdir { dir: InodeId::ROOT, name, mode: 0o755 },
     };
-    let tx = cluster.new_tx(InodeId::ROOT.shard());
-    let mut coordinator = Coordinator::new(tx, request, HOME);
-    let mut prepare = None;
+    Coordinator::new(cluster.new_tx(InodeId::ROOT.shard()), request, HOME)
+}
+
+/// Drives a mkdir in the root and gives the commands it proposes; stops before the decision.
+fn prepared(cluster: &mut Cluster) -> (Command, Command) {
+    let (mut coordinator, mut prepare) = (mkdir(cluster), None);
     while let Some((token, action)) = coordinator.poll_action() {
         let event = match action {
             Action::Query { shard, op } => Event::Answer(cluster.ask(shard, &op)),
             Action::Propose { shard, command } => {
-                if shard == tx.shard {
+                if shard == InodeId::ROOT.shard() {
                     return (prepare.expect("prepared first"), command);
                 }
                 let outcome = cluster.run(shard, &command);
                 prepare = Some(command);
                 Event::Executed { result: outcome.result, blocked_by: outcome.blocked_by }
             }
-            Action::Revoke { .. } => Event::Revoked,
+            Action::Revoke { .. } => Event::Revoked(Ok(())),
             other => panic!("{other:?}"),
         };
         coordinator.handle_event(token, event);
@@ -45,6 +48,43 @@ fn decide(cluster: &mut Cluster, command: &Command) -> DecideReply {
     match cluster.run(InodeId::ROOT.shard(), command).result {
         Ok(Answer::Txn(TxnReply::Decided(reply))) => reply,
         other => panic!("{other:?}"),
+    }
+}
+
+/// How a mkdir ends whose first revocation fails.
+fn ended_after(revoked: FsError) -> Result<cfs_wire::Reply, FsError> {
+    let mut cluster = Cluster::new();
+    let (mut coordinator, mut revocations) = (mkdir(&mut cluster), 0);
+    while let Some((token, action)) = coordinator.poll_action() {
+        let event = match action {
+            Action::Query { shard, op } => Event::Answer(cluster.ask(shard, &op)),
+            Action::Propose { shard, command } => {
+                let outcome = cluster.run(shard, &command);
+                Event::Executed { result: outcome.result, blocked_by: outcome.blocked_by }
+            }
+            Action::Revoke { .. } => {
+                revocations += 1;
+                Event::Revoked(if revocations == 1 { Err(revoked) } else { Ok(()) })
+            }
+            Action::Wait { .. } => Event::Waited,
+            Action::Finish { result, .. } => {
+                cluster.settle();
+                audit::sound(&cluster);
+                return result;
+            }
+        };
+        coordinator.handle_event(token, event);
+    }
+    panic!("no end");
+}
+
+#[test]
+fn an_error_of_a_revocation_is_the_answer_unless_it_says_that_the_state_has_changed() {
+    for error in [FsError::Corrupt, FsError::Device, FsError::WrongShard, FsError::TimedOut] {
+        assert_eq!(ended_after(error), Err(error));
+    }
+    for error in [FsError::Conflict, FsError::NotFound] {
+        assert!(ended_after(error).is_ok(), "it is tried again after {error:?}");
     }
 }
 
@@ -113,7 +153,7 @@ fn a_retry_is_told_of_what_its_first_attempt_sent() {
     let mut cluster = Cluster::new();
     let (_, decision) = prepared(&mut cluster);
     assert!(matches!(decide(&mut cluster, &decision), DecideReply::Committed { .. }));
-    let body = CommandBody::Conclude { error: cfs_types::FsError::Exists };
+    let body = CommandBody::Conclude { error: FsError::Exists };
     let again = Command { body, ..decision.clone() };
     let sent = |outcome: &Outcome| outcome.effects.iter().any(|e| matches!(e, Effect::Sent { to: HOME, sequence: 1 }));
     let outcome = cluster.run(InodeId::ROOT.shard(), &again);

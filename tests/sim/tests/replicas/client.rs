@@ -171,7 +171,7 @@ impl Client {
                     });
                     Event::Executed { result, blocked_by: executed.blocked_by }
                 }
-                Action::Revoke { .. } => Event::Revoked,
+                Action::Revoke { .. } => Event::Revoked(Ok(())),
                 Action::Wait { .. } => {
                     sleep(&self.world.clock, Duration::from_millis(1)).await;
                     Event::Waited

@@ -140,7 +140,7 @@ impl Client {
                     }
                     Action::Wait { .. } => Event::Waited,
                     _ if fate == Fate::Dropped => Event::Lost,
-                    Action::Revoke { .. } => Event::Revoked,
+                    Action::Revoke { .. } => Event::Revoked(Ok(())),
                     Action::Query { shard, op } => Event::Answer(cluster.ask(shard, &op)),
                     Action::Propose { shard, command } => {
                         let outcome = cluster.run(shard, &command);
