@@ -386,18 +386,24 @@ impl Coordinator {
                     self.answered(Target::Decide, blocked);
                 }
             }
+            // The shard has failed, perhaps after the decision was durable.
+            Event::Executed { result: Err(error @ (FsError::Device | FsError::Corrupt)), .. } => {
+                self.leave_undecided(error)
+            }
             // The failure is kept as the request's result already.
             Event::Executed { result: Err(error), .. } if is_final(error) => {
                 self.finish(Err(error));
             }
             Event::Executed { result: Err(error), .. } => self.fail(error),
-            // It may have committed: whoever meets its parts asks for the verdict.
-            _ => {
-                self.touched.clear();
-                self.locked = false;
-                self.end = Some(End::Finish(Err(FsError::TimedOut), Vec::new()));
-            }
+            _ => self.leave_undecided(FsError::TimedOut),
         }
+    }
+
+    /// It may have committed: nothing is cleaned up, whoever meets its parts asks for the verdict.
+    fn leave_undecided(&mut self, error: FsError) {
+        self.touched.clear();
+        self.locked = false;
+        self.finish(Err(error));
     }
 
     fn finish(&mut self, result: Result<Reply, FsError>) {

@@ -24,13 +24,19 @@ fn mkdir(cluster: &mut Cluster) -> Coordinator {
 
 /// Drives a mkdir in the root and gives the commands it proposes; stops before the decision.
 fn prepared(cluster: &mut Cluster) -> (Command, Command) {
+    let (_, _, prepare, decision) = driven(cluster);
+    (prepare, decision)
+}
+
+/// As [`prepared`], with the coordinator and the token that waits for the decision.
+fn driven(cluster: &mut Cluster) -> (Coordinator, u32, Command, Command) {
     let (mut coordinator, mut prepare) = (mkdir(cluster), None);
     while let Some((token, action)) = coordinator.poll_action() {
         let event = match action {
             Action::Query { shard, op } => Event::Answer(cluster.ask(shard, &op)),
             Action::Propose { shard, command } => {
                 if shard == InodeId::ROOT.shard() {
-                    return (prepare.expect("prepared first"), command);
+                    return (coordinator, token, prepare.expect("prepared first"), command);
                 }
                 let outcome = cluster.run(shard, &command);
                 prepare = Some(command);
@@ -105,6 +111,19 @@ fn a_decision_after_a_resolver_gave_up_on_it_is_refused() {
     let (_, decision) = prepared(&mut cluster);
     cluster.resolve(HOME, &BTreeSet::new());
     assert_eq!(decide(&mut cluster, &decision), DecideReply::Aborted);
+    cluster.settle();
+    audit::sound(&cluster);
+}
+
+#[test]
+fn a_decision_whose_shard_failed_may_have_been_made() {
+    let mut cluster = Cluster::new();
+    let (mut coordinator, token, _, decision) = driven(&mut cluster);
+    assert!(matches!(decide(&mut cluster, &decision), DecideReply::Committed { .. }));
+    let failed = Event::Executed { result: Err(FsError::Corrupt), blocked_by: None };
+    coordinator.handle_event(token, failed);
+    let Some((_, Action::Finish { result, .. })) = coordinator.poll_action() else { panic!("it undoes something") };
+    assert_eq!(result, Err(FsError::Corrupt));
     cluster.settle();
     audit::sound(&cluster);
 }
