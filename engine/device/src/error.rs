@@ -32,7 +32,7 @@ pub enum DeviceError {
         known: u32,
     },
     /// Refusal: neither copy of the superblock is intact.
-    #[error("both copies of the superblock are damaged: {reason}")]
+    #[error("both copies of the superblock, at offsets 0 and 65536, are damaged: {reason}")]
     SuperblockDamaged {
         /// What is wrong with the better copy.
         reason: &'static str,

@@ -1,10 +1,13 @@
 //! Devices: `cfs_seam::Disk` over a [`Media`], with faults and with or without delay.
 
-use crate::media::{Media, WriteId};
+use crate::faults::{DiskFaults, Injected};
+use crate::media::{Media, SECTOR_BYTES, WriteId};
 use crate::rng::Stream;
 use crate::timeline::Life;
 use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, sleep};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,61 +16,19 @@ const EIO: i32 = 5;
 /// How much longer a slow operation takes: garbage collection inside the device.
 const SLOWDOWN: u64 = 50;
 
-/// What a device is and what goes wrong with it. Probabilities are per million operations.
-#[derive(Clone, Copy, Debug)]
-pub struct DiskFaults {
-    /// Smallest write, bytes: a multiple of 512.
-    pub block_bytes: u32,
-    /// Whether completed writes can be lost before a flush.
-    pub volatile_cache: bool,
-    /// Whether the device says that `Durability::Through` is cheap.
-    pub fua: bool,
-    /// Sectors never written hold garbage instead of zeros.
-    pub litter: bool,
-    /// Reads answered with EIO; the data is untouched.
-    pub read_error_per_million: u32,
-    /// Writes answered with EIO; any part of them is stored.
-    pub write_error_per_million: u32,
-    /// Flushes are acknowledged and not carried out: only for tests that must notice it.
-    pub flushes_lie: bool,
-    /// Flushes answered with EIO; any part of the cache is lost.
-    pub flush_error_per_million: u32,
-    /// Reads before which one bit of their range flips for good.
-    pub rot_per_million: u32,
-    /// Writes that land somewhere else and report success.
-    pub misdirect_per_million: u32,
-    /// Shortest and longest time of an operation, nanoseconds.
-    pub latency_ns: (u64, u64),
-    /// Operations that take `SLOWDOWN` times as long.
-    pub slow_per_million: u32,
-}
-
-impl Default for DiskFaults {
-    /// A sound NVMe device with a volatile cache.
-    fn default() -> Self {
-        DiskFaults {
-            block_bytes: 4096,
-            volatile_cache: true,
-            fua: false,
-            litter: false,
-            flushes_lie: false,
-            read_error_per_million: 0,
-            write_error_per_million: 0,
-            flush_error_per_million: 0,
-            rot_per_million: 0,
-            misdirect_per_million: 0,
-            latency_ns: (5_000, 400_000),
-            slow_per_million: 10_000,
-        }
-    }
-}
-
 /// What the handles of one device share.
 struct Device {
     media: RefCell<Media>,
     faults: Cell<DiskFaults>,
     rng: Stream,
     fail_flushes: Cell<u32>,
+    /// The machine whose flush failed.
+    poisoned: RefCell<Option<Life>>,
+    /// Sectors that cannot be read until they are written.
+    unreadable: RefCell<BTreeSet<u64>>,
+    injected: Cell<Injected>,
+    /// Bytes that are not what they should be, or were not for a while.
+    damaged: RefCell<Vec<Range<u64>>>,
     operations: Cell<u64>,
 }
 
@@ -99,6 +60,10 @@ impl MemoryDisk {
             faults: Cell::new(faults),
             rng,
             fail_flushes: Cell::new(0),
+            poisoned: RefCell::default(),
+            unreadable: RefCell::default(),
+            injected: Cell::default(),
+            damaged: RefCell::default(),
             operations: Cell::new(0),
         }))
     }
@@ -149,6 +114,23 @@ impl MemoryDisk {
         self.0.media.borrow_mut().flip_bit(offset, bit);
     }
 
+    /// Flips a bit of some sector in use, from `damage_from` on.
+    pub fn rot(&self) {
+        let device = &self.0;
+        let found = device.media.borrow().any_in_use(device.faults.get().damage_from, &device.rng);
+        found.iter().for_each(|block| device.rot(block.clone()));
+    }
+
+    /// What went wrong so far.
+    pub fn injected(&self) -> Injected {
+        self.0.injected.get()
+    }
+
+    /// Whether a byte of the range was ever unreadable, rotten, lost or overwritten by what was for elsewhere.
+    pub fn was_damaged(&self, range: Range<u64>) -> bool {
+        self.0.damaged.borrow().iter().any(|bad| bad.start < range.end && range.start < bad.end)
+    }
+
     /// `len` bytes at `offset` as a read would answer, without faults.
     pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
@@ -193,6 +175,7 @@ impl MemoryDisk {
 struct InFlight {
     device: Rc<Device>,
     id: WriteId,
+    range: Range<u64>,
 }
 
 impl InFlight {
@@ -200,9 +183,18 @@ impl InFlight {
         let faults = self.device.faults.get();
         let mut media = self.device.media.borrow_mut();
         if self.device.rng.chance(faults.write_error_per_million) {
+            self.device.count(|injected| injected.write_errors += 1);
             media.fail_write(self.id, &self.device.rng);
             return Err(DiskError::Device(EIO));
         }
+        if self.device.happens(faults.lost_per_million, &self.range) {
+            self.device.count(|injected| injected.lost += 1);
+            self.device.damaged.borrow_mut().push(self.range.clone());
+            media.forget_write(self.id);
+            return Ok(());
+        }
+        let sectors = sectors(&self.range);
+        self.device.unreadable.borrow_mut().retain(|sector| !sectors.contains(sector));
         media.complete_write(self.id, durability == Durability::Through || !faults.volatile_cache);
         Ok(())
     }
@@ -247,36 +239,88 @@ fn length(buf: &IoBuf) -> u64 {
     u64::try_from(buf.len()).expect("a length fits 64 bits")
 }
 
+fn sectors(range: &Range<u64>) -> Range<u64> {
+    let bytes = u64::try_from(SECTOR_BYTES).expect("small");
+    range.start / bytes..range.end.div_ceil(bytes)
+}
+
 impl Device {
+    fn count(&self, one: impl FnOnce(&mut Injected)) {
+        let mut injected = self.injected.get();
+        one(&mut injected);
+        self.injected.set(injected);
+    }
+
+    /// Whether a fault that may do damage happens to a range. Draws nothing where it never does.
+    fn happens(&self, per_million: u32, range: &Range<u64>) -> bool {
+        per_million > 0 && range.start >= self.faults.get().damage_from && self.rng.chance(per_million)
+    }
+
+    fn rot(&self, range: Range<u64>) {
+        let at = range.start + self.rng.below(range.end - range.start);
+        self.media.borrow_mut().flip_bit(at, u8::try_from(self.rng.below(8)).expect("below 8"));
+        self.count(|injected| injected.rotten += 1);
+        self.damaged.borrow_mut().push(at..at + 1);
+    }
+
     fn read(&self, offset: u64, buf: &mut IoBuf) -> Result<(), DiskError> {
         let faults = self.faults.get();
+        let range = offset..offset + length(buf);
         if self.rng.chance(faults.read_error_per_million) {
+            self.count(|injected| injected.read_errors += 1);
             return Err(DiskError::Device(EIO));
         }
-        let mut media = self.media.borrow_mut();
-        if self.rng.chance(faults.rot_per_million) {
-            let at = offset + self.rng.below(length(buf));
-            media.flip_bit(at, u8::try_from(self.rng.below(8)).expect("below 8"));
+        if self.happens(faults.unreadable_per_million, &range) {
+            let sectors = sectors(&range);
+            let sector = sectors.start + self.rng.below(sectors.end - sectors.start);
+            self.unreadable.borrow_mut().insert(sector);
+            self.damaged.borrow_mut().push(range.clone());
         }
-        media.read(offset, buf);
+        if self.unreadable.borrow().range(sectors(&range)).next().is_some() {
+            self.count(|injected| injected.unreadable += 1);
+            return Err(DiskError::Device(EIO));
+        }
+        // The draw is part of what a seed means.
+        if self.rng.chance(faults.rot_per_million) && offset >= faults.damage_from {
+            self.rot(range);
+        }
+        self.media.borrow().read(offset, buf);
         Ok(())
     }
 
-    /// Where a write really goes.
+    /// Where a write really goes: half of those that go astray meet something that is in use.
     fn target(&self, offset: u64, len: u64) -> u64 {
         let faults = self.faults.get();
-        if !self.rng.chance(faults.misdirect_per_million) {
+        if !self.rng.chance(faults.misdirect_per_million) || offset < faults.damage_from {
             return offset;
         }
         let block = u64::from(faults.block_bytes);
-        let places = (self.media.borrow().bytes() - len) / block + 1;
-        self.rng.below(places) * block
+        let media = self.media.borrow();
+        let first = faults.damage_from.div_ceil(block);
+        let places = ((media.bytes() - len) / block + 1).saturating_sub(first);
+        let in_use = self.rng.next().is_multiple_of(2).then(|| media.any_in_use(faults.damage_from, &self.rng));
+        let met = in_use.flatten().map(|found| found.start).filter(|at| media.contains(*at, len));
+        let target = met.unwrap_or_else(|| (first + self.rng.below(places)) * block);
+        if target != offset {
+            self.count(|injected| injected.misdirected += 1);
+            self.damaged.borrow_mut().extend([offset..offset + len, target..target + len]);
+        }
+        target
     }
 
-    fn flush_fails(&self) -> bool {
+    fn flush_fails(&self, life: &Life) -> bool {
+        let faults = self.faults.get();
+        if self.poisoned.borrow().as_ref().is_some_and(|failed| failed.is(life)) {
+            return true;
+        }
         let asked = self.fail_flushes.get();
         self.fail_flushes.set(asked.saturating_sub(1));
-        asked > 0 || self.rng.chance(self.faults.get().flush_error_per_million)
+        let fails = asked > 0 || self.rng.chance(faults.flush_error_per_million);
+        if fails {
+            self.count(|injected| injected.flush_errors += 1);
+            *self.poisoned.borrow_mut() = faults.failed_flush_sticks.then(|| life.clone());
+        }
+        fails
     }
 }
 
@@ -318,7 +362,7 @@ impl Disk for Handle {
         let device = self.disk.0.clone();
         let target = device.target(offset, length(&buf));
         let id = device.media.borrow_mut().begin_write(target, &buf);
-        let write = InFlight { device, id };
+        let write = InFlight { device, id, range: target..target + length(&buf) };
         self.later(move || promise.complete(IoDone { result: write.end(durability), buf }));
         done
     }
@@ -330,8 +374,9 @@ impl Disk for Handle {
         }
         let device = self.disk.0.clone();
         let mark = device.media.borrow().begin_flush();
+        let life = self.life.clone();
         self.later(move || {
-            if device.flush_fails() {
+            if device.flush_fails(&life) {
                 device.media.borrow_mut().lose_cache(&device.rng);
                 return promise.complete(Err(DiskError::Device(EIO)));
             }

@@ -12,6 +12,7 @@
 //! everything bounded by what the workload keeps in flight.
 
 mod disk;
+mod faults;
 mod media;
 mod mesh;
 mod net;
@@ -19,7 +20,8 @@ mod rng;
 mod sim;
 mod timeline;
 
-pub use disk::{DiskFaults, MemoryDisk, disk};
+pub use disk::{MemoryDisk, disk};
+pub use faults::{DiskFaults, Injected};
 pub use media::SECTOR_BYTES;
 pub use net::NetConfig;
 pub use rng::Stream;

@@ -7,6 +7,7 @@
 
 use crate::rng::{Stream, mix};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Unit that a device writes whole.
@@ -189,6 +190,21 @@ impl Media {
                 self.cache.entry(sector).or_default().push(version);
             }
         }
+    }
+
+    /// A write is reported as done, and nothing of it is stored.
+    pub fn forget_write(&mut self, id: WriteId) {
+        self.in_flight.remove(&id);
+    }
+
+    /// A block in use at or behind `from`: its bytes. None where there is none.
+    pub fn any_in_use(&self, from: u64, rng: &Stream) -> Option<Range<u64>> {
+        let bytes = u64::try_from(BLOCK_BYTES).expect("small");
+        let first = from.div_ceil(bytes);
+        let last = *self.durable.last_key_value()?.0;
+        let some = first + rng.below(last.saturating_sub(first) + 1);
+        let found = self.durable.range(some.max(first)..).next().or_else(|| self.durable.range(first..).next());
+        found.map(|(number, _)| number * bytes..(number + 1) * bytes)
     }
 
     /// A flush begins.

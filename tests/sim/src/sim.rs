@@ -1,6 +1,7 @@
 //! The simulation: nodes of cores, and the loop that decides who acts next.
 
-use crate::disk::{DiskFaults, MemoryDisk};
+use crate::disk::MemoryDisk;
+use crate::faults::DiskFaults;
 use crate::mesh::NodeMesh;
 use crate::net::{Fabric, NetConfig, ip_of};
 use crate::rng::{Purpose, Stream};

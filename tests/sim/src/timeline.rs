@@ -25,6 +25,10 @@ impl Life {
     pub fn is_over(&self) -> bool {
         !self.0.get()
     }
+    /// Whether both are the same incarnation.
+    pub fn is(&self, other: &Life) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// What an event or decision was, in the trace.

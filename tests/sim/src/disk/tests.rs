@@ -143,6 +143,44 @@ fn a_failed_flush_fails_once_and_drops_dirty_data_unseen() {
 }
 
 #[test]
+fn a_failed_flush_sticks_to_the_machine_that_asked() {
+    let device = MemoryDisk::new(1 << 20, DiskFaults::default(), 1);
+    let attached = device.clone();
+    run(1, |world| async move {
+        let (first, other) = (attached.attach(&world), attached.attach(&world));
+        attached.fail_flushes(1);
+        assert_eq!(first.flush().await, Err(DiskError::Device(EIO)));
+        assert_eq!(first.flush().await, Err(DiskError::Device(EIO)), "and no later one succeeds");
+        assert_eq!(other.flush().await, Ok(()), "another machine, or this one after a restart, goes on");
+    });
+    assert_eq!(device.injected().flush_errors, 1);
+}
+
+#[test]
+fn a_lost_write_reports_success_and_an_unreadable_sector_is_mended_by_a_write() {
+    let lost = DiskFaults { lost_per_million: 1_000_000, damage_from: BLOCK, ..DiskFaults::default() };
+    let device = MemoryDisk::new(1 << 20, lost, 1);
+    let work = device.clone();
+    run(1, |_| async move {
+        for at in 0..2 {
+            work.write(at * BLOCK, block(1), Durability::Flush).await.result.expect("reports success");
+        }
+        work.flush().await.expect("a sound device");
+        assert_eq!((whole(&work, 0), whole(&work, 1)), (Some(1), Some(0)), "only behind the first block");
+        assert!(!work.was_damaged(0..BLOCK) && work.was_damaged(BLOCK..2 * BLOCK));
+
+        work.set_faults(DiskFaults { unreadable_per_million: 1_000_000, ..DiskFaults::default() });
+        assert_eq!(work.read(0, block(0)).await.result, Err(DiskError::Device(EIO)));
+        work.set_faults(DiskFaults::default());
+        assert_eq!(work.read(0, block(0)).await.result, Err(DiskError::Device(EIO)), "it stays so");
+        work.write(0, block(2), Durability::Flush).await.result.expect("a sound device");
+        assert_eq!(work.read(0, block(0)).await.result, Ok(()));
+    });
+    let injected = device.injected();
+    assert_eq!((injected.lost, injected.unreadable), (1, 2));
+}
+
+#[test]
 fn rot_misdirection_errors_and_discard_do_what_they_say() {
     let faults = DiskFaults { rot_per_million: 1_000_000, ..DiskFaults::default() };
     let rotten = MemoryDisk::new(1 << 20, faults, 1);

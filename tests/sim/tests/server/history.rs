@@ -54,7 +54,7 @@ pub struct Plan {
 }
 
 /// Prints the seed of a history that fails.
-struct Announce(u64);
+pub struct Announce(pub u64);
 
 impl Drop for Announce {
     fn drop(&mut self) {

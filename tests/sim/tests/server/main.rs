@@ -1,7 +1,10 @@
 //! The whole server in the simulator: real cores and real clients, simulated device and network.
 
+mod act;
 mod basics;
 mod bulk;
+mod doubt;
+mod faulty;
 mod history;
 mod images;
 mod leaks;

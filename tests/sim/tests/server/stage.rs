@@ -191,9 +191,14 @@ impl Stage {
             let disk = (self.wrap)(self.sim.open_disk(machine, self.disk));
             let (config, ready, ended) = (config.clone(), ready.clone(), self.ended.clone());
             self.sim.start_core(machine, core, |world| async move {
-                let superblock = cfs_device::open(&*disk).await.expect("a formatted device");
-                let served = serve_core(world, disk, superblock, config, RootOwner::default(), move || ready.set(true));
-                let result = served.await.map_err(|error| error.to_string());
+                let result = match cfs_device::open(&*disk).await {
+                    Ok(superblock) => {
+                        let ready = move || ready.set(true);
+                        let served = serve_core(world, disk, superblock, config, RootOwner::default(), ready);
+                        served.await.map_err(|error| error.to_string())
+                    }
+                    Err(error) => Err(format!("opening the device: {error}")),
+                };
                 ended.borrow_mut().push((core, result));
             });
         }
@@ -241,15 +246,24 @@ impl Stage {
         self.sim.media(self.disk)
     }
 
-    /// Stops the server cleanly.
-    pub fn stop(&self) {
+    /// Tells the server to stop.
+    pub fn tell_to_stop(&self) {
         let cores = self.running.get().expect("it runs");
         let world = self.sim.world(self.machine(cores), 0).expect("it runs");
         let stop = Envelope::Outside(CoreRequest::Stop, Box::new(|_: CoreReply| ()));
         assert!(world.mesh.send(CoreId::new(0), Box::new(stop)).is_ok());
-        let ended = self.ended.clone();
-        let over = self.sim.run_until(LIMIT, || ended.borrow().len() == usize::from(cores));
-        assert!(over, "the server does not stop: {:?}", self.ended.borrow());
+    }
+
+    /// Waits until every core's service has ended; false where one goes on for longer than `limit`.
+    pub fn await_end(&self, limit: Duration) -> bool {
+        let (cores, ended) = (self.running.get().expect("it runs"), self.ended.clone());
+        self.sim.run_until(limit, || ended.borrow().len() == usize::from(cores))
+    }
+
+    /// Stops the server cleanly.
+    pub fn stop(&self) {
+        self.tell_to_stop();
+        assert!(self.await_end(LIMIT), "the server does not stop: {:?}", self.ended.borrow());
         for (core, result) in self.ended.take() {
             assert_eq!(result, Ok(()), "core {core}");
         }

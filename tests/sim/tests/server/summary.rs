@@ -3,7 +3,7 @@
 use crate::stage::Stage;
 use cfs_observe::{CoreStatus, Unit};
 use cfs_server::Severity;
-use cfs_sim::Stream;
+use cfs_sim::{Injected, Stream};
 
 /// Counts of one history or many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,6 +40,16 @@ pub struct Summary {
     pub events: u64,
     /// Of these, without a known result.
     pub unanswered: u64,
+    /// Of these, that ended in an input/output error.
+    pub failures: u64,
+    /// What the device did wrong.
+    pub injected: Injected,
+    /// Times the server stopped because of it.
+    pub device_ends: u64,
+    /// Times it refused to start because of it.
+    pub refused: u64,
+    /// Looks in the end, on a device that answered well, that ended in an input/output error.
+    pub unreadable: u64,
 }
 
 impl Summary {
@@ -61,6 +71,11 @@ impl Summary {
         self.lost_clients += other.lost_clients;
         self.events += other.events;
         self.unanswered += other.unanswered;
+        self.failures += other.failures;
+        self.injected.add(&other.injected);
+        self.device_ends += other.device_ends;
+        self.refused += other.refused;
+        self.unreadable += other.unreadable;
     }
 
     /// Adds what the cores did since they started.
