@@ -1,8 +1,9 @@
 """Random, truncated, mutated and unproven frames for one RPC port (docs/formats/wire.md).
 
-usage: frames.py PORT SECRET_FILE CONNECTIONS
+usage: frames.py PORT SECRET_FILE CONNECTIONS SERVER_PID
 
-Fails if a server answers what it must not, does not answer an honest request, or hangs.
+Fails if a server answers what it must not, does not answer an honest request, or hangs. Ends with clients that have
+proven themselves, ask for much and take no answer: what the server holds for all of them is bounded.
 """
 
 import hashlib
@@ -13,12 +14,14 @@ import select
 import socket
 import struct
 import sys
+import time
 
 MAGIC, VERSION, RESPONSE = 0xC0F5, 1, 1
 HELLO, PROOF, ECHO, GETATTR = 0x0301, 0x0302, 0x0313, 0x0102
 OPCODES = [*range(0x0101, 0x0116), *range(0x0201, 0x0205), *range(0x0301, 0x0304), *range(0x0310, 0x0314)]
 OPS = 29
 CHALLENGE, WELCOME, REFUSED = 0, 1, 2
+SLOW_READERS, SLOW_BYTES, SLOW_KIB_MAX = 20, 2 << 20, 96 << 10
 
 TABLE = []
 for byte in range(256):
@@ -182,6 +185,22 @@ def mutated(peer, session, rng):
     return peer.send(bytes(data))
 
 
+def slow_reader(port, secret, payload):
+    """Sends long echoes until the server takes no more, and reads nothing."""
+    peer, session = proven(port, secret)
+    peer.socket.settimeout(0.2)
+    echo = frame(ECHO, request(session, OPS - 1, b""), payload)
+    for _ in range(24):
+        if not peer.send(echo):
+            break
+    return peer
+
+
+def resident_kib(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
 def drain(peer):
     """Takes what has arrived; whether the connection still stands."""
     while select.select([peer.socket], [], [], 0.002)[0]:
@@ -194,7 +213,7 @@ def drain(peer):
 
 
 def main():
-    port, secret, count = int(sys.argv[1]), open(sys.argv[2], "rb").read(), int(sys.argv[3])
+    port, secret, count, pid = int(sys.argv[1]), open(sys.argv[2], "rb").read(), int(sys.argv[3]), int(sys.argv[4])
     rng = random.Random(7)
     honest_request_is_answered(port, secret)
     held = []
@@ -214,7 +233,15 @@ def main():
                 break
         peer.close()
     honest_request_is_answered(port, secret)
-    print(f"{count} unproven connections, {sent} mutated requests of proven ones")
+    payload = bytes(SLOW_BYTES)
+    before = resident_kib(pid)
+    slow = [slow_reader(port, secret, payload) for _ in range(SLOW_READERS)]
+    since = time.monotonic()
+    honest_request_is_answered(port, secret)
+    assert time.monotonic() - since < 2, "an honest client waits for slow ones"
+    grown = resident_kib(pid) - before
+    assert grown < SLOW_KIB_MAX, f"{grown} KiB for slow readers"
+    print(f"{count} unproven connections, {sent} mutated requests of proven ones, {len(slow)} slow readers that hold {grown} KiB")
 
 
 main()

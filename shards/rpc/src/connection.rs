@@ -1,17 +1,25 @@
 //! One connection: frames in, frames out.
 
 use crate::RpcError;
+use crate::allowance::{Allowance, Held, Room, SMALL_BYTES_MAX};
 use crate::queue::{Outgoing, Queue};
-use cfs_seam::{Class, Clock, IoBuf, NetError, Peer, Stream, TaskHandle, World, spawn, timeout};
+use cfs_seam::{Class, Clock, Instant, IoBuf, NetError, Peer, Stream, TaskHandle, World, spawn, timeout};
 use cfs_wire::frame::PAYLOAD_BYTES_MAX;
 use cfs_wire::{Flags, FrameError, FrameReader, Head, Header, Opcode, encode};
 use serde::{Serialize, de::DeserializeOwned};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// A frame whose first byte has arrived must be complete after this time.
 pub const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Longest that a long payload waits for room in memory before it is thrown away: what comes after it on the
+/// same connection may be what makes room. A small one does not wait: it shares the connection with what
+/// keeps leases alive.
+const ROOM_TIME_MAX: Duration = Duration::from_millis(500);
+/// A payload that is thrown away is received in pieces of this size.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A verified frame.
 #[derive(Debug)]
@@ -22,6 +30,11 @@ pub struct Frame {
     pub extension: Vec<u8>,
     /// Bulk bytes (or the message), 4 KiB aligned; None where the length is 0.
     pub payload: Option<IoBuf>,
+    /// What the payload takes of the connection's [`Allowance`], where it has one.
+    pub room: Option<Room>,
+    /// There was no room for the payload: it was thrown away, and nothing of the frame but its header
+    /// is verified.
+    pub refused: bool,
 }
 
 impl Frame {
@@ -42,6 +55,9 @@ pub struct Connection {
     queue: Rc<Queue>,
     reader: RefCell<FrameReader>,
     payload_max: Cell<usize>,
+    allowance: OnceCell<Allowance>,
+    /// What had left at the last look, and since when.
+    watched: Cell<Option<(u64, Instant)>>,
     next_request: Cell<u32>,
     _sender: TaskHandle,
 }
@@ -57,6 +73,8 @@ impl Connection {
             queue,
             reader: RefCell::new(FrameReader::new()),
             payload_max: Cell::new(0),
+            allowance: OnceCell::new(),
+            watched: Cell::new(None),
             next_request: Cell::new(1),
             _sender: sender,
         })
@@ -73,16 +91,33 @@ impl Connection {
     }
 
     async fn recv_frame(&self) -> Result<Frame, RpcError> {
-        let head = self.recv_head().await?;
-        let payload = match head.header.payload_bytes() {
-            0 => None,
-            len if len > self.payload_max.get() => {
-                return Err(FrameError::TooLong(head.header.payload_len).into());
+        let Head { header, extension } = self.recv_head().await?;
+        let len = header.payload_bytes();
+        if len > self.payload_max.get() {
+            return Err(FrameError::TooLong(header.payload_len).into());
+        }
+        let mut room = None;
+        if len > 0
+            && let Some(allowance) = self.allowance.get()
+        {
+            let patience = if len as u64 > SMALL_BYTES_MAX { ROOM_TIME_MAX } else { Duration::ZERO };
+            room = allowance.take(len as u64, &self.clock, patience).await;
+            if room.is_none() {
+                self.discard(len).await?;
+                return Ok(Frame { header, extension, payload: None, room, refused: true });
             }
-            len => Some(self.recv_payload(len).await?),
-        };
-        head.header.verify(&head.extension, payload.as_deref().unwrap_or(&[]))?;
-        Ok(Frame { header: head.header, extension: head.extension, payload })
+        }
+        let payload = if len == 0 { None } else { Some(self.recv_payload(len).await?) };
+        header.verify(&extension, payload.as_deref().unwrap_or(&[]))?;
+        Ok(Frame { header, extension, payload, room, refused: false })
+    }
+
+    /// Receives bytes that nobody keeps.
+    async fn discard(&self, len: usize) -> Result<(), RpcError> {
+        for at in (0..len).step_by(PIECE_BYTES) {
+            self.recv_payload(PIECE_BYTES.min(len - at)).await?;
+        }
+        Ok(())
     }
 
     async fn recv_head(&self) -> Result<Head, RpcError> {
@@ -131,12 +166,22 @@ impl Connection {
         message: &M,
         payload: Option<IoBuf>,
     ) -> Result<(), RpcError> {
+        self.queue_frame((opcode, flags, request), message, payload, None).await
+    }
+
+    async fn queue_frame<M: Serialize>(
+        &self,
+        (opcode, flags, request): (Opcode, Flags, u32),
+        message: &M,
+        payload: Option<IoBuf>,
+        held: Option<Held>,
+    ) -> Result<(), RpcError> {
         let encoded = encode(opcode, flags, request, message, payload.as_deref().unwrap_or(&[]))?;
         let payload = match encoded.payload {
             Some(message) => Some(IoBuf::copy_of(&message)),
             None => payload.filter(|p| !p.is_empty()),
         };
-        let queued = self.queue.push(Outgoing { head: encoded.head, payload }).await;
+        let queued = self.queue.push(Outgoing { head: encoded.head, payload, held, joined: Vec::new() }).await;
         if queued { Ok(()) } else { Err(NetError::Closed.into()) }
     }
 
@@ -148,6 +193,37 @@ impl Connection {
         payload: Option<IoBuf>,
     ) -> Result<(), RpcError> {
         self.send(request.opcode, Flags::RESPONSE, request.request, message, payload).await
+    }
+
+    /// The same; what is held for the request is given back once the answer has left, or cannot.
+    pub async fn respond_holding<M: Serialize>(
+        &self,
+        request: &Header,
+        message: &M,
+        payload: Option<IoBuf>,
+        held: Held,
+    ) -> Result<(), RpcError> {
+        let whose = (request.opcode, Flags::RESPONSE, request.request);
+        self.queue_frame(whose, message, payload, Some(held)).await
+    }
+
+    /// Payloads are received only where the allowance has room for them. Once, before there are any.
+    pub fn bound_payloads(&self, allowance: Allowance) {
+        let first = self.allowance.set(allowance).is_ok();
+        assert!(first, "a connection has one allowance");
+    }
+
+    /// Whether nothing has left for `limit` although something waits to leave. To be asked again and
+    /// again: it knows what it saw the last time, and when.
+    pub fn is_stuck(&self, now: Instant, limit: Duration) -> bool {
+        let (left, waits) = self.queue.progress();
+        match self.watched.get() {
+            Some((seen, since)) if waits && seen == left => now.since(since) >= limit,
+            _ => {
+                self.watched.set(Some((left, now)));
+                false
+            }
+        }
     }
 
     /// A number for the next request of this side; wraps, 0 is never given.
@@ -199,13 +275,17 @@ impl Drop for Connection {
 /// packets, and waits until the kernel has taken it.
 async fn send_all(stream: Rc<dyn Stream>, queue: Rc<Queue>) {
     while let Some(batches) = queue.take().await {
-        let bytes = batches.iter().map(Outgoing::bytes).sum();
-        let sends: Vec<_> = batches.into_iter().map(|batch| stream.send(batch.head, batch.payload)).collect();
+        let send = |batch: Outgoing| {
+            let (bytes, held) = (batch.bytes(), (batch.held, batch.joined));
+            (stream.send(batch.head, batch.payload), bytes, held)
+        };
+        let sends: Vec<_> = batches.into_iter().map(send).collect();
         let mut failed = false;
-        for send in sends {
+        for (send, bytes, held) in sends {
             failed |= send.await.result.is_err();
+            drop(held);
+            queue.sent(bytes);
         }
-        queue.sent(bytes);
         if failed {
             queue.close();
             stream.close();

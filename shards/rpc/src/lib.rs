@@ -4,12 +4,14 @@
 //! queues outgoing frames, bounded, several in one send. `handshake` proves both sides.
 //!
 //! Invariants: a peer that has proven nothing costs one small buffer; a peer that does not read
-//! costs the queue's limit; a frame that was begun ends in time or ends the connection.
+//! costs the queue's limit, and what is held for its answers until they leave; a frame that was begun ends in time or ends the connection.
 
+mod allowance;
 mod connection;
 mod handshake;
 mod queue;
 
+pub use allowance::{Allowance, Held, Pool, Room};
 pub use connection::{Connection, FRAME_TIME_MAX, Frame};
 pub use handshake::{Admission, HANDSHAKE_TIME_MAX, accept_handshake, answer_hello, connect_handshake};
 pub use queue::QUEUE_BYTES_MAX;

@@ -1,5 +1,6 @@
 //! What waits to be sent on one connection, bounded in bytes.
 
+use crate::allowance::Held;
 use cfs_seam::{Io, IoBuf, Promise, io};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,6 +13,10 @@ const BATCH_BYTES_MAX: usize = 16 << 10;
 pub(crate) struct Outgoing {
     pub head: Vec<u8>,
     pub payload: Option<IoBuf>,
+    /// Given back once it has left.
+    pub held: Option<Held>,
+    /// The same of frames that were joined to it.
+    pub joined: Vec<Held>,
 }
 
 impl Outgoing {
@@ -27,6 +32,8 @@ pub(crate) struct Queue {
     frames: RefCell<VecDeque<Outgoing>>,
     /// Bytes in `frames` and in flight.
     bytes: Cell<usize>,
+    /// Batches that have left since the start.
+    left: Cell<u64>,
     closed: Cell<bool>,
     sender: RefCell<Option<Promise<()>>>,
     waiters: RefCell<Vec<Promise<()>>>,
@@ -84,14 +91,21 @@ impl Queue {
         for next in frames.drain(..joined) {
             batch.head.extend_from_slice(&next.head);
             batch.payload = next.payload;
+            batch.joined.extend(next.held);
         }
         Some(batch)
     }
 
-    /// `bytes` have left: room for others.
+    /// A batch of so many bytes has left: room for others.
     pub fn sent(&self, bytes: usize) {
+        self.left.set(self.left.get() + 1);
         self.bytes.set(self.bytes.get() - bytes);
         self.wake_all();
+    }
+
+    /// Batches that have left, and whether others wait or are on their way.
+    pub fn progress(&self) -> (u64, bool) {
+        (self.left.get(), self.bytes.get() > 0)
     }
 
     /// Resolves when everything queued has been sent or the queue is closed.

@@ -22,6 +22,10 @@ pub struct MemoryLimits {
     pub opens: usize,
     /// Changes under way: their payload, and a unit for each.
     pub changes: usize,
+    /// Payload of requests, from before it is received until the answer has left.
+    pub requests: usize,
+    /// Payload of answers, until it has left.
+    pub answers: usize,
 }
 
 impl MemoryLimits {
@@ -36,11 +40,13 @@ impl MemoryLimits {
         let part = usize::try_from(bytes / 16).unwrap_or(usize::MAX / 16);
         MemoryLimits {
             memtables: part * 3,
-            block_cache: part * 5,
+            block_cache: part * 4,
             inline_cache: part * 2,
             leases: part,
             opens: part,
-            changes: part * 3,
+            changes: part * 2,
+            requests: part,
+            answers: part,
         }
     }
 

@@ -1,14 +1,17 @@
 //! One client connection: handshake, then requests in any order, each in its own task.
 //!
-//! Invariants: requests served at once on a connection are bounded, and so is the memory of
-//! their payloads; what does not decode gets an error or ends this connection and no other.
+//! Invariants: requests served at once on a connection are bounded, and so is the memory of their
+//! payloads and answers, which all connections of a core share; what has no payload never waits for that.
+//! What is held for a request is held until its answer has left. What does not decode gets an error or
+//! ends this connection and no other.
 
 use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
 use cfs_exec::Semaphore;
-use cfs_rpc::{Connection, Frame, accept_handshake, answer_hello};
+use cfs_rpc::{Allowance, Connection, Frame, Held, Room, accept_handshake, answer_hello};
 use cfs_seam::{Class, IoBuf, Listener, spawn};
 use cfs_types::{CoreId, FsError, SessionId};
+use cfs_wire::frame::PAYLOAD_BYTES_MAX;
 use cfs_wire::{CallbackReply, Flags, Header, Hello, Op, Opcode, Request, Response, Welcome};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,8 +23,8 @@ use std::task::Poll;
 const REQUESTS_AT_ONCE: u64 = 512;
 /// Requests that are begun before the core sends to devices and clients what came of them.
 const REQUESTS_A_TURN: u64 = 8;
-/// Payload bytes of one connection's requests held at once.
-const PAYLOAD_BYTES_AT_ONCE: u64 = 32 << 20;
+/// Most bytes of an extended attribute, or of all their names.
+const XATTR_BYTES: u64 = 64 << 10;
 /// Connections of one core's listener that have proven themselves; further ones are told to come later.
 pub const CONNECTIONS_MAX: u64 = 1024;
 /// So many more for bulk payload; a client that gets none sends it on its other connection.
@@ -95,6 +98,7 @@ async fn serve(core: &Rc<Core>, connection: Rc<Connection>, seats: &Seats, stran
         Some(_) => admit(core, &hello).await,
         None => Err(FsError::Busy),
     };
+    connection.bound_payloads(Allowance::new(&core.request_room));
     let session = welcome.as_ref().map(|w| w.session).map_err(|e| *e);
     if answer_hello(&connection, &proven, welcome).await.is_err() {
         return;
@@ -132,13 +136,13 @@ async fn admit(core: &Rc<Core>, hello: &Hello) -> Result<Welcome, FsError> {
 
 async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionId) {
     let requests = Semaphore::new(REQUESTS_AT_ONCE);
-    let bytes = Semaphore::new(PAYLOAD_BYTES_AT_ONCE);
+    let answers = Rc::new(Allowance::new(&core.answer_room));
     for count in 1_u64.. {
         // What was begun gets to the device while more is begun.
         if count.is_multiple_of(REQUESTS_A_TURN) {
             core.world.tasks.yield_now().await;
         }
-        let Ok(frame) = connection.recv().await else { return };
+        let Ok(mut frame) = connection.recv().await else { return };
         let header = frame.header;
         if header.opcode == Opcode::CALLBACK && header.flags.has(Flags::RESPONSE) {
             if let Ok(reply) = frame.message::<CallbackReply>() {
@@ -146,25 +150,24 @@ async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionI
             }
             continue;
         }
-        let payload_bytes = frame.payload.as_ref().map_or(0, |p| p.len() as u64);
-        let request_seat = requests.acquire(1).await;
-        let bytes_seat = bytes.acquire(payload_bytes.min(PAYLOAD_BYTES_AT_ONCE)).await;
-        let (core, connection) = (core.clone(), connection.clone());
+        let mut held = Held { request: frame.room.take(), ..Held::default() };
+        held.place = Some(requests.acquire(1).await);
+        let (core, connection, answers) = (core.clone(), connection.clone(), answers.clone());
         let world = core.world.clone();
         let mut task = Box::pin(async move {
             let leaving = header.opcode == Op::CloseSession.opcode();
             if leaving {
                 core.links.detach(session, &connection);
             }
-            let (response, payload) = answer(&core, session, frame).await;
+            let (response, payload, room) = answer(&core, &answers, session, frame).await;
+            held.answer = room;
             if !header.flags.has(Flags::ONE_WAY) {
-                let _closed = connection.respond(&header, &response, payload).await;
+                let _closed = connection.respond_holding(&header, &response, payload, held).await;
             }
             if leaving {
                 connection.drained().await;
                 connection.close();
             }
-            drop((request_seat, bytes_seat));
         });
         // What needs not wait is answered here; what does goes on beside the next request.
         let begun = poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await;
@@ -174,20 +177,48 @@ async fn receive(core: &Rc<Core>, connection: &Rc<Connection>, session: SessionI
     }
 }
 
-async fn answer(core: &Rc<Core>, session: SessionId, frame: Frame) -> (Response, Option<IoBuf>) {
+async fn answer(
+    core: &Rc<Core>,
+    answers: &Allowance,
+    session: SessionId,
+    frame: Frame,
+) -> (Response, Option<IoBuf>, Option<Room>) {
     let started = core.world.clock.now();
     let header: Header = frame.header;
+    let refused = |error| (core.response(Err(error)), None, None);
+    if frame.refused {
+        return refused(FsError::Busy);
+    }
     if !header.opcode.is_operation() {
-        return (core.response(Err(FsError::UnknownOperation)), None);
+        return refused(FsError::UnknownOperation);
     }
     let Ok(request) = frame.message::<Request>() else {
-        return (core.response(Err(FsError::Malformed)), None);
+        return refused(FsError::Malformed);
     };
     if request.op.opcode() != header.opcode || request.context.session != session {
-        return (core.response(Err(FsError::Malformed)), None);
+        return refused(FsError::Malformed);
+    }
+    let mut room = None;
+    let bytes = answer_bytes(&request.op);
+    if bytes > 0 {
+        room = answers.take(bytes, &core.world.clock, core.patience(&request.context)).await;
+        if room.is_none() {
+            return refused(FsError::Busy);
+        }
     }
     let payload = frame.into_bulk();
-    let answered = core.serve_or_forward(request, payload).await;
+    let (response, payload) = core.serve_or_forward(request, payload).await;
     core.metrics.request(header.opcode, core.world.clock.now().since(started));
-    answered
+    (response, payload, room)
+}
+
+/// Most bytes that come back, where they are more than a few names; an echo has the room of its request.
+fn answer_bytes(op: &Op) -> u64 {
+    match op {
+        Op::Read { len: bytes, .. } | Op::Readdir { bytes_max: bytes, .. } => {
+            u64::from(*bytes).min(PAYLOAD_BYTES_MAX as u64)
+        }
+        Op::GetXattr { .. } | Op::ListXattr { .. } => XATTR_BYTES,
+        _ => 0,
+    }
 }

@@ -25,7 +25,7 @@ use cfs_exec::{Event, Semaphore};
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
 use cfs_namespace::{Command, CommandBody};
-use cfs_rpc::Connection;
+use cfs_rpc::{Connection, Pool};
 use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
 use cfs_segment::Space;
 use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId, UNIT_BYTES};
@@ -91,6 +91,10 @@ pub struct Core {
     pub changing: Semaphore,
     /// What changes under way take of the log.
     pub log_room: Rc<LogRoom>,
+    /// Room for the payload of requests.
+    pub request_room: Pool,
+    /// Room for the payload of answers.
+    pub answer_room: Pool,
     /// Places for requests that cross the mesh.
     pub forwards: Semaphore,
     /// Every message that the start found in outboxes of this core has been delivered.
@@ -270,8 +274,9 @@ impl Core {
         }
     }
 
-    /// Ends every connection, then the log; the doors of the other cores are shut already. What is acknowledged is durable already. Flushes under
-    /// way are let finish, within a time: one that waits for another core would wait for ever.
+    /// Ends every connection, then the log; the doors of the other cores are shut already. What is
+    /// acknowledged is durable. Flushes under way are let finish, within a time: one that waits for
+    /// another core would wait for ever.
     pub async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
         self.doors.shut();

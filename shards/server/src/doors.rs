@@ -3,11 +3,19 @@
 //! Invariant: once they are shut nothing comes in and no answer goes out, so that no client learns of
 //! what a core that stops can do no longer: for clients a stop is a wait.
 
+use crate::core::Core;
 use cfs_rpc::Connection;
-use cfs_seam::TaskHandle;
+use cfs_seam::{Instant, TaskHandle, sleep};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// An answer must have left after this time, so that what it holds is there for others again. A client
+/// that was only slow connects again and asks again.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at who takes its answers.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
 /// The doors of one core; open until they are shut for good.
 #[derive(Default)]
@@ -40,6 +48,13 @@ impl Doors {
         self.inside.borrow_mut().remove(&number);
     }
 
+    /// Closes connections whose answers do not leave; says how many.
+    fn close_stuck(&self, now: Instant) -> u64 {
+        let inside = self.inside.borrow();
+        let stuck = inside.values().filter(|connection| connection.is_stuck(now, ANSWER_TIME_MAX));
+        stuck.map(|connection| connection.close()).count() as u64
+    }
+
     /// Stops listening, then closes every connection, also in its handshake.
     pub fn shut(&self) {
         self.shut.set(true);
@@ -47,5 +62,14 @@ impl Doors {
         drop(listeners);
         let inside = std::mem::take(&mut *self.inside.borrow_mut());
         inside.values().for_each(|connection| connection.close());
+    }
+}
+
+/// Watches over who takes its answers until the core stops.
+pub async fn watch(core: Rc<Core>) {
+    while !core.stopping.get() {
+        sleep(&core.world.clock, WATCH_PERIOD).await;
+        let closed = core.doors.close_stuck(core.world.clock.now());
+        core.metrics.stuck.add(closed);
     }
 }

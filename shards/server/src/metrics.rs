@@ -40,6 +40,8 @@ pub struct Metrics {
     pub bulk_connections: Counter,
     /// Connections refused for want of the secret, or for bytes that are no handshake.
     pub refused: Counter,
+    /// Connections closed because their answers did not leave.
+    pub stuck: Counter,
     /// Requests in service.
     pub in_service: Counter,
     /// Requests that came to the wrong core and crossed the mesh.

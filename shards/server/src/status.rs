@@ -54,6 +54,12 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
             "Connections refused: no secret, or no handshake",
             m.refused.get(),
         ),
+        Number::counter(
+            "stuck",
+            of("connections"),
+            "Connections closed because their answers did not leave",
+            m.stuck.get(),
+        ),
         Number::gauge("in_service", of("requests"), "Requests being served", m.in_service.get()),
         Number::counter(
             "forwarded",
@@ -111,6 +117,8 @@ fn memory(core: &Core, log: &cfs_log::Usage) -> Vec<Bounded> {
         Bounded { name: "unpacked_writes", used: core.unpacked_bytes.get(), limit: limits.unpacked() },
         bounded("leases", core.leases.borrow().objects() * OBJECT_BYTES, limits.leases),
         opens(core, PIN_BYTES),
+        Bounded { name: "requests", used: core.request_room.used(), limit: limits.requests as u64 },
+        Bounded { name: "answers", used: core.answer_room.used(), limit: limits.answers as u64 },
         Bounded { name: "changes", used: changing * u64::from(UNIT_BYTES), limit: limits.changes as u64 },
     ]
 }

@@ -1,5 +1,5 @@
 # Random and mutated frames on the RPC port: the server lives, its memory stays bounded, a mount beside it
-# works on, and who does not prove the secret gets nothing.
+# works on, clients that take no answers hold little, and who does not prove the secret gets nothing.
 pid=$(cat "$STAGE/dev.pid")
 resident() { awk '/VmRSS/ { print $2 }' "/proc/$pid/status"; }
 before=$(resident)
@@ -9,7 +9,7 @@ before=$(resident)
     echo round >>"$SCRATCH/rounds"
 done) &
 worker=$!
-python3 "$(dirname "$SERVER")/frames.py" "$(cat "$STAGE/port")" "$STAGE/store/secret" "${CONNECTIONS:-1500}"
+python3 "$(dirname "$SERVER")/frames.py" "$(cat "$STAGE/port")" "$STAGE/store/secret" "${CONNECTIONS:-1500}" "$pid"
 touch "$SCRATCH/over"
 wait $worker
 echo "$(wc -l <"$SCRATCH/rounds") rounds beside it; resident $before to $(resident) KiB"

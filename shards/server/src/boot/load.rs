@@ -18,12 +18,13 @@ use crate::seat::Seat;
 use crate::shard::Shard;
 use crate::unlinking::Unlinking;
 use crate::unpacked::Unpacked;
-use crate::{connection, sweep, upkeep};
+use crate::{connection, doors, sweep, upkeep};
 use cfs_consensus::{Group, GroupConfig};
 use cfs_device::{AnchorId, Anchors};
 use cfs_exec::{Event, Semaphore};
 use cfs_kv::{BlockCache, Pins, Scan, Store, StoreConfig};
 use cfs_log::{CoreLog, CorePart};
+use cfs_rpc::Pool;
 use cfs_seam::{Class, World, spawn};
 use cfs_segment::{CellOwner, Floors, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space, SpaceConfig};
 use cfs_types::{GroupId, Timestamp};
@@ -150,6 +151,8 @@ impl Loaded {
             full: Cell::new(None),
             changing: Semaphore::new(memory.change_units()),
             log_room: LogRoom::new(),
+            request_room: Pool::new(seat.config.memory.requests as u64),
+            answer_room: Pool::new(seat.config.memory.answers as u64),
             forwards: Semaphore::new(FORWARDS_MAX),
             is_delivered: Cell::new(false),
             delivered: Event::new(),
@@ -212,6 +215,7 @@ fn run(core: &Rc<Core>, seat: &Rc<Seat>) -> Result<(), StartError> {
         }
     }
     handles.push(spawn(tasks, Class::Background, sweep::run(core.clone())));
+    handles.push(spawn(tasks, Class::Foreground, doors::watch(core.clone())));
     handles.push(spawn(tasks, Class::Background, upkeep::keep_room(core.clone())));
     handles.push(spawn(tasks, Class::Background, upkeep::keep_sorted(core.clone())));
     handles.push(spawn(tasks, Class::Background, upkeep::keep_clean(core.clone())));

@@ -10,6 +10,8 @@ use std::rc::Rc;
 
 /// Longest piece that arrives at once, bytes.
 const PIECE_BYTES_MAX: usize = 64 << 10;
+/// A window that opens by less is not used.
+const WINDOW_STEP_BYTES: usize = 4096;
 /// Pieces per million that are cut very short.
 const TINY_PIECE_PER_MILLION: u32 = 100_000;
 /// How often a piece is tried again during a partition, nanoseconds.
@@ -148,7 +150,8 @@ impl Connection {
                 done.end(Ok(()));
                 continue;
             }
-            if room == 0 {
+            // As TCP does (RFC 9293, 3.8.6.2): pieces as small as what was just read would stay small for ever.
+            if room < sending.left().min(WINDOW_STEP_BYTES) {
                 return;
             }
             let most = sending.left().min(room).min(PIECE_BYTES_MAX);

@@ -22,6 +22,7 @@ mod revoke;
 mod room;
 mod seeds;
 mod shared;
+mod slow;
 mod stage;
 mod stuck;
 mod summary;

@@ -59,6 +59,18 @@ impl Peer {
         self.call_as(shard, Identity::default(), op, payload).await
     }
 
+    /// Sends an operation `count` times and takes no answer, until the server has had enough.
+    pub async fn flood(&self, shard: ShardId, op: &Op, payload: &[u8], count: u64) {
+        for _ in 0..count {
+            let (number, frame) = (RequestNumber::default(), self.connection.next_request());
+            let request = self.request(shard, number, Identity::default(), op.clone());
+            let payload = Some(IoBuf::copy_of(payload));
+            if self.connection.send(op.opcode(), Flags::NONE, frame, &request, payload).await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn request(&self, shard: ShardId, number: RequestNumber, identity: Identity, op: Op) -> Request {
         let context = RequestContext {
             shard,
