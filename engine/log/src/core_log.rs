@@ -379,7 +379,7 @@ impl CoreLog {
         self.shared.fail(error).await;
     }
 
-    /// Resolves when the log fails; never otherwise.
+    /// Resolves when the log fails, before anybody who waits for an append is told; never otherwise.
     pub fn wait_failed(&self) -> Io<()> {
         let mut state = self.shared.state.borrow_mut();
         if matches!(state.phase, Phase::Failed(_)) {
@@ -388,6 +388,18 @@ impl CoreLog {
         let (promise, failed) = io();
         state.watchers.push(promise);
         failed
+    }
+
+    /// Resolves when the log has failed and its device is out of service: now the process may stop. Never
+    /// otherwise.
+    pub fn wait_marked(&self) -> Io<()> {
+        let mut state = self.shared.state.borrow_mut();
+        if state.is_marked {
+            return Io::ready(());
+        }
+        let (promise, marked) = io();
+        state.mark_watchers.push(promise);
+        marked
     }
 
     /// Writes out what waits and ends the stream, so that damage of its last batch loses nothing.

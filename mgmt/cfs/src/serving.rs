@@ -86,16 +86,15 @@ impl Server {
     pub fn stop(self) -> Result<(), Failure> {
         let stop = Envelope::Outside(CoreRequest::Stop, Box::new(|_: CoreReply| ()));
         let _ended = self.remote.send(CoreId::new(0), Box::new(stop));
-        let mut first = Ok(());
+        let mut failed = Vec::new();
         for thread in self.threads {
-            let ended = match thread.join() {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(Failure::plain(error)),
-                Err(error) => Err(Failure::plain(error)),
-            };
-            first = first.and(ended);
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => failed.push(error.to_string()),
+                Err(error) => failed.push(error.to_string()),
+            }
         }
-        first
+        if failed.is_empty() { Ok(()) } else { Err(Failure::plain(failed.join("; "))) }
     }
 
     /// Whether a core has ended by itself.

@@ -99,6 +99,7 @@ pub async fn serve_core(
     if seat.peers.me() == CoreId::new(0) {
         world.tasks.yield_now().await;
         if let Err(error) = lead(&seat, root).await {
+            seat::shut_doors(&seat.peers).await;
             stop_all(&seat).await;
             return Err(error);
         }
@@ -109,7 +110,7 @@ pub async fn serve_core(
         stop_all(&seat).await;
     }
     match seat.core().and_then(|core| core.log.failed()) {
-        Some(error) => Err(StartError(format!("the log failed: {error}"))),
+        Some(error) => Err(StartError(format!("core {} has failed: {error}", seat.peers.me()))),
         None => Ok(()),
     }
 }

@@ -15,7 +15,7 @@ use crate::{clean, control, coordinate, status};
 use cfs_device::{DeviceError, Superblock};
 use cfs_exec::Event;
 use cfs_log::{CorePart, OldStreams};
-use cfs_seam::{Class, Disk, World, spawn};
+use cfs_seam::{Class, Disk, World, gather, spawn};
 use cfs_segment::{Lifetime, RegionLayout};
 use cfs_types::{CoreId, FsError, GroupId, InodeId};
 use std::cell::{Cell, RefCell};
@@ -116,12 +116,14 @@ impl Seat {
         }
     }
 
-    /// Has core 0 stop the server where this core's log fails: nothing more can be promised.
+    /// Has core 0 stop the server where this core's log fails: nothing more can be promised. No client is
+    /// let know: for them it is a stop as any other.
     fn stop_with_log(self: &Rc<Self>, core: &Rc<Core>) {
-        let (failed, peers, core) = (core.log.wait_failed(), self.peers.clone(), core.clone());
+        let (failed, marked, peers) = (core.log.wait_failed(), core.log.wait_marked(), self.peers.clone());
         let watch = async move {
             failed.await;
-            core.doors.shut();
+            shut_doors(&peers).await;
+            marked.await;
             peers.call(CoreId::new(0), CoreRequest::Stop).await;
         };
         spawn(&self.world.tasks, Class::Foreground, watch).detach();
@@ -133,6 +135,7 @@ impl Seat {
         let (failed, core) = (core.space.wait_failed(), core.clone());
         let watch = async move {
             failed.await;
+            core.doors.shut();
             if let Some(source) = core.space.failed() {
                 core.log.fail(DeviceError::Segments { source }).await;
             }
@@ -154,9 +157,7 @@ impl Seat {
     /// would tell its clients of the ones that serve no longer.
     async fn stop(self: &Rc<Self>) {
         if self.peers.me() == CoreId::new(0) {
-            for core in (0..self.config.cores).map(CoreId::new) {
-                self.peers.call(core, CoreRequest::ShutDoors).await;
-            }
+            shut_doors(&self.peers).await;
         }
         if let Some(core) = self.core() {
             core.stop().await;
@@ -229,6 +230,12 @@ impl Seat {
             | CoreRequest::Stop => CoreReply::Done,
         }
     }
+}
+
+/// Has every core shut its doors; all are told at once.
+pub async fn shut_doors(peers: &Rc<Peers>) {
+    let cores = (0..peers.cores()).map(CoreId::new);
+    gather(cores.map(|core| peers.call(core, CoreRequest::ShutDoors)), usize::from(peers.cores())).await;
 }
 
 /// Answers what cores tell one another of sessions.

@@ -70,7 +70,11 @@ pub(super) struct State {
     pub old_exist: bool,
     pub room: Vec<Promise<()>>,
     pub closers: Vec<Promise<Result<(), LogError>>>,
+    /// Whom to tell that the log has failed.
     pub watchers: Vec<Promise<()>>,
+    /// Whom to tell that the device has been marked as failed, as far as it could be.
+    pub mark_watchers: Vec<Promise<()>>,
+    pub is_marked: bool,
     pub usage: Usage,
     stream: StreamId,
     layout: Layout,
@@ -98,6 +102,8 @@ impl State {
             room: Vec::new(),
             closers: Vec::new(),
             watchers: Vec::new(),
+            mark_watchers: Vec::new(),
+            is_marked: false,
             usage: Usage::default(),
             stream,
             layout,

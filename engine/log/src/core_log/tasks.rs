@@ -71,10 +71,13 @@ impl Shared {
             Ok(()) => flush(&*self.disk).await,
         };
         if let Err(error) = result {
+            let is_first = self.end_with(&error);
             for waiter in planned.waiters() {
                 waiter.complete(Err(LogError::Failed(error.clone())));
             }
-            self.fail(error).await;
+            if is_first {
+                self.mark().await;
+            }
             return;
         }
         let flushed = self.clock.now();
@@ -129,17 +132,27 @@ impl Shared {
         }
     }
 
-    /// The device has failed: ends the log and takes the device out of service. Who watches the log
-    /// stops the process, so that is told last: the device must not be found in service again.
+    /// The device has failed: ends the log and takes the device out of service.
     pub(super) async fn fail(&self, error: DeviceError) {
-        let (items, room) = {
+        if self.end_with(&error) {
+            self.mark().await;
+        }
+    }
+
+    /// Ends the log, if that was not done already. Who watches it is told first: what follows must not get
+    /// out.
+    fn end_with(&self, error: &DeviceError) -> bool {
+        let (watchers, items, room) = {
             let mut state = self.state.borrow_mut();
             if matches!(state.phase, Phase::Failed(_)) {
-                return;
+                return false;
             }
             state.phase = Phase::Failed(error.clone());
-            (state.queue.drain(), std::mem::take(&mut state.room))
+            (std::mem::take(&mut state.watchers), state.queue.drain(), std::mem::take(&mut state.room))
         };
+        for watcher in watchers {
+            watcher.complete(());
+        }
         for waiter in items.into_iter().filter_map(|item| item.done) {
             waiter.complete(Err(LogError::Failed(error.clone())));
         }
@@ -148,10 +161,20 @@ impl Shared {
         }
         self.work.notify();
         self.reclaim.notify();
+        true
+    }
+
+    /// Has the device note that it failed. Who stops the process is told last: the device must not be found
+    /// in service again.
+    async fn mark(&self) {
         // The device has just refused a write: whether it takes this one changes nothing here.
         let end = self.clock.now().after(MARK_TIME_MAX);
         let _ = timeout(&self.clock, end, mark_failed(&*self.disk, &self.superblock)).await;
-        let watchers = std::mem::take(&mut self.state.borrow_mut().watchers);
+        let watchers = {
+            let mut state = self.state.borrow_mut();
+            state.is_marked = true;
+            std::mem::take(&mut state.mark_watchers)
+        };
         for watcher in watchers {
             watcher.complete(());
         }

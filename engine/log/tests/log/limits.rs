@@ -165,7 +165,7 @@ fn a_failed_flush_ends_the_log_and_the_device() {
         let (device, superblock) = store(16);
         run(seed, move |world| async move {
             let (log, _) = open(&world, device.attach(&world), &superblock).await;
-            let failed = log.wait_failed();
+            let (failed, marked) = (log.wait_failed(), log.wait_marked());
             device.fail_flushes(failures);
             let first = log.append(vec![record(1, RecordKind::Entry, 1, 1, vec![1])]);
             sleep(&world.clock, Duration::from_nanos(1)).await;
@@ -177,8 +177,9 @@ fn a_failed_flush_ends_the_log_and_the_device() {
             let later = log.append(vec![record(1, RecordKind::Entry, 1, 3, vec![1])]).await;
             assert!(matches!(later, Err(LogError::Failed(_))));
             assert!(matches!(log.close().await, Err(LogError::Failed(_))));
-            // Whoever watches stops the process: by then the device must say that it failed.
             failed.await;
+            // Whoever waits for this stops the process: by then the device must say that it failed.
+            marked.await;
             assert_eq!(cfs_device::open(&device).await, Err(DeviceError::FailedForGood), "seed {seed}");
         });
     }

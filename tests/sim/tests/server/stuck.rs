@@ -13,6 +13,8 @@ use std::time::Duration;
 const DIRECT: OpenFlags = OpenFlags { write: true, append: false, direct: true, sync: true };
 /// Linux' number.
 const EIO: i32 = 5;
+/// The superblocks lie there.
+const SUPERBLOCKS_BYTES: u64 = 1 << 20;
 /// Writes that have memtables flushed to tables.
 const ROUNDS: u64 = 60;
 
@@ -24,6 +26,8 @@ enum Fault {
     Reads,
     /// No write ends.
     Writes,
+    /// No write to the superblock ends, and every other fails.
+    Refusals,
 }
 
 struct Faulty {
@@ -43,7 +47,11 @@ impl Disk for Faulty {
         self.disk.read(offset, buf)
     }
     fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        if self.fault.get() == Fault::Writes {
+        let at_superblock = offset < SUPERBLOCKS_BYTES;
+        if self.fault.get() == Fault::Refusals && !at_superblock {
+            return Io::ready(IoDone { result: Err(DiskError::Device(EIO)), buf });
+        }
+        if matches!(self.fault.get(), Fault::Writes | Fault::Refusals) {
             let (promise, never) = io();
             self.stalled.borrow_mut().push(promise);
             return never;
@@ -193,4 +201,30 @@ fn sessions_end_while_one_waits_for_a_core_that_does_not_answer() {
     end_of(&stage, &other);
     assert!(writer.written.borrow().is_none(), "nothing was stuck: this shows nothing");
     assert_eq!(opens(&stage), 1, "only the one that is stuck goes on");
+}
+
+#[test]
+fn nobody_is_told_of_a_core_that_has_failed() {
+    let (stage, _, fault) = begin();
+    let (answered, errors) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(Vec::new())));
+    for client in 0..4 {
+        let (answers, says) = (answered.clone(), errors.clone());
+        stage.begin_client(stage.options(), move |_, volume| async move {
+            for number in 0.. {
+                match volume.mkdir(&ME, InodeId::ROOT, &name(&format!("{client}-{number}")), 0o755).await {
+                    Ok(_) => answers.set(answers.get() + 1),
+                    Err(error) => says.borrow_mut().push(error),
+                }
+            }
+        });
+    }
+    assert!(stage.sim.run_until(LIMIT, || answered.get() > 100));
+    fault.set(Fault::Refusals);
+    assert!(stage.sim.run_until(LIMIT, || stage.ended.borrow().len() == 2), "{:?}", stage.ended.borrow());
+    assert_eq!(errors.take(), [], "for clients it is a stop as any other");
+    let ended = stage.ended.take();
+    let says = |(core, result): &(u16, Result<(), String>)| {
+        *core == 1 && result.as_ref().is_err_and(|error| error.starts_with("core 1 has failed"))
+    };
+    assert!(ended.iter().any(says), "{ended:?}");
 }
