@@ -21,13 +21,14 @@ use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::shard::Shard;
 use crate::unlinking::Unlinking;
+use cfs_device::DeviceError;
 use cfs_exec::{Event, Semaphore};
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
 use cfs_namespace::{Command, CommandBody};
 use cfs_rpc::{Connection, Pool};
 use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
-use cfs_segment::Space;
+use cfs_segment::{Space, SpaceError};
 use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId, UNIT_BYTES};
 use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, RequestContext, Response};
 use std::cell::{Cell, RefCell};
@@ -289,7 +290,10 @@ impl Core {
             }
         })
         .await;
-        let _failed = self.space.seal_all().await;
+        if let Err(SpaceError::Failed(source)) = self.space.seal_all().await {
+            self.log.fail(DeviceError::Segments { source }).await;
+        }
+        // Who runs the core finds and reports a failure of the log.
         let _failed = self.log.close().await;
     }
 

@@ -63,7 +63,7 @@ impl Replica {
     }
 
     /// Notes damage for whoever asks what an error was about.
-    fn damaged(&self, what: String) -> FsError {
+    pub(super) fn damaged(&self, what: String) -> FsError {
         self.damage.borrow_mut().get_or_insert(what);
         FsError::Corrupt
     }

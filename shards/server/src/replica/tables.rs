@@ -6,7 +6,7 @@
 use super::transfer::{AREA_SPACE, area_key};
 use super::{Mark, Replica};
 use crate::manifest::GroupManifest;
-use cfs_device::AnchorId;
+use cfs_device::{AnchorId, DeviceError};
 use cfs_exec::{Pass, Permit};
 use cfs_kv::{Change, KvError, Pins, Root, Scan};
 use cfs_segment::{CellRef, SpaceError};
@@ -130,9 +130,24 @@ impl Replica {
         let (vote, epoch) = (self.vote(), self.epoch.get());
         let manifest = GroupManifest { mark, vote, epoch, timestamp, tables };
         let id = AnchorId::group(self.id);
-        self.anchors.write(id, &manifest.encode()).await.map_err(|_| FsError::Device)?;
+        if let Err(error) = self.anchors.write(id, &manifest.encode()).await {
+            return Err(self.manifest_failed(error).await);
+        }
         self.flushed.set(covered);
         Ok(())
+    }
+
+    /// A write or flush that failed ends the core's log, as any other does: what the device holds is not
+    /// known.
+    async fn manifest_failed(&self, error: DeviceError) -> FsError {
+        match error {
+            DeviceError::Write { .. } | DeviceError::Flush { .. } => {
+                self.log.fail(error).await;
+                FsError::Device
+            }
+            DeviceError::AnchorDamaged { .. } => self.damaged(error.to_string()),
+            _ => FsError::Device,
+        }
     }
 
     /// Tells the log what it may forget of what the tables cover. Followers that need an older entry

@@ -1,14 +1,15 @@
 //! Load that fills the log, its entries and the count of small writes.
 
 use crate::stage::{LIMIT, Setup, Stage, formatted};
-use cfs_device::DeviceError;
+use cfs_device::{AnchorId, Anchors, DeviceError, Superblock};
 use cfs_seam::{Class, Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, spawn};
 use cfs_sim::{Crash, DiskFaults};
-use cfs_types::{InodeId, Name, RANGE_BYTES};
+use cfs_types::{GroupId, InodeId, Name, RANGE_BYTES, ShardId};
 use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
 use cfs_wire::Identity;
 use std::cell::Cell;
 use std::future::Future;
+use std::ops::Range;
 use std::rc::Rc;
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -175,26 +176,35 @@ fn a_device_that_refuses_writes_ends_the_service() {
         volume.shutdown().await.expect("a clean end");
     });
     stage.sim.media(stage.disk).set_faults(DiskFaults { write_error_per_million: 1_000_000, ..DiskFaults::default() });
-    stage.begin_client(stage.options(), |_, volume| async move {
+    let answer = stage.begin_client(stage.options(), |_, volume| async move {
         let flags = OpenFlags { write: true, ..OpenFlags::default() };
         let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-        let _unanswered = volume.create(&Identity::default(), ROOT, &name("two"), &how).await;
+        volume.create(&Identity::default(), ROOT, &name("two"), &how).await.map(drop)
     });
-    let over = stage.sim.run_until(LIMIT, || stage.ended.borrow().len() == 2);
-    assert!(over, "it goes on: {:?}", stage.ended.borrow());
-    assert!(stage.ended.borrow().iter().any(|(_, result)| result.is_err()), "nobody says why");
+    ends_in_failure(&stage);
+    assert_eq!(answer.take(), None, "for clients it is a stop as any other");
 }
 
-/// A device whose regions refuse every write, or every flush that comes after one, while its log is well.
-struct BadRegions {
+/// The service ends by itself, and says of which core and why.
+fn ends_in_failure(stage: &Stage) {
+    let over = stage.sim.run_until(LIMIT, || stage.ended.borrow().len() == 2);
+    assert!(over, "it goes on: {:?}", stage.ended.borrow());
+    let says = |(core, result): &(u16, Result<(), String>)| {
+        result.as_ref().is_err_and(|error| error.starts_with(&format!("core {core} has failed: ")))
+    };
+    assert!(stage.ended.borrow().iter().any(says), "nobody says why: {:?}", stage.ended.borrow());
+}
+
+/// A device that refuses every write at one place, or every flush that comes after one, while its log is well.
+struct BadPlace {
     disk: Rc<dyn Disk>,
-    regions_at: u64,
+    place: Range<u64>,
     refuses_writes: bool,
     written: Cell<bool>,
     is_bad: Rc<Cell<bool>>,
 }
 
-impl Disk for BadRegions {
+impl Disk for BadPlace {
     fn geometry(&self) -> Geometry {
         self.disk.geometry()
     }
@@ -202,11 +212,11 @@ impl Disk for BadRegions {
         self.disk.read(offset, buf)
     }
     fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        let here = self.is_bad.get() && offset >= self.regions_at;
-        self.written.set(self.written.get() || here);
+        let here = self.is_bad.get() && self.place.contains(&offset);
         if here && self.refuses_writes {
             return Io::ready(IoDone { result: Err(DiskError::Device(EIO)), buf });
         }
+        self.written.set(self.written.get() || here);
         self.disk.write(offset, buf, durability)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
@@ -220,32 +230,81 @@ impl Disk for BadRegions {
     }
 }
 
-fn regions_that_fail_end_the_service(refuses_writes: bool) {
-    let setup = Setup::default();
+/// Two cores serve from a device with a place that can be made bad.
+fn with_bad_place(
+    setup: Setup,
+    place: impl Fn(&Superblock) -> Range<u64>,
+    refuses_writes: bool,
+) -> (Stage, Rc<Cell<bool>>) {
     let device = formatted(&setup);
     let work = device.clone();
     let superblock = cfs_sim::run(1, |_| async move { cfs_device::open(&work).await.expect("formatted") });
     let is_bad = Rc::new(Cell::new(false));
-    let (regions_at, bad) = (superblock.layout.regions_at, is_bad.clone());
+    let (place, bad) = (place(&superblock), is_bad.clone());
     let stage = Stage::new(6, setup, &device).with_disks(move |disk| {
-        let (written, is_bad) = (Cell::new(false), bad.clone());
-        Rc::new(BadRegions { disk, regions_at, refuses_writes, written, is_bad })
+        let (place, written, is_bad) = (place.clone(), Cell::new(false), bad.clone());
+        Rc::new(BadPlace { disk, place, refuses_writes, written, is_bad })
     });
     stage.start(2);
-    is_bad.set(true);
-    stage.begin_client(stage.options(), |_, volume| async move {
-        let handle = open_new(&volume, "large").await;
-        let _refused = volume.write(handle, 0, &vec![1; 1 << 20], WriteFlags::default()).await;
-        let _refused = volume.fsync(handle).await;
-    });
-    let over = stage.sim.run_until(LIMIT, || stage.ended.borrow().len() == 2);
-    assert!(over, "it goes on: {:?}", stage.ended.borrow());
-    assert!(stage.ended.borrow().iter().any(|(_, result)| result.is_err()), "nobody says why");
+    (stage, is_bad)
+}
+
+fn regions(superblock: &Superblock) -> Range<u64> {
+    superblock.layout.regions_at..u64::MAX
+}
+
+/// Where groups have their manifests.
+fn manifests(superblock: &Superblock) -> Range<u64> {
+    let (disk, groups) = (Rc::new(cfs_sim::disk(1 << 20)), 256);
+    let anchors = Anchors::new(disk, superblock);
+    let offsets = |group| anchors.offsets(AnchorId::group(GroupId::from(ShardId::new(group))));
+    let from = (0..=u8::MAX).flat_map(offsets).min().expect("there are groups");
+    from..from + groups * 2 * (16 << 10)
+}
+
+/// The device is not trusted again.
+fn is_out_of_service(stage: &Stage, is_bad: &Cell<bool>) {
     is_bad.set(false);
     stage.crash(Crash::Process);
     let device = stage.device();
     let found = cfs_sim::run(1, |_| async move { cfs_device::open(&device).await });
-    assert_eq!(found, Err(DeviceError::FailedForGood), "it is not trusted again");
+    assert_eq!(found, Err(DeviceError::FailedForGood));
+}
+
+fn regions_that_fail_end_the_service(refuses_writes: bool) {
+    let (stage, is_bad) = with_bad_place(Setup::default(), regions, refuses_writes);
+    is_bad.set(true);
+    let answer = stage.begin_client(stage.options(), |_, volume| async move {
+        let handle = open_new(&volume, "large").await;
+        let written = volume.write(handle, 0, &vec![1; 1 << 20], WriteFlags::default()).await;
+        written.map(drop).and(volume.fsync(handle).await)
+    });
+    ends_in_failure(&stage);
+    assert_eq!(answer.take(), None, "for clients it is a stop as any other");
+    is_out_of_service(&stage, &is_bad);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_written_ends_the_service_for_good() {
+    let (stage, is_bad) = with_bad_place(Setup::short_log(), manifests, true);
+    is_bad.set(true);
+    stage.begin_client(stage.options(), |world, volume| write_together(world, volume, SMALL_WRITE, 40));
+    ends_in_failure(&stage);
+    is_out_of_service(&stage, &is_bad);
+}
+
+#[test]
+fn a_stop_that_cannot_write_all_says_so() {
+    let (stage, is_bad) = with_bad_place(Setup::default(), regions, true);
+    stage.client(|_, volume| async move {
+        let handle = open_new(&volume, "large").await;
+        write_durably(&volume, handle, 0, &vec![1; 1 << 20]).await;
+        volume.shutdown().await.expect("a clean end");
+    });
+    is_bad.set(true);
+    stage.tell_to_stop();
+    ends_in_failure(&stage);
+    is_out_of_service(&stage, &is_bad);
 }
 
 #[test]
