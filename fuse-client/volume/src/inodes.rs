@@ -82,6 +82,9 @@ pub(crate) struct Inode {
     /// Write errors: how many so far, and the last.
     pub errors: u64,
     pub error: Option<FsError>,
+    /// What was held back was refused, and nothing was written since: nothing more is held back, so that
+    /// who writes on is told at once.
+    pub refused: bool,
 }
 
 impl Inode {
@@ -142,6 +145,7 @@ impl Inode {
     pub fn fail(&mut self, error: FsError) {
         self.errors += 1;
         self.error = Some(error);
+        self.refused = true;
     }
 
     fn is_idle(&self, now: Instant) -> bool {

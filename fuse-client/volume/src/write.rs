@@ -156,7 +156,7 @@ impl Core {
         self.check()?;
         let exclusive = |volume: &Core| {
             let now = volume.now();
-            volume.inodes.find(file.ino, |inode| inode.is_exclusive(now)) == Some(true)
+            volume.inodes.find(file.ino, |inode| inode.is_exclusive(now) && !inode.refused) == Some(true)
         };
         if file.flags.direct || !self.may_hold_back() || !exclusive(self) {
             return Ok(false);
@@ -223,7 +223,10 @@ impl Core {
             let how = Sending::Through { append: file.flags.append, kill_privileges: flags.kill_privileges };
             let sent = self.send_write(file.ino, at, piece, how).await;
             match sent {
-                Ok(_) => done += piece.len(),
+                Ok(_) => {
+                    done += piece.len();
+                    self.inodes.find(file.ino, |inode| inode.refused = false);
+                }
                 // What was written was written: the next write tells the error.
                 Err(_) if done > 0 => break,
                 Err(error) => return Err(error),
