@@ -67,6 +67,10 @@ impl Doubt {
 
     /// Does one thing and takes in its answer. False where no tree in question gives it.
     pub async fn step(&mut self, volume: &Rc<Volume>, act: &Act) -> Answer {
+        let is_loud = std::env::var_os("CFS_SIM_VERBOSE").is_some();
+        if is_loud {
+            eprintln!("{} {act:?}", self.label);
+        }
         let got = act.perform(volume, self.dirs).await;
         if self.trail.len() == TRAIL {
             self.trail.pop_front();
@@ -76,7 +80,7 @@ impl Doubt {
             Err(error) => format!("{error:?}"),
         };
         self.trail.push_back(format!("{act:?}: {told}"));
-        if std::env::var_os("CFS_SIM_VERBOSE").is_some() {
+        if is_loud {
             eprintln!("{} {act:?}: {told}", self.label);
         }
         got

@@ -129,7 +129,7 @@ impl History<'_> {
             let pause = Duration::from_micros(self.chance.below(PAUSE_US));
             stage.sim.run_until(pause, || !stage.ended.borrow().is_empty());
             self.down();
-            if !self.up() {
+            if !self.up(self.chance.below(3) == 0) {
                 return;
             }
         }
@@ -142,7 +142,7 @@ impl History<'_> {
             }
             assert!(!stage.ended.borrow().is_empty(), "the clients do not end");
             self.down();
-            if !self.up() {
+            if !self.up(false) {
                 return;
             }
             self.set_faults(false);
@@ -263,9 +263,9 @@ impl History<'_> {
         assert!(report.as_ref().is_none_or(|report| !report.is_sound()), "the check finds nothing");
     }
 
-    /// Starts the server. False where it refuses on a device that answers well again.
-    fn up(&mut self) -> bool {
-        let (stage, mut faulty) = (self.stage, self.chance.below(3) == 0);
+    /// Starts the server, first on a faulty device or not. False where it refuses on a device that answers well again.
+    fn up(&mut self, mut faulty: bool) -> bool {
+        let stage = self.stage;
         loop {
             self.set_faults(faulty);
             stage.say("starting");
@@ -298,7 +298,7 @@ impl History<'_> {
         let stage = self.stage;
         self.down();
         self.check();
-        if !self.up() {
+        if !self.up(false) {
             return;
         }
         self.set_faults(false);
