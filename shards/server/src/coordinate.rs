@@ -176,21 +176,27 @@ pub async fn release_unpinned(core: &Rc<Core>, shard: &Rc<Shard>, asked: Option<
 
 /// Settles transactions whose coordinator is gone: prepared parts, the rename lock, old aborts.
 pub async fn resolve_left_over(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
-    let mut after = None;
+    let (mut after, mut unsettled) = (None, None);
     loop {
         let prepared = shard.read(|view, _| pending::prepared(view, after, PAGE)).await??;
         let Some(last) = prepared.last() else { break };
         after = Some(*last);
         for tx in prepared {
-            if verdict(core, tx).await == Some(Verdict::Aborted) {
-                shard.command(Command::internal(CommandBody::Txn(TxnCommand::Abort { tx }))).await?;
+            match verdict(core, tx).await {
+                Ok(Verdict::Aborted) => {
+                    shard.command(Command::internal(CommandBody::Txn(TxnCommand::Abort { tx }))).await?;
+                }
+                Ok(_) => {}
+                Err(error @ (FsError::Device | FsError::Corrupt)) => unsettled = Some(error),
+                Err(_) => {}
             }
         }
     }
+    shard.unsettled.set(unsettled);
     if shard.id() == InodeId::ROOT.shard() {
         let holder = shard.read(|view, _| pending::rename_lock(view, VolumeId::new(0))).await??;
         for tx in holder {
-            if verdict(core, tx).await.is_some_and(|v| v != Verdict::Pending) {
+            if verdict(core, tx).await.is_ok_and(|v| v != Verdict::Pending) {
                 let release = TxnCommand::ReleaseRenameLock { tx };
                 shard.command(Command::internal(CommandBody::Txn(release))).await?;
             }
@@ -207,14 +213,15 @@ pub async fn resolve_left_over(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(),
 }
 
 /// What became of a transaction, as its own shard says; one that is too old is aborted.
-async fn verdict(core: &Rc<Core>, tx: TxId) -> Option<Verdict> {
+async fn verdict(core: &Rc<Core>, tx: TxId) -> Result<Verdict, FsError> {
     let age = core.clock.last().get().saturating_sub(tx.sequence);
     let force = age > Timestamp::from_wall_ms(DEAD_AFTER_MS).get();
     let command = Command::internal(CommandBody::Txn(TxnCommand::Resolve { tx, force }));
     let owner = core.config.owner(tx.shard.into());
     match core.peers.call(owner, CoreRequest::Execute(tx.shard, Box::new(command), Vec::new())).await {
-        CoreReply::Executed(Remote { result: Ok(Answer::Txn(TxnReply::Verdict(verdict))), .. }) => Some(verdict),
-        _ => None,
+        CoreReply::Executed(Remote { result: Ok(Answer::Txn(TxnReply::Verdict(verdict))), .. }) => Ok(verdict),
+        CoreReply::Executed(Remote { result: Err(error), .. }) => Err(error),
+        _ => Err(FsError::WrongShard),
     }
 }
 

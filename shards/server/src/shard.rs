@@ -22,6 +22,8 @@ use std::time::Duration;
 const REACHED_MAX: usize = 256;
 /// Longest that anybody waits for a transaction: one whose coordinator is gone is settled long before.
 const BLOCKED_MAX: Duration = Duration::from_secs(60);
+/// The same where some transaction cannot be settled: longer than others take, shorter than a request may.
+const UNSETTLED_MAX: Duration = Duration::from_secs(5);
 
 /// A group and what its core keeps in memory about it.
 pub struct Shard {
@@ -45,6 +47,8 @@ pub struct Shard {
     /// Ranges of this shard that have executed everything their inode's shard had sent up to a
     /// sequence of the inode.
     pub reached: RefCell<BTreeMap<(InodeId, RangeIndex), u64>>,
+    /// Why some transaction that holds something here cannot be settled, when that was last tried.
+    pub unsettled: Cell<Option<FsError>>,
 }
 
 impl Shard {
@@ -61,6 +65,7 @@ impl Shard {
             fence,
             outbox: Outbox::default(),
             reached: RefCell::default(),
+            unsettled: Cell::new(None),
         })
     }
 
@@ -153,11 +158,14 @@ impl Shard {
         self.replica.propose(GroupCommand::Shard(Box::new(command)), data, locals).await
     }
 
-    /// Waits until a transaction has let go of something here. `TimedOut`: one holds for ever what is
-    /// wanted since `began`, for the shard that knows its outcome is damaged.
+    /// Waits until a transaction has let go of something here. One holds for ever what is wanted since `began`
+    /// where the shard that knows its outcome is damaged: then its error is the answer.
     async fn next_unlock(&self, began: Instant) -> Result<(), FsError> {
-        if self.replica.clock().source().now().since(began) > BLOCKED_MAX {
-            return Err(FsError::TimedOut);
+        let waited = self.replica.clock().source().now().since(began);
+        match self.unsettled.get() {
+            Some(error) if waited > UNSETTLED_MAX => return Err(error),
+            _ if waited > BLOCKED_MAX => return Err(FsError::TimedOut),
+            _ => {}
         }
         self.replica.next_unlock().await;
         Ok(())

@@ -68,10 +68,11 @@ impl Replica {
         FsError::Corrupt
     }
 
-    /// An error of this group in words: with the place, where it is damage.
+    /// An error of this group in words: with the place, where it is damage or a failure of the device.
     pub fn describe(&self, error: FsError) -> String {
-        match (error, &*self.damage.borrow()) {
-            (FsError::Corrupt, Some(what)) => format!("{error}: {what}"),
+        match (error, &*self.damage.borrow(), self.log.failed()) {
+            (FsError::Corrupt, Some(what), _) => format!("{error}: {what}"),
+            (FsError::Device, _, Some(failure)) => format!("{error}: {failure}"),
             _ => error.to_string(),
         }
     }
