@@ -15,9 +15,10 @@ use crate::seeds::{seeds, sum_up};
 use crate::stage::{LIMIT, Stage};
 use crate::summary::Summary;
 use cfs_device::{Layout, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock};
+use cfs_rpc::RpcError;
 use cfs_server::{FsckError, Report, fsck};
 use cfs_sim::{Crash, DiskFaults, Stream};
-use cfs_volume::{Volume, VolumeOptions};
+use cfs_volume::{Volume, VolumeError, VolumeOptions};
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
@@ -140,7 +141,9 @@ impl History<'_> {
             if is_over() {
                 break;
             }
-            assert!(!stage.ended.borrow().is_empty(), "the clients do not end");
+            if stage.ended.borrow().is_empty() {
+                return self.assert_shut_out("the clients do not end");
+            }
             self.down();
             if !self.up(false) {
                 return;
@@ -148,6 +151,31 @@ impl History<'_> {
             self.set_faults(false);
         }
         self.verify();
+    }
+
+    /// Clients wait for a server that lets nobody in because what it knows of sessions is damaged.
+    fn assert_shut_out(&mut self, otherwise: &str) {
+        let (stage, refusals) = (self.stage, Rc::new(RefCell::new(Vec::new())));
+        let addresses = stage.options().addresses;
+        for address in &addresses {
+            let (told, options) =
+                (refusals.clone(), VolumeOptions { addresses: vec![address.clone()], ..stage.options() });
+            stage.sim.start_core(stage.sim.node(1), 0, |world| async move {
+                let refusal = Volume::connect(world, options).await.err();
+                told.borrow_mut().push(refusal);
+            });
+        }
+        let tried = stage.sim.run_until(LIMIT, || refusals.borrow().len() == addresses.len());
+        assert!(tried, "{otherwise}, and nobody is refused");
+        let is_damage = |refusal: &Option<VolumeError>| match refusal {
+            Some(VolumeError::Connect { error: RpcError::Refused(error), .. }) => is_failure(*error),
+            _ => false,
+        };
+        assert!(refusals.borrow().iter().any(is_damage) && self.is_damaged(), "{otherwise}");
+        self.summary.refused += 1;
+        self.end();
+        self.back_in_service();
+        self.check_finds_damage();
     }
 
     fn any_cores(&self) -> u16 {
@@ -316,7 +344,9 @@ impl History<'_> {
             unreadable
         });
         let over = stage.sim.run_until(LIMIT, || read.borrow().is_some() || !stage.ended.borrow().is_empty());
-        assert!(over, "the last client does not end");
+        if !over {
+            return self.assert_shut_out("the last client does not end");
+        }
         let unreadable = read.take();
         if !stage.ended.borrow().is_empty() || unreadable != Some(0) {
             assert!(
@@ -356,6 +386,16 @@ async fn work(volume: &Rc<Volume>, rng: &Stream, doubt: &mut Doubt, shared: &Sha
 /// Whether a reason tells where to look: what failed, and at which place.
 fn names_a_place(reason: &str) -> bool {
     reason.chars().any(|c| c.is_ascii_digit())
+}
+
+/// Histories in which clients once waited for ever: for what a transaction held whose shard was damaged, and for a
+/// server whose sessions were.
+const ONCE_STUCK: [u64; 3] = [542, 756, 767];
+
+#[test]
+fn nobody_waits_for_what_is_damaged() {
+    let images = Images::new();
+    ONCE_STUCK.iter().for_each(|seed| _ = run(*seed, &images.stage(*seed)));
 }
 
 #[test]
