@@ -25,6 +25,10 @@ use crate::xattr;
 use cfs_types::{FsError, InodeId, RangeIndex, RequestNumber, SessionId};
 use cfs_wire::Reply;
 
+/// Most extents that an overwrite replaces, so that looking at them takes about a millisecond: the longest one of
+/// whole blocks has half as many. What replaces more goes through the inode's shard.
+const REPLACED_MAX: usize = 1024;
+
 /// A request of a session.
 pub type Asked = (SessionId, RequestNumber);
 
@@ -134,7 +138,8 @@ pub fn verdict(
     Ok(if takes { Verdict::Ready } else { Verdict::Refused })
 }
 
-/// Whether the range has come exactly this far, and holds all of the span already.
+/// Whether the range has come exactly this far, and holds all of the span already, in extents that are few
+/// enough to be changed at once.
 fn takes(view: &dyn View, layout: Layout, span: Span, (epoch, sequence): (u64, u64)) -> Step<bool> {
     let Some(range) = span.elsewhere(layout) else { return Ok(false) };
     let record = read_record(view, span.ino, range)?;
@@ -143,7 +148,7 @@ fn takes(view: &dyn View, layout: Layout, span: Span, (epoch, sequence): (u64, u
         return Ok(false);
     }
     let mut at = span.offset;
-    for extent in touched(view, layout, span.ino, (span.offset, span.end()), usize::MAX)? {
+    for extent in touched(view, layout, span.ino, (span.offset, span.end()), REPLACED_MAX)? {
         if extent.start > at {
             return Ok(false);
         }

@@ -100,6 +100,24 @@ fn an_overwrite_commits_in_its_range_and_the_inode_learns_the_time() {
 }
 
 #[test]
+fn an_overwrite_of_very_many_extents_is_not_taken() {
+    let (mut home, many) = (Home::with_range(), 1100);
+    for n in 20..many {
+        home.write(A, n + 100, WriteAt::Offset(AT + n)).expect("written");
+    }
+    home.run.world.deliver_all();
+    for (number, len, wanted) in [(5000, 1000, Ok(Reply::Done)), (5001, many, Err(FsError::Conflict))] {
+        let known = home.known(number, AT, len);
+        let bytes = vec![9; usize::try_from(len).expect("small")];
+        assert_eq!(home.overwrite(number, AT, &bytes, known), wanted, "{len} bytes");
+        for n in 0..len {
+            home.write(A, number + 10 + n, WriteAt::Offset(AT + n)).expect("written");
+        }
+        home.run.world.deliver_all();
+    }
+}
+
+#[test]
 fn an_overwrite_from_before_a_truncation_is_refused_after_it() {
     let mut home = Home::with_range();
     let known = home.known(40, AT, 5);
