@@ -77,15 +77,11 @@ pub fn format(target: &Target, size: Option<u64>, force: bool, stop: &Arc<StopSi
     Ok(superblock)
 }
 
+/// The folder of the store that was there stays: it goes by what was written on the device, which may be a copy of
+/// another one that is still used.
 fn format_device(target: &Target, force: bool, stop: &Arc<StopSign>) -> Result<Superblock, Failure> {
     let file = open_locked(&target.store, OpenMode::ReadWrite).map_err(Failure::plain)?;
-    let before = if force { read_superblock(&file)?.ok() } else { None };
-    let superblock = lay_out(file, force, stop)?;
-    if let Some(before) = before {
-        // The secret of the store that is no more.
-        let _gone = fs::remove_dir_all(target.place(before.device).state);
-    }
-    Ok(superblock)
+    lay_out(file, force, stop)
 }
 
 fn format_directory(

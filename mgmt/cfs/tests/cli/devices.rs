@@ -13,10 +13,18 @@ struct Loop(String);
 impl Loop {
     fn new(stage: &Stage, name: &str) -> Self {
         let file = stage.path(name);
-        File::create(&file).and_then(|file| file.set_len(512 << 20)).expect("a sparse file");
+        if !file.exists() {
+            File::create(&file).and_then(|file| file.set_len(512 << 20)).expect("a sparse file");
+        }
         let made = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().expect("losetup");
         assert!(made.status.success(), "{}", said(&made));
         Loop(String::from_utf8(made.stdout).expect("text").trim().to_owned())
+    }
+
+    /// Another device that holds the same.
+    fn copy(&self, stage: &Stage, name: &str) -> Self {
+        run("dd", &["bs=1M", &format!("if={}", self.0), &format!("of={}", stage.path(name).display())]);
+        Loop::new(stage, name)
     }
 
     /// The same device under another name.
@@ -104,6 +112,25 @@ fn a_device_is_served_once_under_whatever_name_and_keeps_its_secret() {
     assert_eq!(server.wait().code(), Some(0));
     let checked = stage.run(&["fsck", alias]);
     assert!(checked.status.success(), "{}", said(&checked));
+}
+
+#[test]
+fn a_copy_that_is_formatted_anew_takes_nothing_from_its_original() {
+    if !is_root() {
+        return;
+    }
+    let stage = Stage::new();
+    let device = Loop::new(&stage, "disk");
+    let formatted = stage.run(&["format", &device.0]);
+    assert!(formatted.status.success(), "{}", said(&formatted));
+    let secret = |entry: fs::DirEntry| fs::read(entry.path().join("secret")).expect("a secret");
+    let secrets = || fs::read_dir(stage.path("state")).expect("a folder").flatten().map(secret).collect::<Vec<_>>();
+    let before = secrets();
+    let copy = device.copy(&stage, "copy");
+    let formatted = stage.run(&["format", &copy.0, "--force"]);
+    assert!(formatted.status.success(), "{}", said(&formatted));
+    let after = secrets();
+    assert!(after.len() == 2 && after.contains(&before[0]), "the original's secret is gone");
 }
 
 #[test]
