@@ -101,7 +101,7 @@ pub async fn serve_core(
         if let Err(error) = lead(&seat, root).await {
             seat::shut_doors(&seat.peers).await;
             stop_all(&seat).await;
-            return Err(error);
+            return Err(failure(&seat).unwrap_or(error));
         }
         ready();
     }
@@ -109,10 +109,13 @@ pub async fn serve_core(
     if seat.peers.me() == CoreId::new(0) {
         stop_all(&seat).await;
     }
-    match seat.core().and_then(|core| core.log.failed()) {
-        Some(error) => Err(StartError(format!("core {} has failed: {error}", seat.peers.me()))),
-        None => Ok(()),
-    }
+    failure(&seat).map_or(Ok(()), Err)
+}
+
+/// Why this core cannot serve, where its log or its device has failed.
+fn failure(seat: &Seat) -> Option<StartError> {
+    let error = seat.core()?.log.failed()?;
+    Some(StartError(format!("core {} has failed: {error}", seat.peers.me())))
 }
 
 async fn lead(seat: &Rc<Seat>, root: RootOwner) -> Result<(), StartError> {
@@ -126,8 +129,10 @@ async fn lead(seat: &Rc<Seat>, root: RootOwner) -> Result<(), StartError> {
     let owner = seat.config.owner(InodeId::ROOT.shard().into());
     match seat.peers.call(owner, CoreRequest::MakeRoot(root)).await {
         CoreReply::Started(Ok(())) => Ok(()),
-        CoreReply::Started(Err(error)) => Err(StartError::new("making the root directory", error)),
-        _ => Err(StartError("making the root directory: no answer".into())),
+        CoreReply::Started(Err(error)) => {
+            Err(StartError(format!("making the root directory on core {owner}: {error}")))
+        }
+        _ => Err(StartError(format!("making the root directory on core {owner}: no answer"))),
     }
 }
 
