@@ -17,7 +17,8 @@ use cfs_types::{CoreId, FILE_BYTES_MAX, FsError, InodeId, SessionId, UNIT_BYTES}
 use cfs_wire::{EntryReply, FallocateMode, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
 use std::rc::Rc;
 
-/// Results kept for one session in one shard, which forgets only when it is asked again: so many requests it may be ahead of the oldest that it waits for.
+/// Results kept for one session in one shard, which forgets them only when it is asked again: so many requests the
+/// session may be ahead of the oldest that it waits for.
 const RESULTS_MAX: u64 = 65_536;
 /// The id that means 'no change' in chown: what has it for an owner is closed to everybody.
 const NO_ID: u32 = u32::MAX;
