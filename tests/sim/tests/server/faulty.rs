@@ -413,7 +413,7 @@ fn whatever_fails_nothing_wrong_is_read() {
             all.misdirected,
             all.lost,
         ];
-        assert!(kinds.iter().all(|count| *count > 20), "every kind of fault happens: {total:?}");
+        assert!(kinds.iter().all(|count| *count > 10), "every kind of fault happens: {total:?}");
         assert!(total.failures > 0 && total.device_ends > 0 && total.refused > 0, "and is noticed: {total:?}");
     }
 }
