@@ -58,7 +58,8 @@ pub trait Disk {
     fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone>;
     /// Writes the whole of `buf` at `offset`.
     fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone>;
-    /// Makes every completed write durable.
+    /// Makes every completed write durable. After one that failed none of this process succeeds, whichever core
+    /// asks: what it dropped may have been anybody's.
     fn flush(&self) -> Io<Result<(), DiskError>>;
     /// Tells the device that the range is unused; its contents become unspecified.
     fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>>;

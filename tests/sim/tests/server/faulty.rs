@@ -11,7 +11,7 @@ use crate::act::Act;
 use crate::doubt::{Doubt, is_failure};
 use crate::history::Announce;
 use crate::images::Images;
-use crate::seeds::{seeds, sum_up};
+use crate::seeds::{run_all, seeds, sum_up};
 use crate::stage::{LIMIT, Stage};
 use crate::summary::Summary;
 use cfs_device::{Layout, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock};
@@ -47,7 +47,7 @@ fn faults_of(seed: u64, chance: &Stream, layout: &Layout) -> DiskFaults {
     let sound = DiskFaults { damage_from, ..DiskFaults::default() };
     match seed / 8 % 8 {
         0 => DiskFaults { read_error_per_million: rate, ..sound },
-        1 => DiskFaults { write_error_per_million: rate / 20, ..sound },
+        1 => DiskFaults { write_error_per_million: rate / 8, ..sound },
         2 => DiskFaults { flush_error_per_million: rate / 20, ..sound },
         3 => DiskFaults { rot_per_million: rate, ..sound },
         4 => DiskFaults { misdirect_per_million: rate, ..sound },
@@ -96,10 +96,14 @@ fn superblock_of(stage: &Stage) -> Superblock {
 
 /// Runs the history of a seed on a stage where nothing runs yet.
 fn run(seed: u64, stage: &Stage) -> Summary {
-    let _announce = Announce(seed);
     let chance = Stream::new(seed ^ 0x6661_756c);
+    let faults = faults_of(seed, &chance, &superblock_of(stage).layout);
+    run_with(seed, stage, (chance, faults))
+}
+
+fn run_with(seed: u64, stage: &Stage, (chance, faults): (Stream, DiskFaults)) -> Summary {
+    let _announce = Announce(seed);
     let layout = superblock_of(stage).layout;
-    let faults = faults_of(seed, &chance, &layout);
     let log = layout.log_at..layout.regions_at;
     let summary = Summary { histories: 1, ..Summary::default() };
     let superblock = stage.device().peek(SUPERBLOCK_COPIES_AT[0], SUPERBLOCK_BYTES);
@@ -396,6 +400,18 @@ const ONCE_STUCK: [u64; 3] = [542, 756, 767];
 fn nobody_waits_for_what_is_damaged() {
     let images = Images::new();
     ONCE_STUCK.iter().for_each(|seed| _ = run(*seed, &images.stage(*seed)));
+}
+
+/// Histories in which a violation must be found.
+const PROOF_SEEDS: u64 = 48;
+
+#[test]
+fn a_flush_that_succeeds_after_one_that_failed_is_noticed() {
+    let faults = DiskFaults { flush_error_per_million: 20_000, failed_flush_sticks: false, ..DiskFaults::default() };
+    let history = |seed, images: &Images| run_with(seed, &images.stage(seed), (Stream::new(seed), faults));
+    let (_, wrong) = run_all(0..PROOF_SEEDS, Images::new, history);
+    println!("wrong histories of the first: {wrong:?}");
+    assert!(!wrong.is_empty());
 }
 
 #[test]
