@@ -15,6 +15,8 @@ use std::rc::Rc;
 const TRAIL: usize = 30;
 const HANDLES_MAX: usize = 4;
 const BLOCK_BYTES: u64 = 4096;
+/// A store is short of space with less than this part of it free.
+const SHORT_SHARE: u64 = 8;
 /// Ranges of large files near whose boundaries things happen.
 const RANGES: u64 = 4;
 
@@ -103,6 +105,18 @@ impl Private {
         panic!("{}: answered {got:?}, should be {want:?}, after:\n  {}", self.label, trail.join("\n  "));
     }
 
+    /// A store that says itself that it is short of space may refuse, and has then done nothing.
+    async fn is_refused<T>(&self, got: &Result<T, FsError>) -> bool {
+        if got.as_ref().err() != Some(&FsError::NoSpace) {
+            return false;
+        }
+        let short = self.volume.statfs().await.is_ok_and(|store| store.bytes_free < store.bytes / SHORT_SHARE);
+        if !short {
+            self.wrong(FsError::NoSpace, self.volume.statfs().await);
+        }
+        short
+    }
+
     /// Both say yes, or both say no for the same reason.
     fn agree<T: std::fmt::Debug, U: std::fmt::Debug>(&self, got: &Result<T, FsError>, want: &Result<U, FsError>) {
         let same = match (got, want) {
@@ -187,6 +201,9 @@ impl Private {
         let how = Creation { mode: 0o640, exclusive, truncate, flags };
         self.note(format!("create {dir:?} {at:?} {how:?}"));
         let got = self.volume.create(&ME, dir, &at, &how).await;
+        if self.is_refused(&got).await {
+            return;
+        }
         let ino = got.as_ref().ok().map(|(entry, _)| entry.attr.ino);
         let want = self.reference.make(Op::Create { dir, name: at, mode: 0o640, exclusive, truncate }, ino);
         self.agree(&got, &want);
@@ -233,6 +250,9 @@ impl Private {
         let (dir, at) = (self.any_dir(), self.any_name());
         self.note(format!("mkdir {dir:?} {at:?}"));
         let got = self.volume.mkdir(&ME, dir, &at, 0o750).await;
+        if self.is_refused(&got).await {
+            return;
+        }
         let ino = got.as_ref().ok().map(|entry| entry.attr.ino);
         let want = self.reference.make(Op::Mkdir { dir, name: at, mode: 0o750 }, ino);
         self.agree(&got, &want);
@@ -244,6 +264,9 @@ impl Private {
         self.note(format!("symlink {dir:?} {at:?}"));
         let target = b"some/where".to_vec();
         let got = self.volume.symlink(&ME, dir, &at, &target).await;
+        if self.is_refused(&got).await {
+            return;
+        }
         let ino = got.as_ref().ok().map(|entry| entry.attr.ino);
         let want = self.reference.make(Op::Symlink { dir, name: at, target: target.clone() }, ino);
         self.agree(&got, &want);
@@ -258,6 +281,9 @@ impl Private {
         let (dir, at) = (self.any_dir(), self.any_name());
         self.note(format!("link {ino:?} to {dir:?} {at:?}"));
         let got = self.volume.link(&ME, ino, dir, &at).await;
+        if self.is_refused(&got).await {
+            return;
+        }
         let want = self.reference.perform(Op::Link { ino, dir, name: at }, &[]);
         self.agree(&got, &want);
         got.iter().for_each(|entry| self.check_attr(&entry.attr));
@@ -285,6 +311,9 @@ impl Private {
         let mode = modes[self.rng.index(4)];
         self.note(format!("rename {from_dir:?} {from:?} to {to_dir:?} {to:?} {mode:?}"));
         let got = self.volume.rename(&ME, (from_dir, &from), (to_dir, &to), mode).await;
+        if self.is_refused(&got).await {
+            return;
+        }
         let (no_replace, exchange) = (mode == RenameMode::NoReplace, mode == RenameMode::Exchange);
         let want = self.reference.perform(Op::Rename { from_dir, from, to_dir, to, no_replace, exchange }, &[]);
         self.agree(&got, &want);
@@ -299,6 +328,9 @@ impl Private {
         };
         self.note(format!("write {ino:?} {} at {offset} {flags:?}", data.len()));
         let got = self.volume.write(handle, offset, &data, WriteFlags::default()).await;
+        if self.is_refused(&got).await {
+            return;
+        }
         if got != Ok(data.len()) {
             self.wrong(got, data.len());
         }
@@ -385,6 +417,9 @@ impl Private {
         } else {
             let value = vec![self.rng.next().to_le_bytes()[0]; self.rng.index(3000)];
             let got = self.volume.setxattr(&ME, ino, key, &value, XattrMode::Set).await;
+            if self.is_refused(&got).await {
+                return;
+            }
             let want = self.reference.set_xattr(ino, key, Some(&value));
             self.agree(&got, &want);
         }
