@@ -13,8 +13,6 @@ use cfs_seam::{Class, IoBuf, Listener, spawn};
 use cfs_types::{CoreId, FsError, SessionId};
 use cfs_wire::frame::PAYLOAD_BYTES_MAX;
 use cfs_wire::{CallbackReply, Flags, Header, Hello, Op, Opcode, Request, Response, Welcome};
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::Poll;
@@ -25,76 +23,34 @@ const REQUESTS_AT_ONCE: u64 = 512;
 const REQUESTS_A_TURN: u64 = 8;
 /// Most bytes of an extended attribute, or of all their names.
 const XATTR_BYTES: u64 = 64 << 10;
-/// Connections of one core's listener that have proven themselves; further ones are told to come later.
-pub const CONNECTIONS_MAX: u64 = 1024;
-/// So many more for bulk payload; a client that gets none sends it on its other connection.
-pub const BULK_CONNECTIONS_MAX: u64 = 512;
-/// Connections of one listener that have not: for a newer one the oldest is closed.
-pub const HANDSHAKES_MAX: usize = 128;
-
-/// Connections in their handshake, the oldest first.
-#[derive(Default)]
-struct Strangers {
-    next: Cell<u64>,
-    waiting: RefCell<VecDeque<(u64, Rc<Connection>)>>,
-}
-
-impl Strangers {
-    /// Takes a new one; closes the oldest where they are too many.
-    fn enter(&self, connection: &Rc<Connection>) -> u64 {
-        let number = self.next.replace(self.next.get() + 1);
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.push_back((number, connection.clone()));
-        let oldest = if waiting.len() > HANDSHAKES_MAX { waiting.pop_front() } else { None };
-        drop(waiting);
-        if let Some((_, oldest)) = oldest {
-            oldest.close();
-        }
-        number
-    }
-
-    fn leave(&self, number: u64) {
-        self.waiting.borrow_mut().retain(|(other, _)| *other != number);
-    }
-}
-
-/// Places of one listener.
-struct Seats {
-    links: Semaphore,
-    bulk: Semaphore,
-}
-
 /// Accepts until the core stops.
 pub async fn accept(core: Rc<Core>, listener: Rc<dyn Listener>) {
-    let seats = Rc::new(Seats { links: Semaphore::new(CONNECTIONS_MAX), bulk: Semaphore::new(BULK_CONNECTIONS_MAX) });
-    let strangers = Rc::new(Strangers::default());
     loop {
         let Ok(stream) = listener.accept().await else {
             cfs_seam::sleep(&core.world.clock, std::time::Duration::from_millis(10)).await;
             continue;
         };
-        let (core, seats, strangers) = (core.clone(), seats.clone(), strangers.clone());
+        let core = core.clone();
         let world = core.world.clone();
         let task = async move {
             let connection = Connection::new(&core.world, stream);
             let Some(number) = core.doors.enter(&connection) else { return };
-            serve(&core, connection, &seats, &strangers).await;
+            serve(&core, connection, number).await;
             core.doors.leave(number);
         };
         spawn(&world.tasks, Class::Foreground, task).detach();
     }
 }
 
-async fn serve(core: &Rc<Core>, connection: Rc<Connection>, seats: &Seats, strangers: &Strangers) {
-    let number = strangers.enter(&connection);
+async fn serve(core: &Rc<Core>, connection: Rc<Connection>, number: u64) {
     let shaken = accept_handshake(&connection, &core.world.clock, &*core.world.rng, &core.config.admission).await;
-    strangers.leave(number);
+    core.doors.shaken(number);
     let Ok((hello, proven)) = shaken else {
         core.metrics.refused.bump();
         return;
     };
-    let seat = if hello.bulk { seats.bulk.try_acquire(1) } else { seats.links.try_acquire(1) };
-    let welcome = match seat {
+    let place = core.doors.place(hello.bulk);
+    let welcome = match place {
         Some(_) => admit(core, &hello).await,
         None => Err(FsError::Busy),
     };
@@ -104,13 +60,11 @@ async fn serve(core: &Rc<Core>, connection: Rc<Connection>, seats: &Seats, stran
         return;
     }
     let Ok(session) = session else { return };
-    let (gauge, number) = match hello.bulk {
-        true => (&core.metrics.bulk_connections, core.links.add_bulk(session, hello.instance, connection.clone())),
-        false => (&core.metrics.connections, core.attach(session, hello.instance, connection.clone())),
+    let number = match hello.bulk {
+        true => core.links.add_bulk(session, hello.instance, connection.clone()),
+        false => core.attach(session, hello.instance, connection.clone()),
     };
-    gauge.add(1);
     receive(core, &connection, session).await;
-    gauge.sub(1);
     connection.close();
     core.links.remove(session, number);
 }

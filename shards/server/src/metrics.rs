@@ -34,10 +34,6 @@ impl Counter {
 /// The counters of a core.
 #[derive(Default)]
 pub struct Metrics {
-    /// Connections open, but for those that carry bulk payload.
-    pub connections: Counter,
-    /// Connections open that carry bulk payload.
-    pub bulk_connections: Counter,
     /// Connections refused for want of the secret, or for bytes that are no handshake.
     pub refused: Counter,
     /// Connections closed because their answers did not leave.

@@ -1,6 +1,5 @@
 //! One core as the management plane sees it.
 
-use crate::connection::{BULK_CONNECTIONS_MAX, CONNECTIONS_MAX};
 use crate::core::{Core, FORWARDS_MAX};
 use crate::leases::{OBJECT_BYTES, PIN_BYTES};
 use cfs_observe::{Bounded, CoreStatus, Number, Unit};
@@ -26,16 +25,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         log_writes: log.writes,
         log_flushes: log.flushes,
         memory: memory(core, &log),
-        queues: vec![
-            Bounded { name: "mesh", used: FORWARDS_MAX - core.forwards.free(), limit: FORWARDS_MAX },
-            Bounded { name: "connections", used: core.metrics.connections.get(), limit: CONNECTIONS_MAX },
-            Bounded {
-                name: "bulk_connections",
-                used: core.metrics.bulk_connections.get(),
-                limit: BULK_CONNECTIONS_MAX,
-            },
-            opens(core, 1),
-        ],
+        queues: queues(core),
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
         floor_units: core.floor_units,
         inodes,
@@ -98,6 +88,13 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
         Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
     ]
+}
+
+fn queues(core: &Core) -> Vec<Bounded> {
+    let mesh = Bounded { name: "mesh", used: FORWARDS_MAX - core.forwards.free(), limit: FORWARDS_MAX };
+    let mut queues = vec![mesh, opens(core, 1)];
+    queues.extend(core.doors.counts());
+    queues
 }
 
 fn opens(core: &Core, each: usize) -> Bounded {
