@@ -95,11 +95,13 @@ impl Notifier {
         self.push(Notice::Entry(dir, name.clone()));
     }
 
-    /// Has the kernel ask again for the inode's attributes, and for all names where it can (protocol
+    /// Has the kernel ask again for the attributes of these inodes, and for all names where it can (protocol
     /// 7.44). Neither waits for a lock that an operation holds: it may be called on the executor.
-    pub fn distrust(&self, ino: InodeId) {
-        // An error says that the inode is not known or the session over: nothing is trusted then.
-        let _unknown = self.device.notify(notify::INVAL_INODE, &[attributes_of(ino).as_bytes()]);
+    pub fn distrust(&self, inodes: &[InodeId]) {
+        for ino in inodes {
+            // An error says that the inode is not known or the session over: nothing is trusted then.
+            let _unknown = self.device.notify(notify::INVAL_INODE, &[attributes_of(*ino).as_bytes()]);
+        }
         let _over = write(&self.device, &Notice::Names, self.negotiated);
     }
 

@@ -216,7 +216,7 @@ impl KernelCache for Notifier {
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(Notifier::settled(self))
     }
-    fn distrust(&self, ino: InodeId) {
-        Notifier::distrust(self, ino);
+    fn distrust(&self, inodes: &[InodeId]) {
+        Notifier::distrust(self, inodes);
     }
 }

@@ -192,13 +192,13 @@ impl Core {
         let Some(kernel) = self.kernel.borrow().clone() else { return };
         let end = self.now().after(KERNEL_WAIT_MAX);
         if cfs_seam::timeout(&self.world.clock, end, kernel.settled()).await.is_none() {
-            kernel.distrust(ino);
+            kernel.distrust(&[ino]);
         }
     }
 
     /// The kernel is to ask for an inode's attributes again.
     pub fn distrust(&self, ino: InodeId) {
-        self.forget_in_kernel(|kernel| kernel.distrust(ino));
+        self.forget_in_kernel(|kernel| kernel.distrust(&[ino]));
     }
 
     fn forget_in_kernel(&self, forget: impl FnOnce(&dyn KernelCache)) {
@@ -208,9 +208,13 @@ impl Core {
         }
     }
 
-    /// Every lease is void: the server has started anew.
+    /// Every lease is void: the server has started anew. The kernel asks again from here on, before the
+    /// server hears from this session and lets others change what it believes in.
     pub fn void_leases(&self) {
-        for (ino, names) in self.inodes.void_all() {
+        let voided = self.inodes.void_all();
+        let inodes: Vec<InodeId> = voided.iter().map(|(ino, _)| *ino).collect();
+        self.forget_in_kernel(|kernel| kernel.distrust(&inodes));
+        for (ino, names) in voided {
             self.data.forget(ino);
             self.forget_in_kernel(|kernel| {
                 kernel.forget_inode(ino);

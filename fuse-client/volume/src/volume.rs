@@ -26,9 +26,9 @@ pub trait KernelCache {
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(std::future::ready(()))
     }
-    /// From now on ask again for the inode's attributes and for every name. Called where forgetting
+    /// From now on ask again for the attributes of these inodes and for every name. Called where forgetting
     /// takes long; must not wait for any lock that an operation may hold.
-    fn distrust(&self, ino: InodeId);
+    fn distrust(&self, inodes: &[InodeId]);
 }
 
 /// An inode found or made, and how long the kernel may believe it.

@@ -218,7 +218,9 @@ impl Core {
         let mut done = 0;
         while done < data.len() {
             let at = offset + u64::try_from(done).expect("64-bit");
-            let room = PIECE_BYTES_MAX.min(RANGE_BYTES - at % RANGE_BYTES);
+            // An append stays whole: where it goes is for the server to say.
+            let in_range = if file.flags.append { RANGE_BYTES } else { RANGE_BYTES - at % RANGE_BYTES };
+            let room = PIECE_BYTES_MAX.min(in_range);
             let piece = &data[done..data.len().min(done + usize::try_from(room).expect("1 MiB fits"))];
             let how = Sending::Through { append: file.flags.append, kill_privileges: flags.kill_privileges };
             let sent = self.send_write(file.ino, at, piece, how).await;

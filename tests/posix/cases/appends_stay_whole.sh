@@ -1,9 +1,12 @@
-# Lines appended by two processes of one mount, and by two of another, are all there, whole, in order.
-python3 - <<'PYTHON'
-import os
-from collections import Counter
-LINES, WIDTH = 400, 200
+# Lines appended by two processes of one mount, and by two of another, are all there, whole, in order: also
+# across the end of a range.
+append() {
+    python3 - "$@" <<'PYTHON'
+import os, sys
+LINES, WIDTH, START = map(int, sys.argv[1:])
 paths = [os.environ["WORK"], os.environ["OTHER"]]
+with open(paths[0] + "/log", "wb") as log:
+    log.truncate(START)
 children = []
 for number in range(4):
     child = os.fork()
@@ -16,7 +19,9 @@ for number in range(4):
     children.append(child)
 assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 for path in paths:
-    data = open(path + "/log", "rb").read()
+    with open(path + "/log", "rb") as log:
+        log.seek(START)
+        data = log.read()
     assert len(data) == 4 * LINES * WIDTH, len(data)
     lines = data.split(b"\n")[:-1]
     assert all(len(line) == WIDTH - 1 and set(line[8:]) == {b"abcd"[int(line[:1])]} for line in lines)
@@ -24,3 +29,6 @@ for path in paths:
         mine = [int(line[2:7]) for line in lines if line[:1] == b"%d" % number]
         assert mine == list(range(LINES)), (path, number)
 PYTHON
+}
+append 400 200 0
+for round in 1 2 3; do append 100 4000 $(((64 << 20) - 160000 - 1234)); done

@@ -404,7 +404,7 @@ impl KernelCache for Kernel {
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
         if self.stuck.get() { Box::pin(std::future::pending()) } else { Box::pin(std::future::ready(())) }
     }
-    fn distrust(&self, ino: InodeId) {
-        self.distrusted.borrow_mut().push(ino);
+    fn distrust(&self, inodes: &[InodeId]) {
+        self.distrusted.borrow_mut().extend(inodes);
     }
 }

@@ -140,10 +140,13 @@ fn a_restart_of_the_server_voids_leases() {
         volume.set_kernel_cache(kernel.clone());
         fake.lease.set(Some(LeaseKind::Shared));
         lookup(&volume, "a").await;
+        let reopened = || fake.count(|op| matches!(op, Op::Reopen { .. }));
+        let before = reopened();
         fake.restart();
-        while kernel.entries.borrow().is_empty() {
-            sleep(&world.clock, Duration::from_millis(1)).await;
+        while reopened() == before {
+            sleep(&world.clock, Duration::from_micros(10)).await;
         }
+        assert!(kernel.distrusted.borrow().contains(&InodeId::ROOT), "before others are let in");
         assert_eq!(*kernel.entries.borrow(), [(InodeId::ROOT, name("a"))]);
         lookup(&volume, "a").await;
         assert_eq!(fake.count(is_lookup), 2);
