@@ -1,7 +1,6 @@
 //! Streams of earlier starts: kept until every group that has records there has released them.
 
-use crate::LogError;
-use cfs_device::{AnchorId, Anchors};
+use cfs_device::{AnchorId, Anchors, DeviceError};
 use cfs_types::GroupId;
 use std::collections::BTreeSet;
 
@@ -26,7 +25,8 @@ pub struct Freed {
 ///
 /// They go in the order in which they were written, and before any slot of the new streams, so
 /// that no record outlives the one that superseded it; those that were written again as a whole
-/// go at once.
+/// go at once. One is gone once its anchor says so durably, not before. After an error the device has
+/// failed, and with it every core's log.
 pub struct OldStreams {
     anchors: Anchors,
     streams: Vec<OldStream>,
@@ -41,13 +41,13 @@ impl OldStreams {
 
     /// Every core has opened its log: what had to be written again is durable. Must be called
     /// once; frees the streams that nobody needs.
-    pub async fn settle(&mut self) -> Result<Freed, LogError> {
+    pub async fn settle(&mut self) -> Result<Freed, DeviceError> {
         self.settled = true;
         self.free_unheld().await
     }
 
     /// The group needs nothing of any old stream (`CoreLog::release` said so).
-    pub async fn release(&mut self, group: GroupId) -> Result<Freed, LogError> {
+    pub async fn release(&mut self, group: GroupId) -> Result<Freed, DeviceError> {
         for stream in &mut self.streams {
             stream.holders.remove(&group);
         }
@@ -65,15 +65,14 @@ impl OldStreams {
         oldest.or_else(|| self.streams.iter().position(|stream| stream.collapsed))
     }
 
-    async fn free_unheld(&mut self) -> Result<Freed, LogError> {
+    async fn free_unheld(&mut self) -> Result<Freed, DeviceError> {
         let mut freed = Freed::default();
         while self.settled
             && let Some(at) = self.unheld()
         {
-            let stream = self.streams.remove(at);
-            let id = AnchorId::stream(stream.anchor).expect("it was read from there");
+            let id = AnchorId::stream(self.streams[at].anchor).expect("it was read from there");
             self.anchors.write(id, &[]).await?;
-            freed.slots.extend(stream.slots);
+            freed.slots.extend(self.streams.remove(at).slots);
         }
         freed.all_gone = self.settled && self.streams.is_empty();
         Ok(freed)

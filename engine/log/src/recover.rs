@@ -100,6 +100,8 @@ pub struct Recovered {
     streams: Vec<(u16, Walked)>,
     collapsed: BTreeSet<usize>,
     layout: Layout,
+    /// They know the streams' anchors: freeing one needs no read.
+    anchors: Anchors,
 }
 
 /// What one core needs to open its log; made to be sent to it.
@@ -151,7 +153,7 @@ async fn read_streams(disk: &Rc<dyn Disk>, superblock: &Superblock, mend: bool) 
         }
     }
     let groups = by_group.into_iter().map(|(group, found)| (group, merge::merge(found))).collect();
-    Ok(Recovered { groups, streams, collapsed, layout })
+    Ok(Recovered { groups, streams, collapsed, layout, anchors })
 }
 
 /// The smallest streams, at most `bytes` together. They are written again as a whole and freed at
@@ -196,8 +198,6 @@ impl Recovered {
     /// The parts are by core. [`OldStreams`] stays with one of them.
     pub fn split(
         self,
-        disk: &Rc<dyn Disk>,
-        superblock: &Superblock,
         cores: u16,
         owner: impl Fn(GroupId) -> CoreId,
     ) -> Result<(OldStreams, Vec<CorePart>), LogError> {
@@ -250,7 +250,7 @@ impl Recovered {
             part.rewrite.extend(merged.rewrite);
             part.groups.insert(group, merged.log);
         }
-        Ok((OldStreams::new(Anchors::new(disk.clone(), superblock), old), parts))
+        Ok((OldStreams::new(self.anchors, old), parts))
     }
 
     /// Slot i belongs to core i mod cores, but where old streams leave a core short, others share.

@@ -60,7 +60,7 @@ pub async fn lead(seat: &Rc<Seat>) -> Result<Rc<Core>, StartError> {
     let recovered = recovered.map_err(|e| StartError::new("reading the log", e))?;
     let config = seat.config.clone();
     let (mut old, parts) = recovered
-        .split(&seat.disk, &seat.superblock, cores, |group| config.owner(group))
+        .split(cores, |group| config.owner(group))
         .map_err(|e| StartError::new("dividing the log", e))?;
     let claims = load_all(seat, parts).await?;
     let freed = old.settle().await.map_err(|e| StartError::new("freeing old log streams", e))?;

@@ -143,13 +143,18 @@ impl Seat {
         spawn(&self.world.tasks, Class::Foreground, watch).detach();
     }
 
+    /// The group needs nothing of the old log streams. An anchor that cannot be written ends this core's
+    /// log, as the log's own does.
     async fn release_old(&self, group: GroupId) {
         let _turn = self.releasing.acquire(1).await;
         let Some(mut old) = self.old_streams.borrow_mut().take() else { return };
         let freed = old.release(group).await;
         *self.old_streams.borrow_mut() = Some(old);
-        if let Ok(freed) = freed {
-            boot::announce_freed(&self.peers, freed).await;
+        match (freed, self.core()) {
+            (Ok(freed), _) => boot::announce_freed(&self.peers, freed).await,
+            (Err(error), Some(core)) => core.log.fail(error).await,
+            // Whoever starts the cores says so.
+            (Err(_), None) => {}
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::harness::{DEVICE_BYTES, SLOT_BYTES, formatted, record};
 use crate::model::Model;
-use cfs_device::Superblock;
+use cfs_device::{DeviceError, Superblock};
 use cfs_log::{CoreLog, CorePart, Freed, GroupLog, LogError, OldStreams, Record, RecordKind, recover};
 use cfs_seam::{Class, Disk, World, sleep, spawn};
 use cfs_sim::{Crash, DiskFaults, NodeId, Sim, SimConfig, SimDiskId, Stream};
@@ -97,7 +97,7 @@ async fn run_core(world: World, disk: Rc<dyn Disk>, life: Rc<Life>, core: u16) {
         let recovered = recover(&disk, &life.superblock).await.unwrap_or_else(|e| panic!("seed {}: {e}", life.seed));
         let groups = recovered.groups().map(|(group, log)| (group, log.clone())).collect();
         settle(life.seed, &mut life.known.borrow_mut(), &groups);
-        let split = recovered.split(&disk, &life.superblock, life.cores, |group| owner(group.get(), life.cores));
+        let split = recovered.split(life.cores, |group| owner(group.get(), life.cores));
         let (old, parts) = split.unwrap_or_else(|e| panic!("seed {}: {e}", life.seed));
         *life.old.borrow_mut() = Some(old);
         *life.parts.borrow_mut() = parts.into_iter().map(Some).collect();
@@ -242,7 +242,7 @@ async fn free_old_streams(world: &World, life: &Life) {
     }
 }
 
-fn tell(life: &Life, freed: Result<Freed, LogError>) {
+fn tell(life: &Life, freed: Result<Freed, DeviceError>) {
     let freed = freed.unwrap_or_else(|e| panic!("seed {}: {e}", life.seed));
     for log in life.logs.borrow().iter() {
         log.take_freed(&freed);

@@ -28,7 +28,7 @@ fn batch(n: u64) -> Vec<Record> {
 
 async fn open(world: &World, disk: Rc<dyn Disk>, superblock: &Superblock) -> CoreLog {
     let recovered = recover(&disk, superblock).await.expect("intact");
-    let (mut old, mut parts) = recovered.split(&disk, superblock, 1, |_| CoreId::new(0)).expect("enough slots");
+    let (mut old, mut parts) = recovered.split(1, |_| CoreId::new(0)).expect("enough slots");
     let part = parts.pop().expect("one core");
     let (log, _) = CoreLog::open(world, disk, superblock, part).await.expect("enough slots");
     log.take_freed(&old.settle().await.expect("a sound device"));

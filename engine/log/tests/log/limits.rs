@@ -11,7 +11,7 @@ use std::time::Duration;
 
 async fn open(world: &World, disk: Rc<dyn Disk>, superblock: &Superblock) -> (CoreLog, OldStreams) {
     let recovered = recover(&disk, superblock).await.expect("intact");
-    let (mut old, mut parts) = recovered.split(&disk, superblock, 1, |_| CoreId::new(0)).expect("enough slots");
+    let (mut old, mut parts) = recovered.split(1, |_| CoreId::new(0)).expect("enough slots");
     let part = parts.pop().expect("one core");
     let (log, _) = CoreLog::open(world, disk, superblock, part).await.expect("enough slots");
     log.take_freed(&old.settle().await.expect("a sound device"));
@@ -91,7 +91,7 @@ fn a_log_that_was_full_opens_again_with_more_cores() {
     for _ in 0..3 {
         let disk: Rc<dyn Disk> = Rc::new(device.clone());
         let recovered = now(recover(&disk, &superblock)).expect("intact");
-        let split = recovered.split(&disk, &superblock, 3, |group| CoreId::new(group.get() % 3));
+        let split = recovered.split(3, |group| CoreId::new(group.get() % 3));
         let (mut old, parts) = split.expect("enough slots");
         assert!(!old.holders().is_empty());
         let attached = device.clone();
@@ -133,6 +133,27 @@ fn old_streams_go_when_their_groups_have_released_them() {
         log.close().await.expect("room");
         let disk = device.attach(&world);
         assert_eq!(recover(&disk, &superblock).await.expect("intact").streams().len(), 1);
+    });
+}
+
+#[test]
+fn an_old_stream_stays_until_its_anchor_is_durable() {
+    let (device, superblock) = store(32);
+    let first = device.clone();
+    run(5, move |world| async move {
+        let (log, _) = open(&world, first.attach(&world), &superblock).await;
+        for index in 1..20 {
+            log.append(vec![record(1, RecordKind::Entry, 1, index, vec![9; 15_000])]).await.expect("room");
+        }
+    });
+    run(6, move |world| async move {
+        let (log, mut old) = open(&world, device.attach(&world), &superblock).await;
+        assert!(log.release(GroupId::new(1), LogIndex::new(19), 0));
+        device.set_faults(DiskFaults { write_error_per_million: 1_000_000, ..DiskFaults::default() });
+        assert!(matches!(old.release(GroupId::new(1)).await, Err(DeviceError::Write { .. })));
+        device.set_faults(DiskFaults::default());
+        let freed = old.release(GroupId::new(1)).await.expect("it works again");
+        assert!(freed.all_gone && freed.slots.len() >= 5, "{freed:?}");
     });
 }
 
@@ -216,7 +237,7 @@ fn too_many_cores_for_the_log_area_are_refused() {
     let disk: Rc<dyn Disk> = Rc::new(device);
     let recovered = now(recover(&disk, &superblock)).expect("empty");
     assert_eq!((recovered.boot(), recovered.streams().len()), (1, 0));
-    let refused = recovered.split(&disk, &superblock, 3, |_| CoreId::new(0)).map(|_| ());
+    let refused = recovered.split(3, |_| CoreId::new(0)).map(|_| ());
     assert!(matches!(refused, Err(LogError::TooManyCores { cores: 3, .. })));
 }
 

@@ -37,7 +37,7 @@ pub struct Seat {
 pub async fn run(world: World, disk: Rc<dyn Disk>, seat: Seat) {
     let superblock = cfs_device::open(&*disk).await.expect("a formatted device");
     let recovered = cfs_log::recover(&disk, &superblock).await.expect("a sound log");
-    let (mut old, mut parts) = recovered.split(&disk, &superblock, 1, |_| CoreId::new(0)).expect("one core");
+    let (mut old, mut parts) = recovered.split(1, |_| CoreId::new(0)).expect("one core");
     let part = parts.remove(0);
     let boot = u32::try_from(part.boot()).expect("few starts");
     let (log, mut groups) = CoreLog::open(&world, disk.clone(), &superblock, part).await.expect("room in the log");

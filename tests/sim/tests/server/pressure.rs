@@ -293,6 +293,27 @@ fn a_manifest_that_cannot_be_written_ends_the_service_for_good() {
     is_out_of_service(&stage, &is_bad);
 }
 
+/// Where the streams of the log have their anchors.
+fn streams(superblock: &Superblock) -> Range<u64> {
+    let anchors = Anchors::new(Rc::new(cfs_sim::disk(1 << 20)), superblock);
+    let from = anchors.offsets(AnchorId::stream(0).expect("the first"))[0];
+    from..superblock.layout.log_at
+}
+
+#[test]
+fn an_old_stream_that_cannot_be_freed_ends_the_service_for_good() {
+    let (stage, is_bad) = with_bad_place(Setup::default(), streams, true);
+    // More than is written again at a start.
+    let setup = stage.setup;
+    let rounds = setup.log_slot_bytes / (40 * SMALL_WRITE as u64) + 1;
+    stage.client(move |world, volume| write_together(world, volume, SMALL_WRITE, rounds));
+    stage.crash(Crash::Process);
+    stage.start(2);
+    is_bad.set(true);
+    ends_in_failure(&stage);
+    is_out_of_service(&stage, &is_bad);
+}
+
 #[test]
 fn a_stop_that_cannot_write_all_says_so() {
     let (stage, is_bad) = with_bad_place(Setup::default(), regions, true);
