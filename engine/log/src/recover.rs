@@ -196,11 +196,7 @@ impl Recovered {
 
     /// Divides everything among `cores` cores; `owner` says which one has a group from now on.
     /// The parts are by core. [`OldStreams`] stays with one of them.
-    pub fn split(
-        self,
-        cores: u16,
-        owner: impl Fn(GroupId) -> CoreId,
-    ) -> Result<(OldStreams, Vec<CorePart>), LogError> {
+    pub fn split(self, cores: u16, owner: impl Fn(GroupId) -> CoreId) -> Result<(OldStreams, Vec<CorePart>), LogError> {
         let too_many = |reason| Err(LogError::TooManyCores { cores, reason });
         let used: BTreeSet<u16> = self.streams.iter().map(|(anchor, _)| *anchor).collect();
         let mut anchors = (0..STREAMS_MAX).filter(|n| !used.contains(n));

@@ -74,7 +74,6 @@ pub fn is_final(error: FsError) -> bool {
         | FsError::Interrupted
         | FsError::Corrupt
         | FsError::Device
-        | FsError::NoSpace
         | FsError::SessionExpired
         | FsError::Unauthorised
         | FsError::Malformed
@@ -98,7 +97,8 @@ pub fn is_final(error: FsError) -> bool {
         | FsError::TooLarge
         | FsError::NotSupported
         | FsError::Stale
-        | FsError::TooManyOpen => true,
+        | FsError::TooManyOpen
+        | FsError::NoSpace => true,
     }
 }
 

@@ -59,9 +59,8 @@ pub async fn lead(seat: &Rc<Seat>) -> Result<Rc<Core>, StartError> {
     let recovered = recover(&seat.disk, &seat.superblock).await;
     let recovered = recovered.map_err(|e| StartError::new("reading the log", e))?;
     let config = seat.config.clone();
-    let (mut old, parts) = recovered
-        .split(cores, |group| config.owner(group))
-        .map_err(|e| StartError::new("dividing the log", e))?;
+    let (mut old, parts) =
+        recovered.split(cores, |group| config.owner(group)).map_err(|e| StartError::new("dividing the log", e))?;
     let claims = load_all(seat, parts).await?;
     let freed = old.settle().await.map_err(|e| StartError::new("freeing old log streams", e))?;
     *seat.old_streams.borrow_mut() = Some(old);

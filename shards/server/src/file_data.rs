@@ -6,14 +6,15 @@
 //! Invariants: bytes that fail a checksum are never returned; a chunk that no command names in
 //! the end is given back; a full store refuses new data before anything is proposed.
 
+use crate::admission::{admit_inline, reserve, units_promised};
 use crate::cells::{self, Found, Place};
 use crate::core::Core;
 use crate::machine::GroupAnswer;
 use crate::messages::{CoreReply, CoreRequest};
-use crate::operation::command;
 use crate::overwrite::{self, Attempt};
 use crate::replica::LocalWrite;
 use crate::shard::Shard;
+use crate::steps::{command, conclude};
 use bytes::Bytes;
 use cfs_kv::Pins;
 use cfs_namespace::data::{
@@ -22,7 +23,7 @@ use cfs_namespace::data::{
 };
 use cfs_namespace::{Answer, Command, CommandBody, NeedMore, Stop};
 use cfs_seam::IoBuf;
-use cfs_segment::{CellOwner, Lifetime, Purpose, Reservation, SpaceError};
+use cfs_segment::{CellOwner, Lifetime, Purpose, SpaceError};
 use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, INLINE_WRITE_BYTES_MAX, InodeId, RangeIndex, ShardId, UNIT_BYTES};
 use cfs_wire::{HeldBack, Op, Reply, RequestContext};
 use std::rc::Rc;
@@ -84,7 +85,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     u32::try_from(sum).expect("a 32-bit checksum")
 }
 
-/// Writes `data`; returns the reply and the messages it sent to ranges.
+/// Writes `data`. All attempts of an overwrite take turns until the last one's answer is settled.
 pub async fn write(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
@@ -97,6 +98,20 @@ pub async fn write(
         Attempt::Done(reply) => return Ok(reply),
         Attempt::Left(data, turn) => (data, turn),
     };
+    match store_and_execute(core, shard, context, request, data).await {
+        Err(error @ FsError::NoSpace) => conclude(core, shard, context, error).await?.ok_or(error),
+        done => done,
+    }
+}
+
+/// Refuses what there is no space for before anything is proposed.
+async fn store_and_execute(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    context: &RequestContext,
+    request: WriteRequest,
+    data: IoBuf,
+) -> Result<Reply, FsError> {
     if data.len() <= inline_max(core) {
         let _admitted = admit_inline(core, data.len()).await?;
         let at = request.place(request.offset);
@@ -161,42 +176,6 @@ pub async fn execute_write(
         GroupAnswer::Shard(Answer::Wire(reply)) => Ok(reply),
         _ => Err(FsError::Invalid),
     }
-}
-
-/// A small write that was let in and is not executed yet.
-pub struct Admitted {
-    core: Rc<Core>,
-    bytes: u64,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.core.admitted_bytes.set(self.core.admitted_bytes.get() - self.bytes);
-    }
-}
-
-/// Refuses a small write that could not be packed later.
-pub async fn admit_inline(core: &Rc<Core>, len: usize) -> Result<Admitted, FsError> {
-    let bytes = len as u64;
-    core.admitted_bytes.set(core.admitted_bytes.get() + bytes);
-    let admitted = Admitted { core: core.clone(), bytes };
-    reserve(core, Purpose::Data, || units_promised(core) + 1).await?;
-    Ok(admitted)
-}
-
-/// Sets space aside, with a region of another core where this one has too little.
-pub async fn reserve(core: &Core, purpose: Purpose, units: impl Fn() -> u64) -> Result<Reservation, FsError> {
-    if let Some(reserved) = core.space.reserve(purpose, units()) {
-        return Ok(reserved);
-    }
-    core.regions.take_one().await;
-    core.upkeep.notify_all();
-    core.space.reserve(purpose, units()).ok_or(FsError::NoSpace)
-}
-
-/// Units that small writes will need when they are packed.
-pub fn units_promised(core: &Core) -> u64 {
-    (core.unpacked_bytes.get() + core.admitted_bytes.get()).div_ceil(u64::from(UNIT_BYTES))
 }
 
 /// The end of a span, unless no file is so long.

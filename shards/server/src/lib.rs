@@ -3,6 +3,7 @@
 //! `serve_core` is a core's whole life. Everything here runs on the seam, so the same code serves
 //! users and runs in the simulator.
 
+mod admission;
 mod boot;
 mod cells;
 mod checkpoint;
@@ -38,6 +39,7 @@ mod replica;
 mod seat;
 mod shard;
 mod status;
+mod steps;
 mod sweep;
 mod touched;
 mod unlinking;

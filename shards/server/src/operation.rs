@@ -1,16 +1,18 @@
 //! One request at the core that owns its shard: leases first, then the state machine, then the
 //! answer with what the client may cache.
 
+use crate::admission::reserve;
 use crate::coordinate::{coordinate, fill_pins, release_orphans, release_unpinned};
 use crate::core::{Core, OpenPlace};
 use crate::file_data::{self, WriteRequest};
 use crate::leases::Intent;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::shard::Shard;
+use crate::steps::{command, conclude, execute_steps};
 use crate::touched::touched;
 use cfs_namespace::data::DataCommand;
 use cfs_namespace::txn::{Coordinator, Request as TxRequest};
-use cfs_namespace::{Answer, Command, CommandBody, pending};
+use cfs_namespace::{Command, CommandBody, pending};
 use cfs_seam::{Class, IoBuf, spawn};
 use cfs_segment::Purpose;
 use cfs_types::{CoreId, FILE_BYTES_MAX, FsError, InodeId, SessionId, UNIT_BYTES};
@@ -322,13 +324,18 @@ async fn mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op
     let quiet = core.unlinking.quiet_at();
     let opens = matches!(op, Op::Create { .. });
     let place = opens.then(|| core.place(context.session)).transpose();
-    let mut result = match place {
-        Ok(_) => try_mutate(core, shard, context, op.clone()).await,
-        // An earlier attempt may have been executed: then its answer is repeated.
-        Err(error) => {
-            let body = CommandBody::Conclude { error };
-            execute_steps(core, shard, context, command(context, body)).await
-        }
+    let refusal = match &place {
+        Ok(_) => admit(core, &op).await.err(),
+        Err(error) => Some(*error),
+    };
+    let concluded = match refusal {
+        Some(error) => conclude(core, shard, context, error).await,
+        None => Ok(None),
+    };
+    let mut result = match concluded {
+        Ok(Some(reply)) => Ok(reply),
+        Ok(None) => try_mutate(core, shard, context, op.clone()).await,
+        Err(error) => Err(error),
     };
     if let (true, Ok(Reply::Entry(entry))) = (opens, &result)
         && entry.ino.shard() == shard.id()
@@ -354,7 +361,6 @@ async fn mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op
 }
 
 async fn try_mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: Op) -> Result<Reply, FsError> {
-    admit(core, &op).await?;
     if Coordinator::handles(&op) {
         let request = TxRequest {
             session: context.session,
@@ -372,17 +378,6 @@ async fn try_mutate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext
     let reply = execute_steps(core, shard, context, command).await?;
     release_unpinned(core, shard, pinned).await?;
     Ok(reply)
-}
-
-/// A command that a client asked for.
-pub fn command(context: &RequestContext, body: CommandBody) -> Command {
-    Command {
-        session: context.session,
-        number: context.number,
-        oldest: context.oldest,
-        identity: context.identity.clone(),
-        body,
-    }
 }
 
 /// The body of an operation's command. An unlink names the inode that it is about, so that the
@@ -415,7 +410,7 @@ async fn admit(core: &Rc<Core>, op: &Op) -> Result<(), FsError> {
         return Ok(());
     }
     let units = (core.memtable_bytes.get() as u64).div_ceil(u64::from(UNIT_BYTES)) + core.groups.len() as u64;
-    file_data::reserve(core, Purpose::Metadata, || units).await.map(drop)
+    reserve(core, Purpose::Metadata, || units).await.map(drop)
 }
 
 async fn read(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: &Op, direct: bool) -> Served {
@@ -464,36 +459,19 @@ async fn fallocate(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext,
         return Err(FsError::FileTooLarge);
     }
     if mode == FallocateMode::Allocate || (mode == FallocateMode::ZeroRange && !keep_size) {
-        admit_allocation(core, shard, ino, len).await?;
+        match admit_allocation(core, shard, ino, len).await {
+            Err(error @ FsError::NoSpace) => {
+                if let Some(reply) = conclude(core, shard, context, error).await? {
+                    return Ok(reply);
+                }
+            }
+            admitted => admitted?,
+        }
     }
     // The kernel does not say so with the request, as it does with a write: only root keeps them.
     let kill_privileges = context.identity.uid != 0;
     let body = DataCommand::Fallocate { ino, offset, len, mode, keep_size, kill_privileges };
     execute_steps(core, shard, context, command(context, CommandBody::Data(body))).await
-}
-
-/// Executes a command, again and again while it answers that more is left. What was done is kept under
-/// the request's number, so one without a number cannot go on. At the deadline nobody waits any more: a
-/// client that still wants the rest asks again under the same number.
-async fn execute_steps(
-    core: &Rc<Core>,
-    shard: &Rc<Shard>,
-    context: &RequestContext,
-    command: Command,
-) -> Result<Reply, FsError> {
-    let end = core.world.clock.now().after(core.patience(context));
-    loop {
-        let (answer, executed) = shard.command(command.clone()).await?;
-        core.await_delivery(shard, &executed.effects).await?;
-        match answer {
-            Answer::Wire(Reply::Offset(_)) if command.number.get() > 0 => {}
-            Answer::Wire(Reply::Offset(_)) | Answer::Txn(_) => return Err(FsError::Invalid),
-            Answer::Wire(reply) => return Ok(reply),
-        }
-        if core.world.clock.now() >= end {
-            return Err(FsError::TimedOut);
-        }
-    }
 }
 
 /// Refuses to allocate what the store could never hold. What is allocated already is not counted again.

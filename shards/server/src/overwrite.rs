@@ -5,15 +5,16 @@
 //! knows for certain whether an earlier one was executed in the range; nobody takes a file from its
 //! writer while an overwrite is between its question and its commit.
 
+use crate::admission::admit_inline;
 use crate::core::Core;
 use crate::file_data::{
-    WriteRequest, admit_inline, execute_write, free_chunk, inline, inline_max, read_chunk, settle, store_chunk,
-    write_command,
+    WriteRequest, execute_write, free_chunk, inline, inline_max, read_chunk, settle, store_chunk, write_command,
 };
 use crate::log_room::Asker;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::replica::Executed;
 use crate::shard::Shard;
+use crate::steps::conclude;
 use bytes::Bytes;
 use cfs_exec::Event;
 use cfs_namespace::data::{self, ChunkSlice, DataCommand, Layout, Route, Span, Verdict, WriteData, range_shard};
@@ -178,6 +179,10 @@ pub async fn attempt(
     let overwrite = Overwrite { shard: to, context: context.clone(), ino, offset, known };
     let owner = core.config.owner(to.into());
     let done = match core.peers.call(owner, CoreRequest::Overwrite(Box::new(overwrite), data)).await {
+        CoreReply::Overwrote(Err(error @ FsError::NoSpace)) => {
+            let reply = conclude(core, shard, context, error).await?;
+            return reply.map(Attempt::Done).ok_or(error);
+        }
         CoreReply::Overwrote(done) => done.map_err(same_number)?,
         _ => return Err(FsError::WrongShard),
     };

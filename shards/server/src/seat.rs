@@ -2,10 +2,11 @@
 //! to the other cores.
 
 use crate::RootOwner;
+use crate::admission::units_promised;
 use crate::boot::{self, Loaded, StartError, region_layout};
 use crate::config::ServerConfig;
 use crate::core::Core;
-use crate::file_data::{free_chunk, sequence_of, store_chunk, units_promised};
+use crate::file_data::{free_chunk, sequence_of, store_chunk};
 use crate::former::{Issued, forget_ended};
 use crate::messages::{CoreReply, CoreRequest};
 use crate::operation::make_root;

@@ -5,6 +5,7 @@ mod basics;
 mod bulk;
 mod doubt;
 mod faulty;
+mod full;
 mod history;
 mod images;
 mod leaks;
