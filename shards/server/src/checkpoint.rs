@@ -22,26 +22,37 @@ pub async fn checkpoint(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsErro
     shard.replica.ready().await?;
     // Too many tables would make reads slow, and fill the manifest.
     while shard.replica.store().is_stalled() && compact(core, shard).await? {}
-    let gone = match pack(core, shard).await {
+    let packed = match pack(core, shard).await {
+        Some(Ok(all)) => Some(all),
         // Where there is no space to pack, the tables are flushed all the same.
-        Some(Ok(()) | Err(FsError::NoSpace)) => shard.replica.checkpoint().await?,
+        Some(Err(FsError::NoSpace)) => Some(true),
         Some(Err(error)) => return Err(error),
-        None => {
-            let (gone, bytes) = shard.replica.evacuate().await?;
-            core.metrics.evacuated_bytes.add(bytes);
-            gone
-        }
+        None => None,
     };
-    core.metrics.flushes.bump();
-    if gone {
-        core.peers.call(CoreId::new(0), CoreRequest::OldReleased(shard.group())).await;
+    if packed.is_some() {
+        let gone = shard.replica.checkpoint().await?;
+        note_flush(core, shard, gone).await;
+    }
+    // The log would wait for ever for what cannot be read.
+    if packed != Some(true) {
+        let (gone, bytes) = shard.replica.evacuate().await?;
+        core.metrics.evacuated_bytes.add(bytes);
+        note_flush(core, shard, gone).await;
     }
     Ok(())
 }
 
+/// After a flush: the shard may need nothing of old log streams any more.
+async fn note_flush(core: &Rc<Core>, shard: &Rc<Shard>, gone: bool) {
+    core.metrics.flushes.bump();
+    if gone {
+        core.peers.call(CoreId::new(0), CoreRequest::OldReleased(shard.group())).await;
+    }
+}
+
 /// Packs the shard's small writes. None where the log has no room for that, before or meanwhile: it
-/// is then finished when there is room again, and nobody waits for it.
-async fn pack(core: &Rc<Core>, shard: &Rc<Shard>) -> Option<Result<(), FsError>> {
+/// is then finished when there is room again, and nobody waits for it. False where some cannot be read.
+async fn pack(core: &Rc<Core>, shard: &Rc<Shard>) -> Option<Result<bool, FsError>> {
     if LogRoom::is_short(&core.log) || shard.packing.replace(true) {
         return None;
     }

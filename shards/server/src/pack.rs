@@ -55,20 +55,20 @@ impl Filling {
     }
 }
 
-/// Packs every small write that is executed now.
-pub async fn pack_all(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
+/// Packs every small write that is executed now. False where some of them cannot be read.
+pub async fn pack_all(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<bool, FsError> {
     if shard.group().shard().is_none() {
-        return Ok(());
+        return Ok(true);
     }
     let (index, counted) = (shard.replica.mark().applied.0, shard.replica.unpacked().get());
-    pack_through(core, shard, index).await?;
+    let all = pack_through(core, shard, index).await?;
     shard.replica.unpacked().packed(counted);
-    Ok(())
+    Ok(all)
 }
 
 /// Packs every small write that lies in an entry up to `index`.
-async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<(), FsError> {
-    let mut after: Option<Source> = None;
+async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<bool, FsError> {
+    let (mut after, mut all): (Option<Source>, bool) = (None, true);
     loop {
         let (found, next) = shard.read(|view, _| settle(log_extents(view, after, EXTENTS_AT_ONCE))).await??;
         let wanted: Vec<Found> = found
@@ -76,19 +76,19 @@ async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<
             .filter(|f| matches!(f.source, Source::Log { index: at, .. } if at.get() <= index))
             .collect();
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(all);
         }
-        move_all(core, shard, &wanted).await?;
+        all &= move_all(core, shard, &wanted).await?;
         match next {
             Some(next) => after = Some(next),
-            None => return Ok(()),
+            None => return Ok(all),
         }
     }
 }
 
-/// Copies the bytes of extents into new chunks and swaps them in.
-async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result<(), FsError> {
-    let mut filling = Filling::new();
+/// Copies the bytes of extents into new chunks and swaps them in. False where some cannot be read.
+async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result<bool, FsError> {
+    let (mut filling, mut all) = (Filling::new(), true);
     for one in found {
         if !filling.fits(one.extent.len as usize) {
             seal(core, shard, std::mem::replace(&mut filling, Filling::new())).await?;
@@ -99,15 +99,20 @@ async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result
             // It was packed meanwhile.
             Err(FsError::Stale) => {}
             // A damaged piece stays where it is: reading it says so.
-            Err(FsError::Corrupt) => core.metrics.damage.bump(),
+            Err(FsError::Corrupt) => {
+                core.metrics.damage.bump();
+                all = false;
+            }
             Err(error) => return Err(error),
         }
     }
-    seal(core, shard, filling).await
+    seal(core, shard, filling).await?;
+    Ok(all)
 }
 
 async fn bytes_of(core: &Rc<Core>, shard: &Rc<Shard>, found: &Found) -> Result<Option<Vec<u8>>, FsError> {
     match &found.extent.place {
+        Place::Log(slice) if shard.replica.is_lost(slice.index).await? => Ok(None),
         Place::Log(slice) => log_bytes(shard, slice, found.extent.len).await.map(Some),
         Place::Chunk { id, offset } => {
             let skip = offset % UNIT_BYTES;

@@ -29,7 +29,7 @@ mod turn;
 pub use peers::{PeerLink, PeerParts};
 pub use records::{adopt_record, decode_local, decode_vote};
 pub use restore::{Opened, Opener};
-pub use transfer::area_key;
+pub use transfer::{LOST_AREA, area_key};
 
 use crate::entry::{self, DATA_BYTES_MAX};
 use crate::hybrid_clock::HybridClock;
@@ -43,7 +43,7 @@ use cfs_exec::{Event, Gate, Semaphore};
 use cfs_kv::Store;
 use cfs_log::CoreLog;
 use cfs_namespace::{Effect, TxId};
-use cfs_seam::{Io, Promise, io, timeout};
+use cfs_seam::{Instant, Io, Promise, io, timeout};
 use cfs_types::{FsError, GroupId, LogIndex, MoveEpoch, Term, Timestamp};
 use peers::Peers;
 use std::cell::{Cell, RefCell};
@@ -144,6 +144,10 @@ pub struct Replica {
     areas_through: Cell<u64>,
     /// The store may hold data areas.
     has_areas: Cell<bool>,
+    /// An entry that cannot be read, and since when.
+    unreadable: Cell<Option<(LogIndex, Instant)>>,
+    /// Entries that were given up since the start.
+    lost: Cell<u64>,
     peers: Option<Peers>,
 }
 
@@ -210,6 +214,8 @@ impl Replica {
             frozen: Cell::new(None),
             areas_through: Cell::new(0),
             has_areas: Cell::new(true),
+            unreadable: Cell::new(None),
+            lost: Cell::new(0),
             peers: parts.peers.map(Peers::new),
         })
     }
@@ -247,6 +253,11 @@ impl Replica {
     /// What of this group's small writes only the log holds.
     pub fn unpacked(&self) -> &Unpacked {
         &self.unpacked
+    }
+
+    /// Entries whose small writes were lost to damage since the start.
+    pub fn lost(&self) -> u64 {
+        self.lost.get()
     }
 
     /// The core's hybrid clock.

@@ -84,10 +84,15 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::gauge("log", of("slots"), "Log slots of the core", log.slots_total as u64),
         Number::gauge("log_free", of("slots"), "Log slots that entries can still take", log.slots_free as u64),
         Number::gauge("log_live", of("slots"), "Log slots that hold records", log.slots_live as u64),
+        Number::counter("log_lost", of("entries"), "Log entries whose small writes were lost to damage", lost(core)),
         Number::gauge("log_torn", of("streams"), "Earlier log streams that the start found torn", log.torn_streams),
         Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
         Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
     ]
+}
+
+fn lost(core: &Core) -> u64 {
+    core.groups.values().map(|shard| shard.replica.lost()).sum()
 }
 
 fn queues(core: &Core) -> Vec<Bounded> {

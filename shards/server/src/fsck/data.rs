@@ -44,7 +44,7 @@ pub struct ShardData {
     spans: Vec<(ChunkId, u32, InodeId)>,
     /// Chunks with a record.
     pub chunks: BTreeMap<ChunkId, ChunkRecord>,
-    log_refs: BTreeMap<LogIndex, Vec<(InodeId, LogRef)>>,
+    log_refs: BTreeMap<LogIndex, Vec<(InodeId, u64, LogRef)>>,
     granted: u64,
 }
 
@@ -123,7 +123,7 @@ impl ShardData {
         match &extent.place {
             Place::Unwritten => return,
             Place::Log(slice) => {
-                self.log_refs.entry(slice.index).or_default().push((ino, slice.clone()));
+                self.log_refs.entry(slice.index).or_default().push((ino, start, slice.clone()));
             }
             Place::Chunk { id, offset } => {
                 *self.live.entry(*id).or_default() += u64::from(extent.len);
@@ -179,20 +179,21 @@ impl ShardData {
     /// Reads and verifies every small write that still rides in the log.
     pub async fn verify_log_refs(&mut self, group: &Group, findings: &mut Findings) -> u64 {
         let refs = std::mem::take(&mut self.log_refs).into_iter();
-        let refs = refs.flat_map(|(index, slices)| slices.into_iter().map(move |(ino, slice)| (index, ino, slice)));
-        let checks = refs.map(|(index, ino, slice)| async move {
+        let refs =
+            refs.flat_map(|(index, slices)| slices.into_iter().map(move |(ino, at, slice)| (index, (ino, at), slice)));
+        let checks = refs.map(|(index, place, slice)| async move {
             let read = group.read_data(index, slice.data_offset, slice.data_len).await;
             let wrong = match read {
                 Ok(data) if block_checksums(&data) == slice.checksums => None,
-                Ok(_) => Some((ino, format!("bytes in entry {index} of the log fail their checksum"))),
-                Err(what) => Some((ino, what)),
+                Ok(_) => Some((place, format!("bytes in entry {index} of the log fail their checksum"))),
+                Err(what) => Some((place, what)),
             };
             (u64::from(slice.data_len), wrong)
         });
         let mut bytes = 0;
         for (len, wrong) in gather(checks, READS_AT_ONCE).await {
             bytes += len;
-            wrong.into_iter().for_each(|(ino, what)| findings.inode(ino, what));
+            wrong.into_iter().for_each(|((ino, at), what)| findings.inode(ino, format!("from byte {at}: {what}")));
         }
         bytes
     }

@@ -6,7 +6,7 @@ use super::finding::{Findings, Severity, Site};
 use crate::entry::{self, Batch, DATA_OFFSET};
 use crate::machine::{GroupCommand, Machine};
 use crate::manifest::GroupManifest;
-use crate::replica::{Executed, Mark, area_key, decode_local, decode_vote};
+use crate::replica::{Executed, LOST_AREA, Mark, area_key, decode_local, decode_vote};
 use cfs_kv::{KvError, Lookup, Manifest, Pins, Scan, Store, StoreConfig};
 use cfs_log::{EntryAt, GroupLog};
 use cfs_namespace::data::DataEffect;
@@ -204,6 +204,9 @@ impl Group {
         let Some(at) = self.entries.get(&index) else {
             let kept = self.kept_area(index).await.map_err(|e| e.to_string())?;
             let area = kept.ok_or_else(|| format!("entry {index} is not in the log"))?;
+            if *area == *LOST_AREA {
+                return Err(format!("lost: entry {index} could not be read when the log let go of it"));
+            }
             return cut(&area, 0).ok_or_else(short);
         };
         let payload = cfs_log::read_entry(&*self.disk, self.id, at).await.map_err(|e| e.to_string())?;

@@ -7,7 +7,7 @@
 
 use super::Replica;
 use super::peers::{Peers, SILENCE};
-use super::transfer::{Cursor, GroupMessage, Page, Point, Want, area_key};
+use super::transfer::{Cursor, GroupMessage, LOST_AREA, Page, Point, Want, area_key};
 use crate::cells::LOCAL_SPACE;
 use crate::entry;
 use crate::view::StoreView;
@@ -175,6 +175,11 @@ impl Replica {
         let payload = self.log.read_payload(self.id, index).await.map_err(|_| FsError::Corrupt)?;
         let (_, area) = entry::decode(&payload).map_err(|_| FsError::Corrupt)?;
         Ok(area.to_vec())
+    }
+
+    /// Whether what rows name of an entry is lost for good.
+    pub async fn is_lost(&self, index: LogIndex) -> Result<bool, FsError> {
+        Ok(self.kept_area(index).await?.is_some_and(|area| *area == *LOST_AREA))
     }
 
     /// The data area of an entry that the store keeps: it came with a state, or had to leave the log.

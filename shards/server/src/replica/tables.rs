@@ -1,9 +1,10 @@
 //! The replica's tables and their manifest: flush, compaction, and what the log may then forget.
 //!
 //! Invariants: the log is released only after both copies of the anchor are durable; one change of
-//! a store's tables at a time; releasing needs no room in the log.
+//! a store's tables at a time; releasing needs no room in the log; an entry that cannot be read holds up only what
+//! names it.
 
-use super::transfer::{AREA_SPACE, area_key};
+use super::transfer::{AREA_SPACE, LOST_AREA, area_key};
 use super::{Mark, Replica};
 use crate::manifest::GroupManifest;
 use cfs_device::{AnchorId, DeviceError};
@@ -11,11 +12,17 @@ use cfs_exec::{Pass, Permit};
 use cfs_kv::{Change, KvError, Pins, Root, Scan};
 use cfs_segment::{CellRef, SpaceError};
 use cfs_types::{FsError, LogIndex, Timestamp};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Data areas forgotten at once.
 const AREAS_AT_ONCE: usize = 16;
 /// Bytes of data areas that are copied into the memtable before it is flushed.
 const COPIED_AT_ONCE: u64 = 4 << 20;
+
+/// An entry that cannot be read for so long is given up: longer than a device takes to come back that still
+/// writes, shorter than a request waits for room in the log.
+const UNREADABLE_MAX: Duration = Duration::from_secs(2);
 
 type Covered = (Mark, Timestamp);
 
@@ -40,8 +47,8 @@ impl Replica {
     }
 
     /// As [`Replica::checkpoint`], but first copies the small writes that only the log holds into the
-    /// tables, so that the log may forget everything. It writes nothing to the log. Returns the bytes
-    /// copied too.
+    /// tables, so that the log may forget everything; what stays unreadable is lost, and the tables say so.
+    /// It writes nothing to the log. Returns the bytes copied too.
     pub async fn evacuate(&self) -> Result<(bool, u64), FsError> {
         let _turn = self.table_turn().await?;
         if self.frozen.get().is_some() {
@@ -50,7 +57,11 @@ impl Replica {
         }
         let (mut gone, mut bytes) = (false, 0);
         loop {
-            let copied = self.copy_areas().await?;
+            let copied = match self.copy_areas().await {
+                // It is said once only that the group needs nothing of old streams.
+                Err(_) if gone => return Ok((gone, bytes)),
+                copied => copied?,
+            };
             self.flush_tables().await?;
             self.areas_through.set(self.areas_through.get().max(copied.through));
             gone |= self.release().await?;
@@ -77,12 +88,29 @@ impl Replica {
             }
             self.has_areas.set(true);
             if self.kept_area(index).await?.is_none() {
-                let area = self.data_area(index).await?;
+                let area = self.area_or_lost(index).await?;
                 copied.bytes += area.len() as u64;
                 self.store.apply(vec![(area_key(index.get()), Some(area.into()))], self.clock.tick());
             }
             copied.through = index.get();
         }
+    }
+
+    /// The data area of an entry, or that it is lost, once it could not be read for long enough.
+    async fn area_or_lost(&self, index: LogIndex) -> Result<Vec<u8>, FsError> {
+        let read = self.data_area(index).await;
+        if read != Err(FsError::Corrupt) {
+            return read;
+        }
+        let now = self.clock.source().now();
+        let since = self.unreadable.get().filter(|(known, _)| *known == index).map_or(now, |(_, since)| since);
+        self.unreadable.set(Some((index, since)));
+        if now.since(since) < UNREADABLE_MAX {
+            return read;
+        }
+        self.lost.set(self.lost.get() + 1);
+        self.damaged(format!("entry {index} of group {} cannot be read: what it wrote is lost", self.id));
+        Ok(LOST_AREA.to_vec())
     }
 
     async fn flush_tables(&self) -> Result<(), FsError> {
@@ -157,11 +185,11 @@ impl Replica {
             return Ok(false);
         }
         let (mark, _) = self.flushed.get();
-        let named = self.log_ref_from(0, Timestamp::MAX).await?.map_or(u64::MAX, LogIndex::get);
+        let (named, lost) = self.named_areas().await?;
         let unnamed = mark.applied.0.min(named.saturating_sub(1));
         self.inline.forget(self.id, LogIndex::new(unnamed));
         if self.has_areas.get() {
-            self.forget_areas(unnamed).await?;
+            self.forget_areas(unnamed, &lost).await?;
         }
         let only_in_log = self.log_ref_from(self.areas_through.get() + 1, Timestamp::MAX).await?;
         let needed_from = only_in_log.map_or(u64::MAX, LogIndex::get);
@@ -169,31 +197,41 @@ impl Replica {
         Ok(self.log.release(self.id, LogIndex::new(through), mark.locals))
     }
 
-    /// Deletes data areas through `through` from the store, and notes when none is left. Where a crash
-    /// undoes it, the next checkpoint does it again.
-    async fn forget_areas(&self, through: u64) -> Result<(), FsError> {
+    /// The first entry that rows name and that is not lost, and the keys of lost ones before it.
+    async fn named_areas(&self) -> Result<(u64, BTreeSet<Box<[u8]>>), FsError> {
+        let (mut from, mut lost) = (0, BTreeSet::new());
+        while let Some(index) = self.log_ref_from(from, Timestamp::MAX).await? {
+            if !self.is_lost(index).await? {
+                return Ok((index.get(), lost));
+            }
+            lost.insert(area_key(index.get()));
+            from = index.get() + 1;
+        }
+        Ok((u64::MAX, lost))
+    }
+
+    /// Deletes data areas through `through` from the store, but for `kept`, and notes when none is left.
+    /// Where a crash undoes it, the next checkpoint does it again.
+    async fn forget_areas(&self, through: u64, kept: &BTreeSet<Box<[u8]>>) -> Result<(), FsError> {
         let mut pins = Pins::default();
-        let through = area_key(through.saturating_add(1));
+        let beyond = area_key(through.saturating_add(1));
+        let (mut from, mut is_left) = (vec![AREA_SPACE], false);
         loop {
-            match self.store.scan(&[AREA_SPACE], &[AREA_SPACE + 1], Timestamp::MAX, AREAS_AT_ONCE) {
+            match self.store.scan(&from, &[AREA_SPACE + 1], Timestamp::MAX, AREAS_AT_ONCE) {
                 Scan::Miss(fetch) => pins.merge(self.fetch(&fetch).await?),
                 Scan::Rows { rows, more } => {
-                    let found = rows.len();
-                    let gone: Vec<_> = rows
-                        .into_iter()
-                        .map(|(key, _)| key)
-                        .filter(|key| *key < through)
-                        .map(|key| (key, None))
-                        .collect();
-                    let all = gone.len() == found;
-                    self.store.apply(gone, self.clock.tick());
-                    if !more || !all {
-                        self.has_areas.set(!all || self.peers.is_some());
-                        return Ok(());
-                    }
+                    let last = rows.last().map(|(key, _)| key.clone()).filter(|key| more && *key < beyond);
+                    let keys = rows.into_iter().map(|(key, _)| key);
+                    let (gone, left): (Vec<_>, Vec<_>) = keys.partition(|key| *key < beyond && !kept.contains(key));
+                    is_left |= !left.is_empty();
+                    self.store.apply(gone.into_iter().map(|key| (key, None)).collect(), self.clock.tick());
+                    let Some(last) = last else { break };
+                    from = [&last[..], &[0]].concat();
                 }
             }
         }
+        self.has_areas.set(is_left || self.peers.is_some());
+        Ok(())
     }
 }
 

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 /// its own log, or that had to leave it, by index. They are of this node alone, as [`crate::cells::LOCAL_SPACE`] is.
 pub(super) const AREA_SPACE: u8 = 0xf1;
 
+/// The data area of an entry that this node had and that is lost to damage: no bytes, where every entry that rows
+/// name has some. Reading it is an error, but the log need not keep the entry.
+pub const LOST_AREA: &[u8] = &[];
+
 /// Index and term of the last entry that a state covers.
 pub(super) type Point = (u64, u64);
 

@@ -11,6 +11,7 @@ mod images;
 mod leaks;
 mod limits;
 mod linear;
+mod lost;
 mod open_limit;
 mod opens;
 mod pressure;
