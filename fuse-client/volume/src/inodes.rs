@@ -54,8 +54,8 @@ pub(crate) struct Inode {
     /// Handles open, and those that may write.
     pub opens: u32,
     pub writers: u32,
-    /// A close is on its way to the server.
-    pub closing: bool,
+    /// An open or a close is on its way to the server: what comes of it decides about the next.
+    pub asking: bool,
     pub dirty: Dirty,
     /// How many of the changes that put all attributes in doubt this record has heard of.
     heard: u64,
@@ -150,7 +150,7 @@ impl Inode {
 
     fn is_idle(&self, now: Instant) -> bool {
         self.opens == 0
-            && !self.closing
+            && !self.asking
             && !self.flushing
             && self.revoking == 0
             && self.dirty.is_empty()
@@ -485,7 +485,7 @@ impl Inodes {
     /// last handle is closed while bytes are held back, since an unlinked file ends with its close.
     pub fn open_files(&self) -> Vec<(InodeId, bool)> {
         let map = self.map.borrow();
-        let open = map.iter().filter(|(_, inode)| inode.opens > 0 || inode.closing || !inode.dirty.is_empty());
+        let open = map.iter().filter(|(_, inode)| inode.opens > 0 || inode.asking || !inode.dirty.is_empty());
         open.map(|(ino, inode)| (*ino, inode.writers > 0 || !inode.dirty.is_empty())).collect()
     }
 

@@ -24,16 +24,21 @@ pub(crate) enum Sending {
     HeldBack(HeldBack),
 }
 
-/// An open under way: counted, so that no close overtakes it.
+/// An open under way: counted, so that no close overtakes it. While it asks the server, others wait for
+/// its answer: the file may be gone.
 struct Opening {
     volume: Rc<Core>,
     ino: InodeId,
     write: bool,
+    asks: bool,
     done: bool,
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
+        if self.asks {
+            self.volume.asked(self.ino);
+        }
         if !self.done {
             self.volume.unpin(self.ino, self.write);
         }
@@ -42,13 +47,14 @@ impl Drop for Opening {
 
 impl Core {
     pub async fn open(self: &Rc<Self>, who: &Identity, ino: InodeId, flags: OpenFlags) -> Result<Handle, FsError> {
-        while self.inodes.find(ino, |inode| inode.closing) == Some(true) {
+        while self.inodes.find(ino, |inode| inode.asking) == Some(true) {
             self.check()?;
             self.inodes.changed.changed().await;
         }
         let pinned = self.pin(ino, flags.write);
-        let mut opening = Opening { volume: self.clone(), ino, write: flags.write, done: false };
+        let mut opening = Opening { volume: self.clone(), ino, write: flags.write, asks: !pinned, done: false };
         if !pinned {
+            self.inodes.with(ino, |inode| inode.asking = true);
             let mode = if flags.write { OpenMode::Write } else { OpenMode::Read };
             let answer = self.call(ino.shard(), who, &Op::Open { ino, mode }, None).await?;
             match answer.reply {
@@ -63,8 +69,8 @@ impl Core {
 
     /// A create has pinned its file at the server.
     pub async fn opened_by_create(self: &Rc<Self>, ino: InodeId, flags: OpenFlags) -> Result<Handle, FsError> {
-        if self.inodes.find(ino, |inode| inode.closing) == Some(true) {
-            // The close of an earlier handle may arrive after the create.
+        if self.inodes.find(ino, |inode| inode.asking) == Some(true) {
+            // The close of an earlier handle may arrive after the create, and an open may fail.
             return self.open(&Identity::default(), ino, flags).await;
         }
         self.pin(ino, flags.write);
@@ -82,6 +88,13 @@ impl Core {
         })
     }
 
+    /// The last use of a handle.
+    pub fn release(self: &Rc<Self>, handle: Handle) {
+        if let Some(file) = self.files.remove(handle) {
+            self.unpin(file.ino, file.flags.write);
+        }
+    }
+
     /// Counts a close; the last one writes back, then tells the server.
     fn unpin(self: &Rc<Self>, ino: InodeId, write: bool) {
         let last = self.inodes.with(ino, |inode| {
@@ -96,18 +109,23 @@ impl Core {
         self.spawn(Class::Foreground, async move {
             volume.write_back(ino).await;
             let unused = volume.inodes.with(ino, |inode| {
-                let unused = inode.opens == 0 && !inode.closing;
-                inode.closing |= unused;
+                let unused = inode.opens == 0 && !inode.asking;
+                inode.asking |= unused;
                 unused
             });
             if unused {
                 // A failure leaves a pin that ends with the session.
                 let close = Op::Close { ino };
                 let _ = volume.call(ino.shard(), &Identity::default(), &close, None).await;
-                volume.inodes.with(ino, |inode| inode.closing = false);
-                volume.inodes.changed.notify();
+                volume.asked(ino);
             }
         });
+    }
+
+    /// The server has answered an open or a close, or never will.
+    fn asked(&self, ino: InodeId) {
+        self.inodes.with(ino, |inode| inode.asking = false);
+        self.inodes.changed.notify();
     }
 
     async fn write_at(
@@ -315,9 +333,7 @@ impl Volume {
 
     /// The last use of a handle; what is held back is written without waiting for it.
     pub fn release(&self, handle: Handle) {
-        if let Some(file) = self.core.files.remove(handle) {
-            self.core.unpin(file.ino, file.flags.write);
-        }
+        self.core.release(handle);
     }
 
     /// Allocates, punches or zeroes. Setuid and setgid go unless root asks.

@@ -3,7 +3,7 @@
 use crate::history::{ME, name};
 use crate::stage::{LIMIT, Setup, Stage, formatted};
 use crate::takeover;
-use cfs_seam::{Class, spawn};
+use cfs_seam::{Class, World, spawn};
 use cfs_sim::Crash;
 use cfs_types::{FsError, InodeId};
 use cfs_volume::{Creation, Handle, Lookup, OpenFlags, RenameMode, Volume, WriteFlags};
@@ -79,6 +79,62 @@ fn race(seed: u64, cores: u16) -> usize {
 fn a_file_that_was_opened_outlives_its_last_name() {
     let opened: usize = (0..6).map(|seed| race(seed, 1 + u16::try_from(seed % 2).expect("small"))).sum();
     assert!(opened > ROUNDS / 4, "only {opened} times was it there to be opened");
+}
+
+/// Another client puts a new file in the place of `f` all the time, while `work` runs.
+fn while_replaced<T: 'static, F: Future<Output = T> + 'static>(
+    seed: u64,
+    work: impl FnOnce(World, Rc<Volume>) -> F + 'static,
+) -> T {
+    let setup = Setup::default();
+    let stage = Stage::new(seed, setup, &formatted(&setup));
+    stage.start(1 + u16::try_from(seed % 2).expect("small"));
+    let (begun, over) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+    let (first, done) = (begun.clone(), over.clone());
+    stage.begin_client(stage.options(), move |world, volume| async move {
+        while !done.get() {
+            let (_, made) = create(&volume, ROOT, "new").await.expect("made");
+            volume.release(made);
+            volume.rename(&ME, (ROOT, &name("new")), (ROOT, &name("f")), RenameMode::Replace).await.expect("renamed");
+            first.set(true);
+            cfs_seam::sleep(&world.clock, Duration::from_micros(world.rng.next_u64() % 300)).await;
+        }
+    });
+    assert!(stage.sim.run_until(LIMIT, || begun.get()));
+    let result = stage.client(work);
+    over.set(true);
+    result
+}
+
+#[test]
+fn what_two_open_at_once_is_open_for_both_or_for_neither() {
+    let opened: usize = (0..6).map(|seed| while_replaced(seed, two_at_once)).sum();
+    assert!(opened > ROUNDS / 4, "only {opened} times was it there to be opened");
+}
+
+/// Two open the same file, and use it if they could; how often.
+async fn two_at_once(world: World, volume: Rc<Volume>) -> usize {
+    let (running, opened) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    for _ in 0..ROUNDS {
+        let Ok(Lookup::Found(entry)) = volume.lookup(&ME, ROOT, &name("f")).await else { continue };
+        running.set(2);
+        for _ in 0..2 {
+            let (volume, running, opened) = (volume.clone(), running.clone(), opened.clone());
+            let task = async move {
+                if let Ok(handle) = volume.open(&ME, entry.attr.ino, WRITER).await {
+                    use_open(&volume, handle).await;
+                    volume.release(handle);
+                    opened.set(opened.get() + 1);
+                }
+                running.set(running.get() - 1);
+            };
+            spawn(&world.tasks, Class::Foreground, task).detach();
+        }
+        while running.get() > 0 {
+            cfs_seam::sleep(&world.clock, Duration::from_micros(50)).await;
+        }
+    }
+    opened.get()
 }
 
 #[test]
