@@ -88,7 +88,9 @@ async fn change_names<F: FileSystem>(fs: &F, who: &Identity, operation: FileOper
 
 async fn inspect<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -> Outcome<F> {
     Ok(match operation {
-        FileOperation::Lookup { dir, name } => Body::of(&reply::lookup_out(&fs.lookup(who, dir, &name).await?)?),
+        FileOperation::Lookup { dir, name, again } => {
+            Body::of(&reply::lookup_out(&fs.lookup(who, dir, &name, again).await?)?)
+        }
         FileOperation::Getattr { ino } => {
             let (attr, ttl) = fs.getattr(ino).await?;
             Body::of(&reply::attr_out(&attr, ttl))

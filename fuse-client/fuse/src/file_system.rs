@@ -38,7 +38,9 @@ pub trait FileSystem: 'static {
     /// Bytes of a read.
     type Data: Deref<Target = [u8]>;
 
-    fn lookup(&self, who: &Identity, dir: InodeId, name: &Name) -> impl Future<Output = Done<Lookup>>;
+    /// `again`: the thread came too late for what it had found before; what it finds now it must be
+    /// able to open.
+    fn lookup(&self, who: &Identity, dir: InodeId, name: &Name, again: bool) -> impl Future<Output = Done<Lookup>>;
     fn getattr(&self, ino: InodeId) -> impl Future<Output = Done<(Attr, Duration)>>;
     fn setattr(&self, who: &Identity, ino: InodeId, change: AttrChange)
     -> impl Future<Output = Done<(Attr, Duration)>>;

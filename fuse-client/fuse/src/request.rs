@@ -47,10 +47,10 @@ pub enum Operation {
     File(FileOperation),
 }
 
-/// An operation of the file system.
+/// An operation of the file system. A lookup is one `again` where its thread tries the path once more.
 #[derive(Debug)]
 pub enum FileOperation {
-    Lookup { dir: InodeId, name: Name },
+    Lookup { dir: InodeId, name: Name, again: bool },
     Getattr { ino: InodeId },
     Statx { ino: InodeId },
     Setattr { ino: InodeId, change: AttrChange },
@@ -179,7 +179,7 @@ fn decode_operation(header: &InHeader, opcode: Opcode, mut args: Args<'_>) -> Re
 fn decode_named(header: &InHeader, opcode: Opcode, mut args: Args<'_>) -> Result<FileOperation, FsError> {
     let dir = inode(header.nodeid)?;
     Ok(match opcode {
-        Opcode::Lookup => FileOperation::Lookup { dir, name: args.name()? },
+        Opcode::Lookup => FileOperation::Lookup { dir, name: args.name()?, again: false },
         Opcode::Unlink => FileOperation::Unlink { dir, name: args.name()? },
         Opcode::Rmdir => FileOperation::Rmdir { dir, name: args.name()? },
         Opcode::Symlink => {

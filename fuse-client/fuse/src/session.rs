@@ -8,6 +8,7 @@
 //! can end while the server is away. Its operation runs on: a mutation that was sent may still
 //! happen, as with any request whose caller was killed, and what it opened is released.
 
+mod late;
 mod table;
 mod watch;
 
@@ -23,6 +24,7 @@ use cfs_runtime::Reactor;
 use cfs_seam::{Class, Clock, Io, Spawn, World, timeout};
 use cfs_types::FsError;
 use cfs_wire::Identity;
+use late::Late;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
@@ -84,6 +86,7 @@ pub struct Session<F> {
     device: Device,
     fs: Rc<F>,
     table: Table,
+    late: Late,
     gate: Gate,
     room: Semaphore,
     watching: Cell<bool>,
@@ -105,6 +108,7 @@ impl<F: FileSystem> Session<F> {
             device,
             fs,
             table: Table::default(),
+            late: Late::default(),
             gate: Gate::new(),
             room: Semaphore::new(REQUESTS_MAX),
             watching: Cell::new(false),
@@ -227,14 +231,15 @@ impl<F: FileSystem> Session<F> {
         self: &Rc<Self>,
         unique: u64,
         (pid, who): (u32, Identity),
-        operation: FileOperation,
+        mut operation: FileOperation,
         permit: Permit,
         cx: &mut Context<'_>,
     ) {
         let Some(pass) = self.gate.enter() else { return };
         let waiting = Rc::new(Waiting::new(pid));
         let session = self.clone();
-        let mut task = Box::pin(session.run(unique, who, operation, waiting.clone(), (permit, pass)));
+        self.late.mark(pid, &mut operation, self.host.clock.now());
+        let mut task = Box::pin(session.run(unique, (pid, who), operation, waiting.clone(), (permit, pass)));
         if task.as_mut().poll(cx).is_ready() {
             return;
         }
@@ -246,7 +251,7 @@ impl<F: FileSystem> Session<F> {
     async fn run(
         self: Rc<Self>,
         unique: u64,
-        who: Identity,
+        (pid, who): (u32, Identity),
         operation: FileOperation,
         waiting: Rc<Waiting>,
         _held: (Permit, Pass),
@@ -254,6 +259,9 @@ impl<F: FileSystem> Session<F> {
         let mut work = std::pin::pin!(dispatch(&*self.fs, &who, operation));
         let answer = match waiting.unless_given_up(work.as_mut()).await {
             Some(answer) => {
+                if answer.result.as_ref().is_err_and(|errno| *errno == FsError::Stale.into()) {
+                    self.late.told(pid, self.host.clock.now());
+                }
                 let taken = self.answer(unique, &answer);
                 if taken { None } else { answer.opened }
             }

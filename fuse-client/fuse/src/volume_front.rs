@@ -33,6 +33,15 @@ pub struct VolumeFront {
 /// Removed directories remembered; a process in an older one is told that its handle is stale.
 const REMOVED_MAX: usize = 1024;
 
+/// A name that is there when it is to be made, and gone when it is to be opened, is made again so
+/// many times.
+const CREATES_MAX: u32 = 16;
+/// Permission bits of a file's owner.
+const OWNER_READS: u16 = 0o400;
+const OWNER_WRITES: u16 = 0o200;
+/// Setuid and setgid.
+const PRIVILEGE_BITS: u16 = 0o6000;
+
 type Done<T> = Result<T, FsError>;
 
 impl VolumeFront {
@@ -53,6 +62,39 @@ impl VolumeFront {
         self.removed.borrow().iter().find(|attr| attr.ino == ino).cloned()
     }
 
+    /// Opens the file that somebody else made while the kernel asked to create it; None where it is
+    /// gone again. `Stale` where its permissions are to be looked at, which is the kernel's work: it
+    /// then looks the name up and opens what it finds.
+    async fn open_found(
+        &self,
+        who: &Identity,
+        dir: InodeId,
+        name: &Name,
+        how: &Creation,
+    ) -> Done<Option<(Entry, Handle)>> {
+        let Lookup::Found(mut entry) = self.volume.lookup_to_open(who, dir, name).await? else { return Ok(None) };
+        let ino = entry.attr.ino;
+        if !is_open_to_owner(who, &entry.attr, how) {
+            return Err(FsError::Stale);
+        }
+        let handle = match self.volume.open(who, ino, how.flags).await {
+            Ok(handle) => handle,
+            Err(error) if is_gone(error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if how.truncate {
+            let change = AttrChange { size: Some(0), ..AttrChange::default() };
+            match self.volume.setattr(who, ino, change).await {
+                Ok((attr, attr_ttl)) => entry = Entry { attr, attr_ttl, ..entry },
+                Err(error) => {
+                    self.volume.release(handle);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Some((entry, handle)))
+    }
+
     fn caching(&self, attr: &Attr, flags: OpenFlags) -> Caching {
         if flags.append {
             // The server gives the offset, which the page cache would have to know before.
@@ -70,6 +112,15 @@ impl VolumeFront {
     }
 }
 
+/// Whether the kernel would certainly let its owner open a file so: the plain case, in which neither
+/// groups nor capabilities nor privileges that end with the content have a say.
+fn is_open_to_owner(who: &Identity, attr: &Attr, how: &Creation) -> bool {
+    let writes = how.flags.write || how.truncate;
+    let needed = if writes { OWNER_READS | OWNER_WRITES } else { OWNER_READS };
+    let plain = attr.kind == FileKind::File && (!how.truncate || attr.mode & PRIVILEGE_BITS == 0);
+    plain && attr.uid == who.uid && attr.mode & needed == needed
+}
+
 fn is_gone(error: FsError) -> bool {
     matches!(error, FsError::Stale | FsError::NotFound)
 }
@@ -77,7 +128,10 @@ fn is_gone(error: FsError) -> bool {
 impl FileSystem for VolumeFront {
     type Data = IoBuf;
 
-    async fn lookup(&self, who: &Identity, dir: InodeId, name: &Name) -> Done<Lookup> {
+    async fn lookup(&self, who: &Identity, dir: InodeId, name: &Name, again: bool) -> Done<Lookup> {
+        if again {
+            return self.volume.lookup_to_open(who, dir, name).await;
+        }
         self.volume.lookup(who, dir, name).await
     }
     async fn getattr(&self, ino: InodeId) -> Done<(Attr, Duration)> {
@@ -127,13 +181,19 @@ impl FileSystem for VolumeFront {
         self.volume.link(who, ino, dir, name).await
     }
     async fn create(&self, who: &Identity, dir: InodeId, name: &Name, how: &Creation) -> Done<(Entry, Opened)> {
-        // A file that somebody else made meanwhile is not opened here: the kernel, which checks
-        // permissions, has not seen it. At ESTALE it looks the name up and opens what it finds.
-        let made = self.volume.create(who, dir, name, &Creation { exclusive: true, ..*how }).await;
-        let taken = |error| if error == FsError::Exists && !how.exclusive { FsError::Stale } else { error };
-        let (entry, handle) = made.map_err(taken)?;
-        let caching = self.caching(&entry.attr, how.flags);
-        Ok((entry, Opened { handle, caching }))
+        for _ in 0..CREATES_MAX {
+            let made = self.volume.create(who, dir, name, &Creation { exclusive: true, ..*how }).await;
+            let (entry, handle) = match made {
+                Err(FsError::Exists) if !how.exclusive => match self.open_found(who, dir, name, how).await? {
+                    Some(opened) => opened,
+                    None => continue,
+                },
+                made => made?,
+            };
+            let caching = self.caching(&entry.attr, how.flags);
+            return Ok((entry, Opened { handle, caching }));
+        }
+        Err(FsError::Stale)
     }
     async fn open(&self, who: &Identity, ino: InodeId, flags: OpenFlags) -> Done<Opened> {
         let handle = self.volume.open(who, ino, flags).await?;

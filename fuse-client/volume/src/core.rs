@@ -14,6 +14,7 @@ use cfs_seam::{Class, Instant, World, spawn};
 use cfs_types::{FsError, InodeId, Name};
 use cfs_wire::{Callback, CallbackReply, Reply, Response};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     pub drained: Signal,
     /// There is something for the keeper to do.
     pub wake_keeper: Signal,
+    /// Files held open for who is about to open them, and until when.
+    pub ahead: RefCell<BTreeMap<InodeId, Instant>>,
     full_percent: Cell<u8>,
     revocations: Cell<usize>,
     closed: Cell<bool>,
@@ -70,6 +73,7 @@ impl Core {
             dirty_bytes: Cell::new(0),
             drained: Signal::default(),
             wake_keeper: Signal::default(),
+            ahead: RefCell::default(),
             full_percent: Cell::new(0),
             revocations: Cell::new(0),
             closed: Cell::new(false),

@@ -9,6 +9,7 @@
 //! and their loss is told once to every handle by fsync; no wait without a deadline, except that
 //! a hard mount waits for its server.
 
+mod ahead;
 mod attributes;
 mod call;
 mod connect;

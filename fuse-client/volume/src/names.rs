@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 /// A name that leads to an inode which is gone is looked up again so many times.
-const LOOKUPS_MAX: u32 = 4;
+pub(crate) const LOOKUPS_MAX: u32 = 16;
 /// Attributes asked for at a time for one listing.
 const ATTRS_IN_FLIGHT_MAX: usize = 16;
 
@@ -23,7 +23,7 @@ impl Core {
         self.remaining(self.inodes.keep_name(dir, name, known, sent, self.now()))
     }
 
-    async fn lookup(self: &Rc<Self>, who: &Identity, dir: InodeId, name: &Name) -> Result<Lookup, FsError> {
+    pub async fn lookup(self: &Rc<Self>, who: &Identity, dir: InodeId, name: &Name) -> Result<Lookup, FsError> {
         for _ in 0..LOOKUPS_MAX {
             let cached = self.inodes.name(dir, name, self.now());
             let (ino, entry_ttl) = match cached {

@@ -54,7 +54,7 @@ fn a_lookup_is_decoded_from_its_bytes() {
     let request = decode_bytes(&header(1, 1, b"etc\0")).0.expect("valid");
     assert_eq!((request.unique, request.pid), (6, 4321));
     assert_eq!(request.identity, Identity { uid: 1000, gid: 100 });
-    let Operation::File(FileOperation::Lookup { dir, name }) = request.operation else { panic!("lookup") };
+    let Operation::File(FileOperation::Lookup { dir, name, .. }) = request.operation else { panic!("lookup") };
     assert_eq!((dir, name.as_bytes()), (InodeId::ROOT, &b"etc"[..]));
 }
 

@@ -176,7 +176,7 @@ fn inode(handle: Handle) -> Result<InodeId, FsError> {
 impl FileSystem for Memory {
     type Data = Vec<u8>;
 
-    async fn lookup(&self, _: &Identity, dir: InodeId, name: &Name) -> Result<Lookup, FsError> {
+    async fn lookup(&self, _: &Identity, dir: InodeId, name: &Name, _: bool) -> Result<Lookup, FsError> {
         match self.find(dir, name) {
             Ok(ino) => self.entry(ino).map(Lookup::Found),
             Err(FsError::NotFound) if failure(name) == Some(FsError::Corrupt) => Err(FsError::Corrupt),

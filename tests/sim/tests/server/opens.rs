@@ -9,6 +9,7 @@ use cfs_types::{FsError, InodeId};
 use cfs_volume::{Creation, Handle, Lookup, OpenFlags, RenameMode, Volume, WriteFlags};
 use cfs_wire::AttrChange;
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -104,6 +105,25 @@ fn while_replaced<T: 'static, F: Future<Output = T> + 'static>(
     let result = stage.client(work);
     over.set(true);
     result
+}
+
+#[test]
+fn what_was_looked_up_to_be_opened_is_not_gone_at_the_open() {
+    for seed in 0..6 {
+        let files = while_replaced(seed, |_, volume| async move {
+            let mut files = BTreeSet::new();
+            for round in 0..ROUNDS {
+                let found = volume.lookup_to_open(&ME, ROOT, &name("f")).await;
+                let Ok(Lookup::Found(entry)) = found else { panic!("round {round}: {found:?}") };
+                let handle = volume.open(&ME, entry.attr.ino, WRITER).await.expect("it was there");
+                use_open(&volume, handle).await;
+                volume.release(handle);
+                files.insert(entry.attr.ino);
+            }
+            files.len()
+        });
+        assert!(files > ROUNDS / 10, "it was replaced only {files} times");
+    }
 }
 
 #[test]
