@@ -159,26 +159,19 @@ impl Core {
         frame: Frame,
         callback: Callback,
     ) -> Result<(), FsError> {
-        match callback {
-            Callback::EntryGone { dir, name } => {
-                self.inodes.changed_names(dir, &[&name]);
-                self.forget_in_kernel(|kernel| kernel.forget_entry(dir, &name));
-            }
-            Callback::Revoke { ino, sequence } => {
-                if self.revocations.get() >= REVOCATIONS_MAX {
-                    return Err(FsError::Busy);
-                }
-                self.revocations.set(self.revocations.get() + 1);
-                let names = self.inodes.revoke(ino);
-                let (volume, link) = (self.clone(), link.clone());
-                self.spawn(Class::Foreground, async move {
-                    volume.give_up(ino, names).await;
-                    let pinned = volume.inodes.is_open(ino);
-                    link.answer(&frame, &CallbackReply { ino, sequence, pinned }).await;
-                    volume.revocations.set(volume.revocations.get() - 1);
-                });
-            }
+        let Callback::Revoke { ino, sequence } = callback;
+        if self.revocations.get() >= REVOCATIONS_MAX {
+            return Err(FsError::Busy);
         }
+        self.revocations.set(self.revocations.get() + 1);
+        let names = self.inodes.revoke(ino);
+        let (volume, link) = (self.clone(), link.clone());
+        self.spawn(Class::Foreground, async move {
+            volume.give_up(ino, names).await;
+            let pinned = volume.inodes.is_open(ino);
+            link.answer(&frame, &CallbackReply { ino, sequence, pinned }).await;
+            volume.revocations.set(volume.revocations.get() - 1);
+        });
         Ok(())
     }
 

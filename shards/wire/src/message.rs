@@ -418,9 +418,6 @@ pub struct Response {
 pub enum Callback {
     /// Stop caching `ino`: write dirty data back, forget attributes, entries and pages, answer.
     Revoke { ino: InodeId, sequence: u64 },
-    /// The name `name` in `dir` is gone or replaced (after the revocation of `dir`): drop the
-    /// kernel's entry.
-    EntryGone { dir: InodeId, name: Name },
 }
 
 /// A client's answer to [`Callback::Revoke`].
