@@ -24,6 +24,12 @@ const REVOCATIONS_MAX: usize = 1 << 14;
 
 /// From this fill level of the store on, writes go through, so that ENOSPC reaches the writer.
 const FULL_PERCENT: u8 = 95;
+/// So full, close waits for what it wrote.
+const SHORT_PERCENT: u8 = 75;
+/// What a response told of that is believed so long, if none told of more.
+const FULL_FOR: Duration = Duration::from_secs(2);
+/// After a refused write there may be no room for so long.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Answers asked of the server are held this much shorter than it grants, for drifting clocks.
 const LEASE_MARGIN_DIVISOR: u32 = 16;
@@ -50,7 +56,9 @@ pub(crate) struct Core {
     pub wake_keeper: Signal,
     /// Files held open for who is about to open them, and until when.
     pub ahead: RefCell<BTreeMap<InodeId, Instant>>,
-    full_percent: Cell<u8>,
+    /// How full the fullest part of the store was that was heard of lately, percent, and until when that
+    /// counts: each core of the server tells of its own.
+    full: Cell<(u8, Instant)>,
     revocations: Cell<usize>,
     closed: Cell<bool>,
     /// The session is being ended: nothing is connected again, and its expiry is what was asked for.
@@ -74,7 +82,7 @@ impl Core {
             drained: Signal::default(),
             wake_keeper: Signal::default(),
             ahead: RefCell::default(),
-            full_percent: Cell::new(0),
+            full: Cell::default(),
             revocations: Cell::new(0),
             closed: Cell::new(false),
             leaving: Cell::new(false),
@@ -127,7 +135,34 @@ impl Core {
 
     /// Whether writes may be held back at all.
     pub fn may_hold_back(&self) -> bool {
-        self.full_percent.get() < FULL_PERCENT && self.options.dirty_bytes_max > 0
+        self.full_percent() < FULL_PERCENT && self.options.dirty_bytes_max > 0
+    }
+
+    /// Whether what is held back may find no space: then close waits for it, so that whoever wrote hears of
+    /// an error that would come when nobody asks any more.
+    pub fn may_lack_space(&self) -> bool {
+        self.full_percent() >= SHORT_PERCENT
+    }
+
+    fn full_percent(&self) -> u8 {
+        let (percent, until) = self.full.get();
+        if self.now() < until { percent } else { 0 }
+    }
+
+    /// Some part of the store is so full, which counts for `term`.
+    fn heard_full(&self, percent: u8, term: Duration) {
+        let (before, until) = self.full.get();
+        let end = self.now().after(term);
+        if percent >= before || self.now() >= until {
+            self.full.set((percent, if percent == before { until.max(end) } else { end }));
+        }
+    }
+
+    /// What was held back was refused.
+    pub fn write_back_failed(&self, error: FsError) {
+        if error == FsError::NoSpace {
+            self.heard_full(100, REFUSED_FOR);
+        }
     }
 
     /// When a lease granted by a reply to a request sent at `sent` ends.
@@ -139,7 +174,7 @@ impl Core {
     /// Takes what every response carries. Called in the order of arrival.
     pub fn absorb(&self, response: &Response, sent: Sent) {
         self.session.observe(response.timestamp);
-        self.full_percent.set(response.full_percent);
+        self.heard_full(response.full_percent, FULL_FOR);
         if let Ok(Reply::Attr(attr) | Reply::Written { attr, .. }) = &response.result {
             self.inodes.observe(attr);
         }
@@ -196,6 +231,14 @@ impl Core {
     /// The kernel is to ask for an inode's attributes again.
     pub fn distrust(&self, ino: InodeId) {
         self.forget_in_kernel(|kernel| kernel.distrust(&[ino]));
+    }
+
+    /// The kernel fills pages with what was read or written since the lease was of era `before`. Where one lease did not cover all
+    /// of that time, nobody would tell the kernel that they are old: it drops them.
+    pub fn keep_unleased_pages_out(&self, ino: InodeId, before: Option<u64>) {
+        if before.is_none() || self.inodes.data_era(ino, self.now()) != before {
+            self.forget_in_kernel(|kernel| kernel.forget_inode(ino));
+        }
     }
 
     fn forget_in_kernel(&self, forget: impl FnOnce(&dyn KernelCache)) {

@@ -351,7 +351,9 @@ impl Inodes {
             let fresh = sent.tick >= inode.revoked.max(inode.names_changed).max(self.floor.get());
             // Nobody else can have made what was absent under the lease.
             let made = fresh && inode.names.get(name) == Some(&Known::Absent);
-            let born = attr.filter(|attr| made && attr.change == CHANGE_AT_BIRTH);
+            // A directory adds to its parent's links, at a time of the parent's shard.
+            let plain = attr.filter(|attr| attr.kind != FileKind::Directory);
+            let born = plain.filter(|attr| made && attr.change == CHANGE_AT_BIRTH);
             fresh.then(|| (inode.complete, born.and_then(|born| inode.grown(born))))
         });
         self.changed_names(dir, &[name]);

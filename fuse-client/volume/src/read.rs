@@ -221,7 +221,10 @@ impl Volume {
         if run >= SEQUENTIAL_RUN && !file.flags.direct {
             core.read_ahead(file.ino, offset + bytes);
         }
-        core.read_at(file.ino, offset, bytes).await
+        let before = core.inodes.data_era(file.ino, core.now());
+        let read = core.read_at(file.ino, offset, bytes).await;
+        core.keep_unleased_pages_out(file.ino, before);
+        read
     }
 
     /// SEEK_DATA and SEEK_HOLE.

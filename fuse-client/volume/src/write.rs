@@ -302,13 +302,21 @@ impl Volume {
     pub async fn write(&self, handle: Handle, offset: u64, data: &[u8], flags: WriteFlags) -> Result<usize, FsError> {
         let mut file = self.core.files.get(handle)?;
         file.flags.append = flags.append.unwrap_or(file.flags.append);
-        self.core.write_at(&file, offset, data, flags).await
+        let before = self.core.inodes.data_era(file.ino, self.core.now());
+        let written = self.core.write_at(&file, offset, data, flags).await;
+        self.core.keep_unleased_pages_out(file.ino, before);
+        written
     }
 
-    /// Close of a descriptor: begins to write back; tells an error that is known already.
+    /// Close of a descriptor: begins to write back, and waits for that where the store may be short of
+    /// space; tells an error that is known by then.
     pub async fn flush(&self, handle: Handle) -> Result<(), FsError> {
         let file = self.core.files.get(handle)?;
         self.core.begin_write_back(file.ino);
+        let holds = self.core.inodes.find(file.ino, |inode| !inode.dirty.is_empty()) == Some(true);
+        if holds && self.core.may_lack_space() {
+            self.core.write_back(file.ino).await;
+        }
         self.report(handle, &file)
     }
 

@@ -82,6 +82,7 @@ impl Core {
             let (freed, more) = self.inodes.with(ino, |inode| {
                 if let Err(error) = result {
                     inode.fail(error);
+                    self.write_back_failed(error);
                 }
                 inode.landed = inode.launched;
                 let freed = inode.dirty.land();

@@ -153,7 +153,9 @@ impl Core {
         }
         let usage = self.space.usage();
         let used = usage.total_units.saturating_sub(usage.free_units + usage.garbage_units);
-        let percent = u8::try_from(used * 100 / usage.total_units.max(1)).unwrap_or(100);
+        // Of what there is for file data.
+        let room = usage.total_units.saturating_sub(self.floor_units).max(1);
+        let percent = u8::try_from((used * 100 / room).min(100)).unwrap_or(100);
         self.full.set(Some((now, percent)));
         percent
     }
