@@ -64,6 +64,8 @@ pub struct Usage {
     pub live_units: u64,
     /// Units that cleaning would give back.
     pub garbage_units: u64,
+    /// Units left over at the ends of sealed segments, which cleaning would not give back.
+    pub lost_units: u64,
     /// Units that can be written.
     pub free_units: u64,
     /// Units set aside by reservations.
@@ -95,7 +97,8 @@ struct Used {
     phase: Phase,
     class: Lifetime,
     generation: u64,
-    /// Next unit to hand out while open.
+    /// Next unit to hand out while open; what lies behind it when sealed is lost. All of the segment where
+    /// it was found at a start: how far it was written is not known then.
     next: u32,
     live_units: u32,
     /// Live cells in order of place.
@@ -224,6 +227,7 @@ impl Book {
             let class = if matches!(owner, CellOwner::Table { .. }) { Lifetime::Metadata } else { Lifetime::Hot };
             let mut used = Used::new(class, generation);
             used.phase = Phase::Sealed;
+            used.next = SEGMENT_UNITS;
             *self.slot(segment) = Slot::Used(Box::new(used));
         }
         let used = self.used(segment).ok_or(BookError::OutOfBounds)?;
@@ -409,14 +413,14 @@ impl Book {
     pub fn victim(&mut self) -> Option<(SegmentId, Vec<(CellOwner, CellRef)>)> {
         let now = self.sealed;
         let score = |used: &Used| {
-            let gain = u64::from(SEGMENT_UNITS - used.live_units);
+            let gain = u64::from(used.gain());
             let age = now.saturating_sub(used.sealed_at) + 1;
             u128::from(gain) * u128::from(age) * 1024 / u128::from(SEGMENT_UNITS + used.live_units)
         };
         let (segment, _) = self
             .all_used()
             .filter(|(_, u)| u.phase == Phase::Sealed && !u.cleaning && u.live_units > 0)
-            .filter(|(_, u)| u.live_units + VICTIM_GAIN_UNITS <= SEGMENT_UNITS)
+            .filter(|(_, u)| u.gain() >= VICTIM_GAIN_UNITS)
             .map(|(segment, used)| (segment, score(used)))
             .max_by_key(|(segment, score)| (*score, std::cmp::Reverse(*segment)))?;
         let first = self.layout.data_unit(segment);
@@ -454,7 +458,8 @@ impl Book {
                 }
                 Phase::Sealed => {
                     usage.sealed_segments += 1;
-                    usage.garbage_units += segment_units - live;
+                    usage.garbage_units += u64::from(used.gain());
+                    usage.lost_units += segment_units - live - u64::from(used.gain());
                 }
             }
         }
@@ -463,6 +468,13 @@ impl Book {
 }
 
 impl Used {
+    /// Units that cleaning gives back once it is sealed: garbage, and the end that was left over only where all that lives here
+    /// would fit into it. A longer cell would leave as much over wherever it goes.
+    fn gain(&self) -> u32 {
+        let left_over = SEGMENT_UNITS - self.next;
+        self.next - self.live_units + if self.live_units <= left_over { left_over } else { 0 }
+    }
+
     fn new(class: Lifetime, generation: u64) -> Self {
         Used {
             phase: Phase::Open,

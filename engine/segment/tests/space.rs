@@ -92,7 +92,8 @@ fn assert_conserved(space: &Space, regions: u32, live_units: u64) {
     assert_eq!(usage.total_units, u64::from(regions * SEGMENTS_PER_REGION * SEGMENT_UNITS));
     assert_eq!(usage.live_units, live_units);
     assert_eq!(usage.live_units_by_class.iter().sum::<u64>(), live_units);
-    assert_eq!(usage.free_units + usage.live_units + usage.garbage_units, usage.total_units, "{usage:?}");
+    let dead = usage.garbage_units + usage.lost_units;
+    assert_eq!(usage.free_units + usage.live_units + dead, usage.total_units, "{usage:?}");
 }
 
 /// Lets abandoned writes end, then the discards of what they had kept.
@@ -470,6 +471,25 @@ fn a_victim_that_could_not_be_cleaned_lets_others_go_first() {
         assert_eq!(second.live.len(), 1);
         let both = (space.victim(), space.victim());
         assert!(both.0.is_some_and(|v| v.segment != second.segment) && both.1.is_some());
+    });
+}
+
+#[test]
+fn what_is_left_over_behind_long_cells_is_no_gain() {
+    cfs_sim::run(15, |world| async move {
+        let space = open(&world, &device(1), 1, 1, &BTreeMap::new());
+        for number in 0..4 {
+            write(&space, number, Lifetime::Relocated, 1900 << 10).await.expect("space");
+        }
+        space.seal_all().await.expect("a sound device");
+        assert_conserved(&space, 1, 4 * 475);
+        let usage = space.usage();
+        assert_eq!((usage.garbage_units, usage.lost_units), (0, 4 * 37));
+        assert!(space.victim().is_none(), "moved, they would leave as much over");
+        let short = write(&space, 9, Lifetime::Cold, 100 << 10).await.expect("space");
+        space.seal_all().await.expect("a sound device");
+        let victim = space.victim().expect("others fit behind it").segment;
+        assert_eq!(space.layout().locate(short.cell).map(|l| l.0), Some(victim));
     });
 }
 
