@@ -1,5 +1,8 @@
 //! The cleaner: segments of which little is alive are emptied, so that they come back whole.
 //!
+//! Who finds no space waits for it as long as it gains something ([`Rounds`]): what a write replaces is
+//! given back behind it, and may not be missed by the next one.
+//!
 //! It asks the owner of each live cell to write it elsewhere; the old place is given back once
 //! the new one is durable. Sparse chunks are packed first, so that there is something to gain.
 
@@ -10,24 +13,65 @@ use crate::file_data::{read_chunk, space_error};
 use crate::messages::CoreRequest;
 use crate::pack::pack_sparse;
 use crate::shard::Shard;
+use cfs_exec::Event;
 use cfs_kv::Pins;
 use cfs_segment::{CellOwner, CellRef, Lifetime};
 use cfs_types::{ChunkId, FsError, GroupId, UNIT_BYTES};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// The cleaner works while less than this share of the units is free, percent.
 const FREE_PERCENT_LOW: u64 = 20;
+/// A chunk with less than this share of live bytes is packed again when space runs short, percent.
+const SPARSE_PERCENT: u64 = 70;
+/// The same when there is hardly any left.
+const SPARSE_PERCENT_TIGHT: u64 = 95;
 /// Sparse chunks packed in one round and shard.
 const SPARSE_AT_ONCE: usize = 16;
 
+/// What the cleaner's rounds came to.
+#[derive(Default)]
+pub struct Rounds {
+    begun: Cell<u64>,
+    /// The last one that gained nothing.
+    fruitless: Cell<u64>,
+    /// One has ended.
+    pub ended: Event,
+}
+
+impl Rounds {
+    /// How many have begun.
+    pub fn begun(&self) -> u64 {
+        self.begun.get()
+    }
+
+    /// Whether one that began after so many had gained nothing.
+    pub fn gained_nothing_since(&self, begun: u64) -> bool {
+        self.fruitless.get() > begun
+    }
+
+    /// Runs one; true where it gained something.
+    pub async fn run(&self, core: &Rc<Core>) -> Result<bool, FsError> {
+        let round = self.begun.get() + 1;
+        self.begun.set(round);
+        let gained = clean_one(core).await;
+        if gained != Ok(true) {
+            self.fruitless.set(round);
+        }
+        self.ended.notify_all();
+        gained
+    }
+}
+
 /// Cleans one segment, if space is short and something is to be gained. True where it did.
-pub async fn clean_one(core: &Rc<Core>) -> Result<bool, FsError> {
+async fn clean_one(core: &Rc<Core>) -> Result<bool, FsError> {
     let usage = core.space.usage();
     if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW {
         return Ok(false);
     }
     let Some(victim) = core.space.victim() else {
-        return pack_sparse_everywhere(core).await;
+        let tight = usage.free_units < 2 * core.floor_units;
+        return pack_sparse_everywhere(core, if tight { SPARSE_PERCENT_TIGHT } else { SPARSE_PERCENT }).await;
     };
     for (owner, cell) in victim.live.clone() {
         let group = match owner {
@@ -41,10 +85,10 @@ pub async fn clean_one(core: &Rc<Core>) -> Result<bool, FsError> {
     Ok(true)
 }
 
-async fn pack_sparse_everywhere(core: &Rc<Core>) -> Result<bool, FsError> {
+async fn pack_sparse_everywhere(core: &Rc<Core>, percent: u64) -> Result<bool, FsError> {
     let mut packed = 0;
     for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
-        packed += pack_sparse(core, shard, SPARSE_AT_ONCE).await?;
+        packed += pack_sparse(core, shard, percent, SPARSE_AT_ONCE).await?;
     }
     Ok(packed > 0)
 }

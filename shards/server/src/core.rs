@@ -4,6 +4,7 @@
 //! mesh once; every request is answered by its deadline; a change that was begun runs to its end,
 //! whether or not somebody still waits for it.
 
+use crate::clean::Rounds;
 use crate::config::ServerConfig;
 use crate::doors::Doors;
 use crate::fence::Fence;
@@ -92,6 +93,8 @@ pub struct Core {
     pub changing: Semaphore,
     /// What changes under way take of the log.
     pub log_room: Rc<LogRoom>,
+    /// What the cleaner does.
+    pub cleaning: Rounds,
     /// Room for the payload of requests.
     pub request_room: Pool,
     /// Room for the payload of answers.

@@ -8,7 +8,7 @@ use crate::file_data::{free_chunk, read_chunk, settle, store_chunk};
 use crate::shard::Shard;
 use bytes::Bytes;
 use cfs_namespace::data::{
-    DataCommand, Found, LogRef, Move, NewChunk, Place, Source, chunk_extents, chunks, log_extents,
+    ChunkRecord, DataCommand, Found, LogRef, Move, NewChunk, Place, Source, chunk_extents, chunks, log_extents,
 };
 use cfs_namespace::{Command, CommandBody};
 use cfs_seam::IoBuf;
@@ -18,10 +18,10 @@ use std::rc::Rc;
 
 /// Extents looked at in one step.
 const EXTENTS_AT_ONCE: usize = 1024;
+/// Sparse chunks packed together.
+const TOGETHER: usize = 16;
 /// Pieces of at least this size begin at a 4 KiB boundary of the chunk.
 const ALIGNED_FROM: usize = UNIT_BYTES as usize;
-/// A chunk with less than this share of live bytes is packed again when space runs short, percent.
-const SPARSE_PERCENT: u64 = 70;
 
 /// A chunk being filled.
 struct Filling {
@@ -150,24 +150,51 @@ async fn seal(core: &Rc<Core>, shard: &Rc<Shard>, filling: Filling) -> Result<()
     Ok(())
 }
 
-/// Packs chunks of which little is alive, so that their space comes back. Returns how many.
-pub async fn pack_sparse(core: &Rc<Core>, shard: &Rc<Shard>, most: usize) -> Result<usize, FsError> {
+/// Packs chunks of which less than `percent` is alive, so that their space comes back: some of a shard together,
+/// for a copy of each alone would be as long as what it leaves over at the end of a segment. Returns how many.
+pub async fn pack_sparse(core: &Rc<Core>, shard: &Rc<Shard>, percent: u64, most: usize) -> Result<usize, FsError> {
     let mut after: Option<ChunkId> = None;
-    let mut packed = 0;
+    let (mut packed, mut sparse) = (0, Vec::new());
     while packed < most {
         let page = shard.read(|view, _| settle(chunks(view, after, 256))).await??;
         let Some((last, _)) = page.last() else { break };
         after = Some(*last);
-        let sparse: Vec<ChunkId> = page
-            .iter()
-            .filter(|(_, record)| u64::from(record.live) * 100 < u64::from(record.len) * SPARSE_PERCENT)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in sparse.into_iter().take(most - packed) {
-            let (found, _) = shard.read(|view, _| settle(chunk_extents(view, id, None, EXTENTS_AT_ONCE))).await??;
-            move_all(core, shard, &found).await?;
-            packed += 1;
+        let is_sparse = |live: u32, len: u32| u64::from(live) * 100 < u64::from(len) * percent;
+        sparse.extend(page.into_iter().filter(|(_, record)| is_sparse(record.live, record.len)));
+        while sparse.len() >= TOGETHER && packed < most {
+            let some: Vec<_> = sparse.drain(..TOGETHER).collect();
+            packed += pack_together(core, shard, some).await?;
         }
     }
+    if packed < most {
+        packed += pack_together(core, shard, sparse).await?;
+    }
     Ok(packed)
+}
+
+/// Packs these chunks into fewer, if that gives space back; says how many it were.
+async fn pack_together(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    some: Vec<(ChunkId, ChunkRecord)>,
+) -> Result<usize, FsError> {
+    let before: u64 = some.iter().map(|(_, record)| taken_by(u64::from(record.len))).sum();
+    let live: u64 = some.iter().map(|(_, record)| u64::from(record.live)).sum();
+    let chunk = u64::from(CHUNK_BYTES_MAX);
+    if live / chunk * chunk + taken_by(live % chunk) >= before {
+        return Ok(0);
+    }
+    let mut moving = Vec::new();
+    for (id, _) in &some {
+        let (found, _) = shard.read(|view, _| settle(chunk_extents(view, *id, None, EXTENTS_AT_ONCE))).await??;
+        moving.extend(found);
+    }
+    move_all(core, shard, &moving).await?;
+    Ok(some.len())
+}
+
+/// What a cell of so many bytes takes of a segment: two long ones do not fit into one.
+fn taken_by(bytes: u64) -> u64 {
+    let whole = u64::from(CHUNK_BYTES_MAX);
+    if bytes * 2 > whole { whole } else { bytes }
 }

@@ -6,7 +6,6 @@
 //! for an answer to be right.
 
 use crate::checkpoint::{checkpoint, compact};
-use crate::clean::clean_one;
 use crate::control;
 use crate::coordinate::resolve_left_over;
 use crate::core::Core;
@@ -52,7 +51,7 @@ pub async fn keep_sorted(core: Rc<Core>) {
 pub async fn keep_clean(core: Rc<Core>) {
     let mut slow = core.world.clock.now();
     while !core.stopping.get() {
-        let busy = noted(&core, clean_one(&core).await);
+        let busy = noted(&core, core.cleaning.run(&core).await);
         let now = core.world.clock.now();
         if now >= slow {
             slow = now.after(SLOW_PERIOD);

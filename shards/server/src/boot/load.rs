@@ -151,6 +151,7 @@ impl Loaded {
             full: Cell::new(None),
             changing: Semaphore::new(memory.change_units()),
             log_room: LogRoom::new(),
+            cleaning: Default::default(),
             request_room: Pool::new(seat.config.memory.requests as u64),
             answer_room: Pool::new(seat.config.memory.answers as u64),
             forwards: Semaphore::new(FORWARDS_MAX),

@@ -50,20 +50,21 @@ async fn size_of(peer: &Peer, ino: InodeId) -> u64 {
     }
 }
 
-/// Until neither data nor metadata fit any more.
+/// Until neither data nor metadata fit any more, also not in what was packed closer meanwhile.
 async fn fill(peer: &Peer, ino: InodeId) {
-    let mut end = 0;
-    for len in [1 << 20, 32 << 10, 1] {
-        loop {
-            match ask(peer, &write(ino, end, len, false)).await {
-                Ok(_) => end += u64::from(len),
-                full => break assert_eq!(full, REFUSED),
+    let (mut end, mut kept, mut more) = (0, 0, true);
+    while std::mem::take(&mut more) {
+        for len in [1 << 20, 32 << 10, 1] {
+            loop {
+                match ask(peer, &write(ino, end, len, false)).await {
+                    Ok(_) => (end, more) = (end + u64::from(len), true),
+                    full => break assert_eq!(full, REFUSED),
+                }
             }
         }
-    }
-    let mut kept = 0;
-    while ask(peer, &xattr(ino, &kept.to_string(), 60_000)).await != REFUSED {
-        kept += 1;
+        while ask(peer, &xattr(ino, &kept.to_string(), 60_000)).await != REFUSED {
+            (kept, more) = (kept + 1, true);
+        }
     }
 }
 
