@@ -6,15 +6,16 @@ use crate::seeds::run_all;
 use crate::stage::{Setup, Stage, formatted};
 use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone};
 use cfs_sim::DiskFaults;
+use std::cell::Cell;
 use std::rc::Rc;
 
 const PLAN: Plan = Plan { volumes: 2, tasks: 2, steps: 40, crashes: 4, pause_us: 150_000 };
 /// Histories in which a violation must be found.
 const SEEDS: u64 = 64;
 
-/// A device whose flushes end before they have begun to have an effect: what waits for one goes on
-/// at once, and so does every reply.
-struct Hasty(Rc<dyn Disk>);
+/// A device whose flushes end before they have had an effect: what waits for one goes on at once, and so
+/// does every reply. Every second one is carried out with the next only, so that a crash may come between.
+struct Hasty(Rc<dyn Disk>, Cell<bool>);
 
 impl Disk for Hasty {
     fn geometry(&self) -> Geometry {
@@ -27,8 +28,10 @@ impl Disk for Hasty {
         self.0.write(offset, buf, durability)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
-        // It goes on without being waited for.
-        drop(self.0.flush());
+        if self.1.replace(!self.1.get()) {
+            // It goes on without being waited for.
+            drop(self.0.flush());
+        }
         Io::ready(Ok(()))
     }
     fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
@@ -58,6 +61,6 @@ fn a_device_that_acknowledges_flushes_without_doing_them_is_noticed() {
 
 #[test]
 fn replies_before_the_flush_are_noticed() {
-    let hasty = |stage: Stage| stage.with_disks(|disk| Rc::new(Hasty(disk)));
+    let hasty = |stage: Stage| stage.with_disks(|disk| Rc::new(Hasty(disk, Cell::default())));
     assert!(wrong(Setup::default(), hasty) > 0);
 }
