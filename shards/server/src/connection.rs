@@ -66,7 +66,7 @@ async fn serve(core: &Rc<Core>, connection: Rc<Connection>, number: u64) {
     };
     receive(core, &connection, session).await;
     connection.close();
-    core.links.remove(session, number);
+    core.detach(session, number);
 }
 
 /// Opens or resumes the session that a client asks for.

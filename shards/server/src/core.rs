@@ -248,11 +248,23 @@ impl Core {
         if taken_over {
             self.leases.borrow_mut().end_session(session);
         }
+        self.ask_again(session);
+        self.leases_moved.notify_all();
+        number
+    }
+
+    /// A connection of a session ended.
+    pub fn detach(&self, session: SessionId, number: u64) {
+        if self.links.remove(session, number) {
+            self.ask_again(session);
+        }
+    }
+
+    /// Sends the revocations again that the session has not answered.
+    fn ask_again(&self, session: SessionId) {
         for r in self.leases.borrow().unanswered(session) {
             self.links.call_back(session, Callback::Revoke { ino: r.ino, sequence: r.sequence });
         }
-        self.leases_moved.notify_all();
-        number
     }
 
     /// A session of before the restart is connected to this core again, and has said what it holds

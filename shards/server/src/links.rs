@@ -32,7 +32,9 @@ struct Bulk {
 /// Who is connected.
 #[derive(Default)]
 pub struct Links {
-    links: RefCell<BTreeMap<SessionId, Link>>,
+    /// The newest last: it carries the callbacks. A client that is connected connects once more where it asks for the
+    /// map, and gives that up again.
+    links: RefCell<BTreeMap<SessionId, Vec<Link>>>,
     bulk: RefCell<BTreeMap<SessionId, Bulk>>,
     next: std::cell::Cell<u64>,
 }
@@ -45,10 +47,13 @@ impl Links {
         let (callbacks, receiver) = channel::bounded(CALLBACKS_MAX);
         spawn(&world.tasks, Class::Foreground, send_callbacks(connection.clone(), receiver)).detach();
         let link = Link { number, instance, callbacks, connection };
-        let old = self.links.borrow_mut().insert(session, link);
-        let taken_over = old.as_ref().is_some_and(|old| old.instance != instance);
-        if let Some(old) = old.filter(|_| taken_over) {
-            old.connection.close();
+        let mut links = self.links.borrow_mut();
+        let links = links.entry(session).or_default();
+        let old: Vec<Link> = links.extract_if(.., |old| old.instance != instance).collect();
+        links.push(link);
+        let taken_over = !old.is_empty();
+        if taken_over {
+            old.iter().for_each(|old| old.connection.close());
             if let Some(bulk) = self.bulk.borrow().get(&session).filter(|bulk| bulk.instance != instance) {
                 bulk.connection.close();
             }
@@ -72,24 +77,32 @@ impl Links {
         self.next.get()
     }
 
-    /// Forgets a connection that ended, unless a newer one took its place.
-    pub fn remove(&self, session: SessionId, number: u64) {
+    /// Forgets a connection that ended. True where an earlier one carries the callbacks from now on.
+    pub fn remove(&self, session: SessionId, number: u64) -> bool {
         let mut links = self.links.borrow_mut();
-        if links.get(&session).is_some_and(|l| l.number == number) {
-            links.remove(&session);
+        let mut falls_back = false;
+        if let Some(of_session) = links.get_mut(&session) {
+            let carried = of_session.last().is_some_and(|link| link.number == number);
+            of_session.retain(|link| link.number != number);
+            falls_back = carried && !of_session.is_empty();
+            if of_session.is_empty() {
+                links.remove(&session);
+            }
         }
         let mut bulk = self.bulk.borrow_mut();
         if bulk.get(&session).is_some_and(|b| b.number == number) {
             bulk.remove(&session);
         }
+        falls_back
     }
 
     /// The session says good-bye on a connection that must still carry the answer: the end of the
     /// session does not close it, but its other one.
     pub fn detach(&self, session: SessionId, from: &Rc<Connection>) {
-        let link = self.links.borrow_mut().remove(&session).map(|link| link.connection);
+        let links = self.links.borrow_mut().remove(&session).unwrap_or_default();
+        let links = links.into_iter().map(|link| link.connection);
         let bulk = self.bulk.borrow_mut().remove(&session).map(|bulk| bulk.connection);
-        for other in link.into_iter().chain(bulk).filter(|other| !Rc::ptr_eq(other, from)) {
+        for other in links.chain(bulk).filter(|other| !Rc::ptr_eq(other, from)) {
             other.close();
         }
     }
@@ -97,7 +110,7 @@ impl Links {
     /// Sends a callback. False where the session has no connection here: its leases end by time.
     pub fn call_back(&self, session: SessionId, callback: Callback) -> bool {
         let links = self.links.borrow();
-        let Some(link) = links.get(&session) else { return false };
+        let Some(link) = links.get(&session).and_then(|links| links.last()) else { return false };
         let queued = link.callbacks.try_send(callback).is_ok();
         if !queued {
             link.connection.close();
@@ -107,8 +120,8 @@ impl Links {
 
     /// Closes every connection of a session.
     pub fn close(&self, session: SessionId) {
-        if let Some(link) = self.links.borrow().get(&session) {
-            link.connection.close();
+        if let Some(links) = self.links.borrow().get(&session) {
+            links.iter().for_each(|link| link.connection.close());
         }
         if let Some(bulk) = self.bulk.borrow().get(&session) {
             bulk.connection.close();

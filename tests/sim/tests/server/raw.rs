@@ -30,6 +30,11 @@ impl Peer {
         Peer::shake_hands(world, options, self.welcome.session, true).await
     }
 
+    /// One more connection of the same session, as a client makes to ask for the map.
+    pub async fn connect_again(&self, world: &World, options: &VolumeOptions) -> Peer {
+        Peer::shake_hands(world, options, self.welcome.session, false).await
+    }
+
     /// Waits until the server closes the connection.
     pub async fn ended(&self) {
         assert!(self.connection.recv().await.is_err(), "it says something");

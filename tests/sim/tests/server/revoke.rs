@@ -1,9 +1,12 @@
 //! Operations between shards wait for leases before they hold anything: others read on meanwhile.
 
 use crate::history::{ME, name, whole};
+use crate::raw::Peer;
 use crate::stage::{LIMIT, Setup, Stage, formatted};
+use cfs_seam::sleep;
 use cfs_types::{InodeId, ShardId};
 use cfs_volume::{Lookup, RenameMode, Volume};
+use cfs_wire::Op;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -100,4 +103,33 @@ fn nothing_is_held_while_the_coordinators_shard_waits_for_a_lease() {
 #[test]
 fn nothing_is_held_while_another_shard_waits_for_a_lease() {
     rename_waits_alone(|places| places.replaced);
+}
+
+#[test]
+fn a_passing_connection_of_a_session_leaves_its_callbacks_to_the_one_that_stays() {
+    let setup = Setup { lease_term: LEASE_TERM, ..Setup::default() };
+    let stage = Stage::new(7, setup, &formatted(&setup));
+    stage.start(1);
+    let (options, ready) = (stage.options(), Rc::new(Cell::new(false)));
+    let done = ready.clone();
+    stage.begin_client(stage.options(), move |world, volume| async move {
+        let peer = Peer::connect(&world, &options).await;
+        let look = || peer.call(InodeId::ROOT.shard(), Op::Getattr { ino: InodeId::ROOT }, None);
+        look().await.expect("answered");
+        drop(peer.connect_again(&world, &options).await);
+        for _ in 0..10_000 {
+            sleep(&world.clock, Duration::from_millis(10)).await;
+            look().await.expect("answered");
+            done.set(true);
+        }
+        drop(volume);
+    });
+    assert!(stage.sim.run_until(LIMIT, || ready.get()));
+    let took = stage.client(|world, volume| async move {
+        let since = world.clock.now();
+        volume.mkdir(&ME, InodeId::ROOT, &name("beside"), 0o755).await.expect("made");
+        world.clock.now().since(since)
+    });
+    assert!(took < LEASE_TERM / 4, "nobody was asked: {took:?}");
+    stage.stop();
 }
