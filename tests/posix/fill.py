@@ -13,7 +13,6 @@ SIZES = {
 }
 # Of the space free at first, what must be full before a writer is refused: with one writer.
 FULL_SHARE = {"large": 0.6, "mixed": 0.6}
-root, kinds, rounds, writers = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3]), int(sys.argv[4])
 
 
 def free():
@@ -25,8 +24,8 @@ def content(name, size):
     return (name.encode() * (size // len(name) + 1))[:size]
 
 
-def write(path, name, size):
-    """True once it is whole and synced; False where the volume is full, the rest removed."""
+def write(path, name, size, sync=True):
+    """True once it is whole, closed and synced if wanted; False where the volume is full, the rest removed."""
     try:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except OSError as error:
@@ -36,7 +35,7 @@ def write(path, name, size):
     try:
         while at < size:
             at += os.write(fd, data[at : at + (1 << 20)])
-        if size:
+        if size and sync:
             os.fsync(fd)
     except OSError as error:
         told = error.errno
@@ -79,25 +78,27 @@ def everywhere(work):
         raise failures[0]
 
 
-folders = [os.path.join(root, "writer-%d" % n) for n in range(writers)]
-for folder in folders:
-    os.mkdir(folder)
-first = free()
-for round in range(rounds):
-    kind, began = kinds[round % len(kinds)], time.monotonic()
-    kept = [{} for _ in folders]
-    everywhere(lambda n: fill(kind, folders[n], round * writers + n, kept[n]))
-    files, used = sum(map(len, kept)), sum(sum(k.values()) for k in kept)
-    print("round %d: %s, %d files, %d MiB, statfs says %d of %d MiB free, %.1f s" % (round, kind, files, used >> 20, free() >> 20, first >> 20, time.monotonic() - began), flush=True)
-    assert writers > 1 or used > first * FULL_SHARE.get(kind, 0), "full far too early"
-    for folder, names in zip(folders, kept):
-        for name in random.Random(1).sample(sorted(names), min(len(names), 200)):
-            assert open(os.path.join(folder, name), "rb").read() == content(name, names[name]), name
-        assert sorted(os.listdir(folder)) == sorted(names)
-    everywhere(lambda n: [os.unlink(os.path.join(folders[n], name)) for name in kept[n]])
-    end = time.monotonic() + 60
-    while free() < first * 9 // 10:
-        assert time.monotonic() < end, "space does not come back: %d of %d MiB" % (free() >> 20, first >> 20)
-        time.sleep(0.1)
-for folder in folders:
-    os.rmdir(folder)
+if __name__ == "__main__":
+    root, kinds, rounds, writers = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3]), int(sys.argv[4])
+    folders = [os.path.join(root, "writer-%d" % n) for n in range(writers)]
+    for folder in folders:
+        os.mkdir(folder)
+    first = free()
+    for round in range(rounds):
+        kind, began = kinds[round % len(kinds)], time.monotonic()
+        kept = [{} for _ in folders]
+        everywhere(lambda n: fill(kind, folders[n], round * writers + n, kept[n]))
+        files, used = sum(map(len, kept)), sum(sum(k.values()) for k in kept)
+        print("round %d: %s, %d files, %d MiB, statfs says %d of %d MiB free, %.1f s" % (round, kind, files, used >> 20, free() >> 20, first >> 20, time.monotonic() - began), flush=True)
+        assert writers > 1 or used > first * FULL_SHARE.get(kind, 0), "full far too early"
+        for folder, names in zip(folders, kept):
+            for name in random.Random(1).sample(sorted(names), min(len(names), 200)):
+                assert open(os.path.join(folder, name), "rb").read() == content(name, names[name]), name
+            assert sorted(os.listdir(folder)) == sorted(names)
+        everywhere(lambda n: [os.unlink(os.path.join(folders[n], name)) for name in kept[n]])
+        end = time.monotonic() + 60
+        while free() < first * 9 // 10:
+            assert time.monotonic() < end, "space does not come back: %d of %d MiB" % (free() >> 20, first >> 20)
+            time.sleep(0.1)
+    for folder in folders:
+        os.rmdir(folder)

@@ -468,8 +468,8 @@ impl Book {
 }
 
 impl Used {
-    /// Units that cleaning gives back once it is sealed: garbage, and the end that was left over only where all that lives here
-    /// would fit into it. A longer cell would leave as much over wherever it goes.
+    /// Units that cleaning gives back once it is sealed: garbage, and the end that was left over only where
+    /// all that lives here would fit into it. A longer cell would leave as much over wherever it goes.
     fn gain(&self) -> u32 {
         let left_over = SEGMENT_UNITS - self.next;
         self.next - self.live_units + if self.live_units <= left_over { left_over } else { 0 }

@@ -109,3 +109,11 @@ pub enum FsError {
     #[error("too many open files")]
     TooManyOpen,
 }
+
+impl FsError {
+    /// Whether the device, or what it holds, is to blame: a shard that says so of a command may have made it
+    /// durable all the same.
+    pub fn is_failure(self) -> bool {
+        matches!(self, FsError::Device | FsError::Corrupt)
+    }
+}

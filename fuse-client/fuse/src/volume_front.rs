@@ -8,7 +8,9 @@ use crate::file_system::{Caching, FileSystem, Opened};
 use crate::notifier::Notifier;
 use cfs_seam::IoBuf;
 use cfs_types::{FsError, InodeId, Name};
-use cfs_volume::{Creation, Entry, Handle, KernelCache, Listing, Lookup, OpenFlags, RenameMode, Volume, WriteFlags};
+use cfs_volume::{
+    Creation, Entry, Handle, KernelCache, Listing, Lookup, OpenFlags, PRIVILEGE_BITS, RenameMode, Volume, WriteFlags,
+};
 use cfs_wire::{Attr, AttrChange, FallocateMode, FileKind, Identity, SeekWhence, XattrMode};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -39,8 +41,6 @@ const CREATES_MAX: u32 = 16;
 /// Permission bits of a file's owner.
 const OWNER_READS: u16 = 0o400;
 const OWNER_WRITES: u16 = 0o200;
-/// Setuid and setgid.
-const PRIVILEGE_BITS: u16 = 0o6000;
 
 type Done<T> = Result<T, FsError>;
 

@@ -233,8 +233,8 @@ impl Core {
         self.forget_in_kernel(|kernel| kernel.distrust(&[ino]));
     }
 
-    /// The kernel fills pages with what was read or written since the lease was of era `before`. Where one lease did not cover all
-    /// of that time, nobody would tell the kernel that they are old: it drops them.
+    /// The kernel fills pages with what was read or written since the lease was of era `before`. Where one
+    /// lease did not cover all of that time, nobody would tell the kernel that they are old: it drops them.
     pub fn keep_unleased_pages_out(&self, ino: InodeId, before: Option<u64>) {
         if before.is_none() || self.inodes.data_era(ino, self.now()) != before {
             self.forget_in_kernel(|kernel| kernel.forget_inode(ino));

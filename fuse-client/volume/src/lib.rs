@@ -36,3 +36,4 @@ pub use files::{Handle, OpenFlags};
 pub use names::Creation;
 pub use options::{Patience, VolumeError, VolumeOptions};
 pub use volume::{Entry, KernelCache, Listed, Listing, Lookup, RenameMode, Volume, WriteFlags};
+pub use write::PRIVILEGE_BITS;

@@ -13,7 +13,7 @@ const PIECE_BYTES_MAX: u64 = 1 << 20;
 /// A file with so much held back is written back at once.
 const WRITE_BACK_BYTES: usize = 4 << 20;
 /// Setuid and setgid, which a write by others clears.
-const PRIVILEGE_BITS: u16 = 0o6000;
+pub const PRIVILEGE_BITS: u16 = 0o6000;
 
 /// How a write reaches the server.
 #[derive(Clone, Copy)]

@@ -37,3 +37,4 @@ pub use execute::{execute, last_link, named_inode, query, read_set};
 pub use outcome::{Answer, Effect, Outcome, Step, Stop};
 pub use txn::TxId;
 pub use view::{Key, NeedMore, Overlay, Rows, Value, View, Writes};
+pub use xattr::{LIST_BYTES_MAX as XATTR_LIST_BYTES_MAX, VALUE_BYTES_MAX as XATTR_VALUE_BYTES_MAX};

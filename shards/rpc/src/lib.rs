@@ -4,7 +4,8 @@
 //! queues outgoing frames, bounded, several in one send. `handshake` proves both sides.
 //!
 //! Invariants: a peer that has proven nothing costs one small buffer; a peer that does not read
-//! costs the queue's limit, and what is held for its answers until they leave; a frame that was begun ends in time or ends the connection.
+//! costs the queue's limit, and what is held for its answers until they leave; a frame that was begun ends
+//! in time or ends the connection.
 
 mod allowance;
 mod connection;

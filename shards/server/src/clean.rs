@@ -26,8 +26,6 @@ const FREE_PERCENT_LOW: u64 = 20;
 const SPARSE_PERCENT: u64 = 70;
 /// The same when there is hardly any left.
 const SPARSE_PERCENT_TIGHT: u64 = 95;
-/// Sparse chunks packed in one round and shard.
-const SPARSE_AT_ONCE: usize = 16;
 
 /// What the cleaner's rounds came to.
 #[derive(Default)]
@@ -86,11 +84,11 @@ async fn clean_one(core: &Rc<Core>) -> Result<bool, FsError> {
 }
 
 async fn pack_sparse_everywhere(core: &Rc<Core>, percent: u64) -> Result<bool, FsError> {
-    let mut packed = 0;
+    let mut gained = false;
     for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
-        packed += pack_sparse(core, shard, percent, SPARSE_AT_ONCE).await?;
+        gained |= pack_sparse(core, shard, percent).await?;
     }
-    Ok(packed > 0)
+    Ok(gained)
 }
 
 /// Moves a cell of a group of this core elsewhere.

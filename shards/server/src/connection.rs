@@ -8,6 +8,7 @@
 use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
 use cfs_exec::Semaphore;
+use cfs_namespace::{XATTR_LIST_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use cfs_rpc::{Allowance, Connection, Frame, Held, Room, accept_handshake, answer_hello};
 use cfs_seam::{Class, IoBuf, Listener, spawn};
 use cfs_types::{CoreId, FsError, SessionId};
@@ -21,8 +22,7 @@ use std::task::Poll;
 const REQUESTS_AT_ONCE: u64 = 512;
 /// Requests that are begun before the core sends to devices and clients what came of them.
 const REQUESTS_A_TURN: u64 = 8;
-/// Most bytes of an extended attribute, or of all their names.
-const XATTR_BYTES: u64 = 64 << 10;
+
 /// Accepts until the core stops.
 pub async fn accept(core: Rc<Core>, listener: Rc<dyn Listener>) {
     loop {
@@ -172,7 +172,8 @@ fn answer_bytes(op: &Op) -> u64 {
         Op::Read { len: bytes, .. } | Op::Readdir { bytes_max: bytes, .. } => {
             u64::from(*bytes).min(PAYLOAD_BYTES_MAX as u64)
         }
-        Op::GetXattr { .. } | Op::ListXattr { .. } => XATTR_BYTES,
+        Op::GetXattr { .. } => XATTR_VALUE_BYTES_MAX as u64,
+        Op::ListXattr { .. } => XATTR_LIST_BYTES_MAX as u64,
         _ => 0,
     }
 }

@@ -187,7 +187,7 @@ pub async fn resolve_left_over(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(),
                     shard.command(Command::internal(CommandBody::Txn(TxnCommand::Abort { tx }))).await?;
                 }
                 Ok(_) => {}
-                Err(error @ (FsError::Device | FsError::Corrupt)) => unsettled = Some(error),
+                Err(error) if error.is_failure() => unsettled = Some(error),
                 Err(_) => {}
             }
         }

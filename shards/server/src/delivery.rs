@@ -47,7 +47,7 @@ impl Outbox {
     }
 
     fn note_failed(&self, to: ShardId, error: FsError) {
-        if matches!(error, FsError::Corrupt | FsError::Device) {
+        if error.is_failure() {
             self.damaged.borrow_mut().insert(to, error);
             self.moved.notify_all();
         }

@@ -1,7 +1,8 @@
 //! The way in: who listens for clients, and every connection that came of it.
 //!
-//! Invariants: connections are bounded, also those that have not proven themselves. Once the doors are shut nothing comes in and no answer goes out, so that no client learns of
-//! what a core that stops can do no longer: for clients a stop is a wait.
+//! Invariants: connections are bounded, also those that have not proven themselves. Once the doors are shut
+//! nothing comes in and no answer goes out, so that no client learns of what a core that stops can do no
+//! longer: for clients a stop is a wait.
 
 use crate::core::Core;
 use cfs_exec::{Permit, Semaphore};

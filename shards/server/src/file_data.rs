@@ -128,7 +128,7 @@ async fn store_and_execute(
         let done = execute_write(core, shard, command, Bytes::new(), locals).await;
         // A group that failed may still have made the command durable: then the next start tells
         // whether anything names them.
-        if !matches!(done, Err(FsError::Device | FsError::Corrupt)) {
+        if !done.as_ref().is_err_and(|error| error.is_failure()) {
             drop_chunks(core, &slices).await;
         }
         match (done, kept) {

@@ -274,7 +274,7 @@ async fn overwrite_chunk(
         Err(error) => Err(error),
     };
     // A group that failed may still have made the command durable.
-    if !matches!(done, Err(FsError::Device | FsError::Corrupt)) {
+    if !done.as_ref().is_err_and(|error| error.is_failure()) {
         let _failed = free_chunk(core, shard, id).await;
     }
     done

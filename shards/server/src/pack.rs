@@ -150,47 +150,40 @@ async fn seal(core: &Rc<Core>, shard: &Rc<Shard>, filling: Filling) -> Result<()
     Ok(())
 }
 
-/// Packs chunks of which less than `percent` is alive, so that their space comes back: some of a shard together,
-/// for a copy of each alone would be as long as what it leaves over at the end of a segment. Returns how many.
-pub async fn pack_sparse(core: &Rc<Core>, shard: &Rc<Shard>, percent: u64, most: usize) -> Result<usize, FsError> {
-    let mut after: Option<ChunkId> = None;
-    let (mut packed, mut sparse) = (0, Vec::new());
-    while packed < most {
+/// Packs some chunks of which less than `percent` is alive, so that their space comes back: together, for a copy of
+/// each alone would be as long as what it leaves over at the end of a segment. False where that gives nothing back.
+pub async fn pack_sparse(core: &Rc<Core>, shard: &Rc<Shard>, percent: u64) -> Result<bool, FsError> {
+    let (mut after, mut sparse): (Option<ChunkId>, _) = (None, Vec::new());
+    loop {
         let page = shard.read(|view, _| settle(chunks(view, after, 256))).await??;
-        let Some((last, _)) = page.last() else { break };
+        let Some((last, _)) = page.last() else { return pack_together(core, shard, &sparse).await };
         after = Some(*last);
         let is_sparse = |live: u32, len: u32| u64::from(live) * 100 < u64::from(len) * percent;
         sparse.extend(page.into_iter().filter(|(_, record)| is_sparse(record.live, record.len)));
-        while sparse.len() >= TOGETHER && packed < most {
+        while sparse.len() >= TOGETHER {
             let some: Vec<_> = sparse.drain(..TOGETHER).collect();
-            packed += pack_together(core, shard, some).await?;
+            if pack_together(core, shard, &some).await? {
+                return Ok(true);
+            }
         }
     }
-    if packed < most {
-        packed += pack_together(core, shard, sparse).await?;
-    }
-    Ok(packed)
 }
 
-/// Packs these chunks into fewer, if that gives space back; says how many it were.
-async fn pack_together(
-    core: &Rc<Core>,
-    shard: &Rc<Shard>,
-    some: Vec<(ChunkId, ChunkRecord)>,
-) -> Result<usize, FsError> {
+/// Packs these chunks into fewer; false where that would give no space back.
+async fn pack_together(core: &Rc<Core>, shard: &Rc<Shard>, some: &[(ChunkId, ChunkRecord)]) -> Result<bool, FsError> {
     let before: u64 = some.iter().map(|(_, record)| taken_by(u64::from(record.len))).sum();
     let live: u64 = some.iter().map(|(_, record)| u64::from(record.live)).sum();
     let chunk = u64::from(CHUNK_BYTES_MAX);
     if live / chunk * chunk + taken_by(live % chunk) >= before {
-        return Ok(0);
+        return Ok(false);
     }
     let mut moving = Vec::new();
-    for (id, _) in &some {
+    for (id, _) in some {
         let (found, _) = shard.read(|view, _| settle(chunk_extents(view, *id, None, EXTENTS_AT_ONCE))).await??;
         moving.extend(found);
     }
     move_all(core, shard, &moving).await?;
-    Ok(some.len())
+    Ok(true)
 }
 
 /// What a cell of so many bytes takes of a segment: two long ones do not fit into one.

@@ -12,34 +12,21 @@ for round in 1 2 3; do
     rm "$STAGE/mnt/endless"
 done
 # Nor is it hidden from who makes a new file each time: what was closed without an error is there.
-python3 - "$STAGE/mnt" <<'PYTHON'
-import errno, os, sys
-root, block, kept, refused = sys.argv[1], os.urandom(200_000), [], 0
+PYTHONPATH=$ROOT/tests/posix python3 -B - "$STAGE/mnt" <<'PYTHON'
+import os, sys
+from fill import write
+SIZE, kept, refused = 200_000, [], 0
 for number in range(5000):
-    name, told = "%s/n%d" % (root, number), None
-    try:
-        fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except OSError as error:
-        assert error.errno == errno.ENOSPC, error
-        refused += 1
-        continue
-    try:
-        os.write(fd, block)
-    except OSError as error:
-        told = error.errno
-    try:
-        os.close(fd)
-    except OSError as error:
-        told = told or error.errno
-    assert told in (None, errno.ENOSPC), os.strerror(told)
-    refused += told is not None
-    if not told:
+    name = "%s/n%d" % (sys.argv[1], number)
+    if write(name, "n%d" % number, SIZE, sync=False):
         kept.append(name)
+    else:
+        refused += 1
     if refused >= 20:
         break
 assert refused, "it is not full"
 os.sync()
-lost = [name for name in kept if os.stat(name).st_size != len(block)]
+lost = [name for name in kept if os.stat(name).st_size != SIZE]
 assert not lost, "%d of %d" % (len(lost), len(kept))
 print(len(kept), "files, then", refused, "refused")
 PYTHON

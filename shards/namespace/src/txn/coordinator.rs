@@ -387,9 +387,7 @@ impl Coordinator {
                 }
             }
             // The shard has failed, perhaps after the decision was durable.
-            Event::Executed { result: Err(error @ (FsError::Device | FsError::Corrupt)), .. } => {
-                self.leave_undecided(error)
-            }
+            Event::Executed { result: Err(error), .. } if error.is_failure() => self.leave_undecided(error),
             // The failure is kept as the request's result already.
             Event::Executed { result: Err(error), .. } if is_final(error) => {
                 self.finish(Err(error));

@@ -7,7 +7,7 @@
 use crate::act::{Act, Answer, DIRS, Seen, call};
 use crate::history::{ME, name};
 use cfs_model::Model;
-use cfs_types::{FsError, InodeId, Nanos};
+use cfs_types::{InodeId, Nanos};
 use cfs_volume::Volume;
 use cfs_wire::Op;
 use std::collections::VecDeque;
@@ -25,11 +25,6 @@ pub struct Doubt {
     model_dirs: [InodeId; DIRS],
     trees: Vec<Model>,
     trail: VecDeque<String>,
-}
-
-/// Whether an error says that the device, or what it holds, is to blame.
-pub fn is_failure(error: FsError) -> bool {
-    matches!(error, FsError::Device | FsError::Corrupt)
 }
 
 /// An answer on one line.
@@ -89,7 +84,7 @@ impl Doubt {
     /// Takes in an answer. False where no tree in question gives it.
     pub fn take(&mut self, act: &Act, got: &Answer) -> bool {
         let dirs = self.model_dirs;
-        if got.as_ref().is_err_and(|error| is_failure(*error)) {
+        if got.as_ref().is_err_and(|error| error.is_failure()) {
             if act.changes() {
                 let mut after = self.trees.clone();
                 after.retain_mut(|tree| act.apply(tree, dirs).is_ok());

@@ -8,7 +8,7 @@
 //! end of the log nobody can tell from what was never written: there only garbage would be wrong.
 
 use crate::act::Act;
-use crate::doubt::{Doubt, is_failure};
+use crate::doubt::Doubt;
 use crate::history::Announce;
 use crate::images::Images;
 use crate::seeds::{run_all, seeds, sum_up};
@@ -172,7 +172,7 @@ impl History<'_> {
         let tried = stage.sim.run_until(LIMIT, || refusals.borrow().len() == addresses.len());
         assert!(tried, "{otherwise}, and nobody is refused");
         let is_damage = |refusal: &Option<VolumeError>| match refusal {
-            Some(VolumeError::Connect { error: RpcError::Refused(error), .. }) => is_failure(*error),
+            Some(VolumeError::Connect { error: RpcError::Refused(error), .. }) => error.is_failure(),
             _ => false,
         };
         assert!(refusals.borrow().iter().any(is_damage) && self.is_damaged(), "{otherwise}");
@@ -340,7 +340,7 @@ impl History<'_> {
             for mut doubt in shared.doubts.take() {
                 for act in Act::looks() {
                     let got = doubt.step(&volume, &act).await;
-                    unreadable += u64::from(got.as_ref().is_err_and(|error| is_failure(*error)));
+                    unreadable += u64::from(got.as_ref().is_err_and(|error| error.is_failure()));
                     let right = doubt.take(&act, &got);
                     assert!(right || shared.is_excused.get(), "{}", doubt.story());
                 }
@@ -376,7 +376,7 @@ async fn work(volume: &Rc<Volume>, rng: &Stream, doubt: &mut Doubt, shared: &Sha
         let act = Act::any(rng);
         let got = doubt.step(volume, &act).await;
         shared.acts.set(shared.acts.get() + 1);
-        shared.failures.set(shared.failures.get() + u64::from(got.as_ref().is_err_and(|error| is_failure(*error))));
+        shared.failures.set(shared.failures.get() + u64::from(got.as_ref().is_err_and(|error| error.is_failure())));
         if !doubt.take(&act, &got) {
             assert!(shared.is_excused.get(), "{}", doubt.story());
             return;
