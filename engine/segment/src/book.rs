@@ -123,6 +123,18 @@ struct Region {
     slots: Vec<Slot>,
     /// Its header has been written or did exist.
     headed: bool,
+    /// It is being emptied for another core: its free segments are nobody's until then.
+    leaving: bool,
+}
+
+impl Region {
+    fn live_units(&self) -> u32 {
+        let used = self.slots.iter().filter_map(|slot| if let Slot::Used(used) = slot { Some(used) } else { None });
+        used.map(|used| used.live_units).sum()
+    }
+    fn is_free(&self) -> bool {
+        self.slots.iter().all(|slot| matches!(slot, Slot::Free))
+    }
 }
 
 /// What became of an attempt to place a cell.
@@ -149,6 +161,7 @@ pub(crate) struct Book {
     discard: bool,
     regions: BTreeMap<u32, Region>,
     free: BTreeSet<SegmentId>,
+    /// Segments that will be free once the device has been told.
     discarding: u64,
     /// A segment became free since `surplus` last found nothing.
     freed: bool,
@@ -186,7 +199,7 @@ impl Book {
     pub fn adopt(&mut self, region: u32, headed: bool) {
         assert!(region < self.layout.regions(), "granted region {region} does not exist");
         let slots = (0..SEGMENTS_PER_REGION).map(|_| Slot::Free).collect();
-        let fresh = self.regions.insert(region, Region { slots, headed }).is_none();
+        let fresh = self.regions.insert(region, Region { slots, headed, leaving: false }).is_none();
         assert!(fresh, "region {region} was granted twice");
         self.free.extend((0..SEGMENTS_PER_REGION).map(|slot| SegmentId::new(region, slot)));
     }
@@ -359,21 +372,27 @@ impl Book {
         }
         if self.discard {
             *self.slot(segment) = Slot::Discarding;
-            self.discarding += 1;
+            self.discarding += u64::from(!self.is_leaving(segment.region()));
             return Some(segment);
         }
-        *self.slot(segment) = Slot::Free;
-        self.free.insert(segment);
-        self.freed = true;
+        self.set_free(segment);
         None
+    }
+    fn set_free(&mut self, segment: SegmentId) {
+        *self.slot(segment) = Slot::Free;
+        if !self.is_leaving(segment.region()) {
+            self.free.insert(segment);
+        }
+        self.freed = true;
+    }
+    fn is_leaving(&self, region: u32) -> bool {
+        self.regions.get(&region).expect("a held region").leaving
     }
     /// The device has been told; `supported` false stops further discards.
     pub fn discarded(&mut self, segment: SegmentId, supported: bool) {
         self.discard &= supported;
-        self.discarding -= 1;
-        *self.slot(segment) = Slot::Free;
-        self.free.insert(segment);
-        self.freed = true;
+        self.discarding -= u64::from(!self.is_leaving(segment.region()));
+        self.set_free(segment);
     }
     /// A wholly free region that is not needed; the caller gives it back.
     pub fn surplus(&mut self) -> Option<u32> {
@@ -386,11 +405,59 @@ impl Book {
     }
     /// Lets go of a wholly free region, if there is one.
     pub fn drop_free(&mut self) -> Option<u32> {
-        let is_free = |r: &Region| r.slots.iter().all(|s| matches!(s, Slot::Free));
-        let region = *self.regions.iter().rev().find(|(_, r)| is_free(r))?.0;
+        let region = *self.regions.iter().rev().find(|(_, r)| !r.leaving && r.is_free())?.0;
         self.regions.remove(&region);
         self.free.retain(|s| s.region() != region);
         Some(region)
+    }
+
+    /// The region that is cheapest to empty, and the units of its live cells.
+    pub fn cheapest(&self) -> Option<(u32, u64)> {
+        let held = self.regions.iter().filter(|(_, r)| !r.leaving);
+        held.map(|(region, r)| (*region, u64::from(r.live_units()))).min_by_key(|(_, live)| *live)
+    }
+    /// Takes the free segments of a region out of use and marks the others as being cleaned. Those that are
+    /// open ([`Book::open_in`]) are to be sealed.
+    pub fn begin_leaving(&mut self, region: u32) {
+        self.set_leaving(region, true);
+        self.free.retain(|s| s.region() != region);
+    }
+    /// The open segments of a region.
+    pub fn open_in(&self, region: u32) -> Vec<SegmentId> {
+        self.open.concat().into_iter().filter(|s| s.region() == region).collect()
+    }
+    /// The live cells of a region, in order of place.
+    pub fn live_in(&self, region: u32) -> Vec<(CellOwner, CellRef)> {
+        let here = self.all_used().filter(|(segment, _)| segment.region() == region);
+        here.flat_map(|(segment, used)| used.live_from(self.layout.data_unit(segment))).collect()
+    }
+    /// Lets go of a region that was being emptied, if it is empty. Whether it was.
+    pub fn end_leaving(&mut self, region: u32) -> bool {
+        let is_free = self.regions.get(&region).expect("a region being emptied is held").is_free();
+        if is_free {
+            self.regions.remove(&region);
+        }
+        is_free
+    }
+    /// Takes a region that was being emptied into use again.
+    pub fn stay(&mut self, region: u32) {
+        self.set_leaving(region, false);
+        let slots = &self.regions.get(&region).expect("a region being emptied is held").slots;
+        let free = (0..SEGMENTS_PER_REGION).zip(slots).filter(|(_, slot)| matches!(slot, Slot::Free));
+        self.free.extend(free.map(|(slot, _)| SegmentId::new(region, slot)));
+    }
+    fn set_leaving(&mut self, region: u32, leaving: bool) {
+        let of = self.regions.get_mut(&region).expect("a held region");
+        of.leaving = leaving;
+        let mut discarding = 0;
+        for slot in &mut of.slots {
+            match slot {
+                Slot::Used(used) => used.cleaning = leaving,
+                Slot::Discarding => discarding += 1,
+                Slot::Free => {}
+            }
+        }
+        self.discarding = if leaving { self.discarding - discarding } else { self.discarding + discarding };
     }
 
     pub fn reserve(&mut self, purpose: Purpose, units: u64, ungranted: u32) -> bool {
@@ -426,8 +493,7 @@ impl Book {
         let first = self.layout.data_unit(segment);
         let used = self.used(segment)?;
         used.cleaning = true;
-        let place = |c: &Cell| CellRef::new(first + u64::from(c.at), c.units).expect("inside the device");
-        Some((segment, used.cells.iter().map(|c| (c.owner, place(c))).collect()))
+        Some((segment, used.live_from(first)))
     }
     /// The cleaner is through with a segment, whatever became of it. What it could not move makes
     /// the segment young again, so that the cleaner turns to others first.
@@ -468,6 +534,11 @@ impl Book {
 }
 
 impl Used {
+    /// The live cells of a segment whose data begins at unit `first`.
+    fn live_from(&self, first: u64) -> Vec<(CellOwner, CellRef)> {
+        let place = |c: &Cell| CellRef::new(first + u64::from(c.at), c.units).expect("inside the device");
+        self.cells.iter().map(|c| (c.owner, place(c))).collect()
+    }
     /// Units that cleaning gives back once it is sealed: garbage, and the end that was left over only where
     /// all that lives here would fit into it. A longer cell would leave as much over wherever it goes.
     fn gain(&self) -> u32 {

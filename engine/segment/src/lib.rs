@@ -27,7 +27,7 @@ pub use grants::{LocalRegions, RegionGrants};
 pub use layout::{
     CELL_UNITS_MAX, REGION_BYTES, REGION_UNITS, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, SegmentId,
 };
-pub use space::{Reservation, Space, SpaceConfig, SpaceError, Victim, Written};
+pub use space::{Leaving, Reservation, Space, SpaceConfig, SpaceError, Victim, Written};
 pub use table::{RegionHeader, SegmentTable, TableEntry, TableError};
 
 /// Bytes of one unit of allocation, reading and checksums.

@@ -1,6 +1,7 @@
 //! The space of one core on one device.
 
 mod flush;
+mod vacate;
 mod write;
 
 use crate::book::{Book, BookError};
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 use std::task::{Context, Waker};
+pub use vacate::Leaving;
 use write::Orphan;
 
 /// Settings of one space.

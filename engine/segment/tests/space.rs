@@ -516,6 +516,53 @@ fn free_regions_are_given_back_and_granted_again() {
 }
 
 #[test]
+fn a_region_is_emptied_for_another_core_and_nothing_new_goes_there() {
+    const REGIONS: u32 = 3;
+    cfs_sim::run(17, |world| async move {
+        let disk = device(REGIONS);
+        let space = open(&world, &disk, REGIONS, 1, &BTreeMap::new());
+        let mut cells = Vec::new();
+        for number in 0..u64::from(REGIONS * SEGMENTS_PER_REGION - FLOORS.data_segments) {
+            let owner = chunk(number);
+            cells.push((owner, write(&space, number, Lifetime::Cold, 2 << 20).await.expect("space")));
+        }
+        assert!(space.vacate(0).await.expect("a sound device").is_none(), "there is no room for what lives");
+        let (kept, doomed): (Vec<_>, Vec<_>) =
+            cells.into_iter().partition(|(owner, _)| number(*owner).is_multiple_of(5));
+        doomed.iter().for_each(|(owner, written)| space.retire(*owner, written.cell).expect("live"));
+        quiet(&world, &space).await;
+        let live_units = u64::try_from(kept.len()).expect("few") * u64::from(SEGMENT_UNITS);
+        let promised = space.usage().free_units / 4 * 3;
+        assert!(space.vacate(promised).await.expect("a sound device").is_none(), "so much could not be written then");
+        // Dropped, it is in use again.
+        drop(space.vacate(0).await.expect("a sound device").expect("most is free"));
+        assert_conserved(&space, REGIONS, live_units);
+
+        let leaving = space.vacate(0).await.expect("a sound device").expect("most is free");
+        let live = leaving.live();
+        let mut moved = Vec::new();
+        for (owner, cell) in &live {
+            let (_, written) = kept.iter().find(|(_, written)| written.cell == *cell).expect("a kept one");
+            let buf = read(&space, *owner, written).await.expect("no damage");
+            moved.push((*owner, space.write(*owner, Lifetime::Relocated, buf).await.expect("space")));
+            space.retire(*owner, *cell).expect("live");
+        }
+        let left = leaving.left().await;
+        assert!(!live.is_empty() && !space.held_regions().contains(&left));
+        let in_it = |written: &Written| space.layout().locate(written.cell).is_some_and(|(s, _)| s.region() == left);
+        for (owner, written) in moved.iter().chain(kept.iter().filter(|(owner, _)| live.iter().all(|l| l.0 != *owner)))
+        {
+            assert!(!in_it(written));
+            read(&space, *owner, written).await.expect("no damage");
+        }
+        for number in 1000.. {
+            let Ok(written) = write(&space, number, Lifetime::Hot, 1 << 20).await else { break };
+            assert!(!in_it(&written), "{:?} is in a region that is no longer held", written.cell);
+        }
+    });
+}
+
+#[test]
 fn reservations_hold_space_back_until_they_are_dropped() {
     cfs_sim::run(11, |world| async move {
         let space = open(&world, &device(1), 1, 1, &BTreeMap::new());

@@ -37,7 +37,7 @@ pub async fn reserve(core: &Core, purpose: Purpose, units: impl Fn() -> u64) -> 
     if let Some(reserved) = core.space.reserve(purpose, units()) {
         return Ok(reserved);
     }
-    core.regions.take_one().await;
+    core.regions.take_one(|| core.space.reserve(purpose, units()).is_some()).await;
     let clock = &core.world.clock;
     let (asked, end) = (core.cleaning.begun(), clock.now().after(CLEANING_TIME_MAX));
     loop {

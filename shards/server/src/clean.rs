@@ -1,11 +1,14 @@
 //! The cleaner: segments of which little is alive are emptied, so that they come back whole.
 //!
+//! A core that has plenty empties a region for one that has none left ([`vacate`]).
+//!
 //! Who finds no space waits for it as long as it gains something ([`Rounds`]): what a write replaces is
 //! given back behind it, and may not be missed by the next one.
 //!
 //! It asks the owner of each live cell to write it elsewhere; the old place is given back once
 //! the new one is durable. Sparse chunks are packed first, so that there is something to gain.
 
+use crate::admission::units_promised;
 use crate::cells::{self, Found, Place};
 use crate::checkpoint::relocate_table;
 use crate::core::Core;
@@ -15,10 +18,12 @@ use crate::pack::pack_sparse;
 use crate::shard::Shard;
 use cfs_exec::Event;
 use cfs_kv::Pins;
+use cfs_seam::{gather, timeout};
 use cfs_segment::{CellOwner, CellRef, Lifetime};
 use cfs_types::{ChunkId, FsError, GroupId, UNIT_BYTES};
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The cleaner works while less than this share of the units is free, percent.
 const FREE_PERCENT_LOW: u64 = 20;
@@ -26,6 +31,11 @@ const FREE_PERCENT_LOW: u64 = 20;
 const SPARSE_PERCENT: u64 = 70;
 /// The same when there is hardly any left.
 const SPARSE_PERCENT_TIGHT: u64 = 95;
+
+/// Cells moved at the same time, of up to 2 MiB each.
+const MOVES_AT_ONCE: usize = 4;
+/// Longest that a region is being emptied for another core: less than a writer there waits for space.
+const VACATING_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// What the cleaner's rounds came to.
 #[derive(Default)]
@@ -71,16 +81,34 @@ async fn clean_one(core: &Rc<Core>) -> Result<bool, FsError> {
         let tight = usage.free_units < 2 * core.floor_units;
         return pack_sparse_everywhere(core, if tight { SPARSE_PERCENT_TIGHT } else { SPARSE_PERCENT }).await;
     };
-    for (owner, cell) in victim.live.clone() {
+    move_cells(core, &victim.live).await;
+    Ok(true)
+}
+
+/// Has the owner of each cell write it elsewhere.
+async fn move_cells(core: &Rc<Core>, cells: &[(CellOwner, CellRef)]) {
+    let moves = cells.iter().map(|&(owner, cell)| async move {
         let group = match owner {
             CellOwner::Chunk(id) => id.shard().into(),
             CellOwner::Table { group, .. } => group,
         };
         let to = core.config.owner(group);
         core.peers.call(to, CoreRequest::Relocate(owner, cell)).await;
-    }
-    core.metrics.cleaned_bytes.add(victim.live.iter().map(|(_, c)| u64::from(c.units() * UNIT_BYTES)).sum());
-    Ok(true)
+        core.metrics.cleaned_bytes.add(u64::from(cell.units() * UNIT_BYTES));
+    });
+    gather(moves, MOVES_AT_ONCE).await;
+}
+
+/// Empties the region with the least alive, for a core that has to refuse a write without one. None where
+/// this core needs its regions itself, or where not everything could be moved in time; what was moved stays so.
+pub async fn vacate(core: &Rc<Core>) -> Option<u32> {
+    let leaving = core.space.vacate(units_promised(core)).await.ok()??;
+    let until = core.world.clock.now().after(VACATING_TIME_MAX);
+    let work = async {
+        move_cells(core, &leaving.live()).await;
+        leaving.left().await
+    };
+    timeout(&core.world.clock, until, work).await
 }
 
 async fn pack_sparse_everywhere(core: &Rc<Core>, percent: u64) -> Result<bool, FsError> {

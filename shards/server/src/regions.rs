@@ -1,13 +1,14 @@
 //! Which core holds which region.
 //!
 //! At start each core gets an equal share of the regions that hold nothing; a core that runs low
-//! takes half of what another has, one that must refuse a write without takes the last too. So a
-//! reservation is decided on the core alone.
+//! takes half of what another has, one that must refuse a write without takes the last too, or has another
+//! empty a region for it. So a reservation is decided on the core alone.
 //!
 //! Invariant: a region is in one core's pool, or held by one core's space, never both.
 
 use crate::messages::{CoreReply, CoreRequest};
 use crate::peers::Peers;
+use cfs_exec::Semaphore;
 use cfs_seam::{Class, Io, World, spawn};
 use cfs_segment::{CellOwner, CellRef, Purpose, RegionGrants, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space};
 use cfs_types::CoreId;
@@ -28,12 +29,21 @@ pub struct RegionPool {
     pool: RefCell<BTreeSet<u32>>,
     /// Regions with cells at start, by the core that holds them.
     holders: RefCell<BTreeMap<u32, CoreId>>,
+    /// Held by who asks in need, so that what one was given serves the others.
+    in_need: Semaphore,
 }
 
 impl RegionPool {
     /// Empty until [`RegionPool::start`].
     pub fn new(world: World, peers: Rc<Peers>, layout: RegionLayout) -> Rc<Self> {
-        Rc::new(RegionPool { world, peers, layout, pool: RefCell::default(), holders: RefCell::default() })
+        Rc::new(RegionPool {
+            world,
+            peers,
+            layout,
+            pool: RefCell::default(),
+            holders: RefCell::default(),
+            in_need: Semaphore::new(1),
+        })
     }
 
     /// Takes this core's share and the table of holders at start.
@@ -62,10 +72,14 @@ impl RegionPool {
         self.ask(POOL_LOW, false).await;
     }
 
-    /// Asks the other cores for a region, without which this one has to refuse a write.
-    pub async fn take_one(&self) {
-        let wanted = self.pool.borrow().len() + 1;
-        self.ask(wanted, true).await;
+    /// Asks the other cores for a region, without which this one has to refuse a write; not where `helped`
+    /// says that one which came meanwhile was enough.
+    pub async fn take_one(&self, helped: impl Fn() -> bool) {
+        let _turn = self.in_need.acquire(1).await;
+        if !helped() {
+            let wanted = self.pool.borrow().len() + 1;
+            self.ask(wanted, true).await;
+        }
     }
 
     async fn ask(&self, wanted: usize, is_in_need: bool) {

@@ -206,7 +206,11 @@ impl Seat {
                 CoreReply::Done
             }
             CoreRequest::TakeRegions(is_in_need) => {
-                CoreReply::Granted(core.regions.give(&core.space, is_in_need, units_promised(core)))
+                let mut given = core.regions.give(&core.space, is_in_need, units_promised(core));
+                if given.is_empty() && is_in_need {
+                    given.extend(clean::vacate(core).await);
+                }
+                CoreReply::Granted(given)
             }
             CoreRequest::Retire(owner, cell) => {
                 if core.space.retire(owner, cell).is_err() {

@@ -1,7 +1,7 @@
 //! Writing cells, and the headers and tables that go with them.
 
 use super::{Inner, Space, SpaceError, State, Written};
-use crate::book::Place;
+use crate::book::{Book, Place};
 use crate::{
     CELL_UNITS_MAX, CellOwner, CellRef, Lifetime, RegionHeader, SegmentId, SegmentTable, UNIT_BYTES, checksum,
 };
@@ -175,19 +175,20 @@ impl Space {
     /// Seals open segments that were not written to since the last call, writing their tables.
     /// For a slow timer: what is sealed can be cleaned and checked.
     pub async fn seal_idle(&self) -> Result<(), SpaceError> {
-        self.seal(true).await
+        self.seal(|book| book.sealable(true)).await
     }
     /// Seals every open segment; for an orderly stop, followed by [`Space::sync`].
     pub async fn seal_all(&self) -> Result<(), SpaceError> {
-        self.seal(false).await
+        self.seal(|book| book.sealable(false)).await
     }
-    async fn seal(&self, only_idle: bool) -> Result<(), SpaceError> {
+    /// Seals these open segments.
+    pub(super) async fn seal(&self, which: impl FnOnce(&mut Book) -> Vec<SegmentId>) -> Result<(), SpaceError> {
         let tables: Vec<SegmentTable> = {
             let mut state = self.inner.state.borrow_mut();
             if let Some(error) = state.failed.get() {
                 return Err(SpaceError::Failed(error));
             }
-            let open = state.book.sealable(only_idle);
+            let open = which(&mut state.book);
             open.into_iter().filter_map(|segment| state.book.seal(segment)).collect()
         };
         let writes = tables.into_iter().map(|table| self.write_table(table)).collect();
