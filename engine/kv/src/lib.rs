@@ -18,6 +18,7 @@ mod filter;
 mod list;
 mod manifest;
 mod memtable;
+mod stem;
 mod store;
 mod table;
 mod verify;
@@ -25,6 +26,7 @@ mod verify;
 pub use cache::BlockCache;
 pub use list::List;
 pub use manifest::{Manifest, ROOT_ENTRIES_MAX, Root, RootError, TableRef};
+pub use stem::Stem;
 pub use store::{
     Change, DatedRow, DatedScan, Fetch, KvError, Lookup, Pins, Replacement, Rows, Scan, Store, StoreConfig, StoreStats,
 };

@@ -20,7 +20,7 @@ use crate::list::LIST_TABLES_MAX;
 use crate::manifest::{LEVELS, Manifest, ROOT_ENTRIES_MAX};
 use crate::memtable::Memtable;
 use crate::table::Table;
-use crate::{KEY_BYTES_MAX, VALUE_BYTES_MAX, Value};
+use crate::{KEY_BYTES_MAX, Stem, VALUE_BYTES_MAX, Value};
 use cfs_segment::{Space, SpaceError};
 use cfs_types::{GroupId, Timestamp};
 use std::cell::{Cell, RefCell};
@@ -53,13 +53,16 @@ pub struct StoreConfig {
     pub root_tables: usize,
     /// Tables of one list, at most.
     pub list_tables: usize,
+    /// Which keys are looked for together. Another one than the tables were written with does not find what
+    /// is there.
+    pub stem: Stem,
     /// Bytes of the memtables of all stores with this configuration or a clone of it, about.
     pub memory: Rc<Cell<usize>>,
 }
 
 impl StoreConfig {
     /// The usual level sizes.
-    pub fn new(memtable_bytes: usize, cache: BlockCache, start: u32) -> Self {
+    pub fn new(memtable_bytes: usize, cache: BlockCache, start: u32, stem: Stem) -> Self {
         StoreConfig {
             memtable_bytes,
             cache,
@@ -67,6 +70,7 @@ impl StoreConfig {
             level1_units: LEVEL1_UNITS,
             root_tables: ROOT_ENTRIES_MAX,
             list_tables: LIST_TABLES_MAX,
+            stem,
             memory: Rc::default(),
         }
     }

@@ -3,13 +3,15 @@
 //! A table is one cell: data blocks, a meta section (index and filter), a footer in the last unit.
 
 use crate::block::{BlockBuilder, compare};
-use crate::{KEY_BYTES_MAX, filter};
+use crate::{KEY_BYTES_MAX, Stem, filter};
 use cfs_segment::{CELL_UNITS_MAX, CellOwner, CellRef, UNIT_BYTES, checksum};
 use cfs_types::GroupId;
 use std::cell::OnceCell;
 
 const MAGIC: [u8; 8] = *b"CFSTABL1";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Its filters know whole keys only.
+const VERSION_WITHOUT_STEMS: u16 = 1;
 const FOOTER_HEAD_BYTES: usize = 64;
 const META_HEAD_BYTES: usize = 16;
 /// Of an index entry before its key: inverted time u64, first unit u16, units u16, key bytes u16.
@@ -31,6 +33,8 @@ pub(crate) struct Footer {
     pub last: Position,
     pub meta_unit: u32,
     pub entries: u64,
+    /// The filter knows stems where keys have one.
+    pub stems: bool,
 }
 
 /// A table of the current version of a store.
@@ -44,6 +48,10 @@ pub(crate) struct Table {
 impl Table {
     pub fn owner(&self, group: GroupId) -> CellOwner {
         CellOwner::Table { group, table: self.id }
+    }
+    /// Whether its filter knows stems. False while the footer is not loaded.
+    pub fn has_stems(&self) -> bool {
+        self.footer.get().is_some_and(|f| f.stems)
     }
     /// Whether its keys and the range of keys (both ends inclusive) have anything in common.
     /// True while the footer is not loaded.
@@ -77,7 +85,8 @@ impl Footer {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        let version = if self.stems { VERSION } else { VERSION_WITHOUT_STEMS };
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&group.get().to_le_bytes());
         out.extend_from_slice(&table.to_le_bytes());
         out.extend_from_slice(&self.entries.to_le_bytes());
@@ -98,8 +107,9 @@ impl Footer {
     pub fn decode(bytes: &[u8], group: GroupId, table: u64, units: u32) -> Option<Self> {
         let footer_unit = units.checked_sub(1)?;
         is_sound(bytes, CellOwner::Table { group, table }, footer_unit).then_some(())?;
+        let version = u16::from_le_bytes(number(bytes, 12)?);
         let same = bytes.get(4..12)? == MAGIC
-            && u16::from_le_bytes(number(bytes, 12)?) == VERSION
+            && matches!(version, VERSION | VERSION_WITHOUT_STEMS)
             && u16::from_le_bytes(number(bytes, 14)?) == group.get()
             && u64::from_le_bytes(number(bytes, 16)?) == table
             && u32::from(u16::from_le_bytes(number(bytes, 34)?)) == units;
@@ -115,7 +125,8 @@ impl Footer {
         let first = Position { key: bytes.get(FOOTER_HEAD_BYTES..first_end)?.into(), inverted: inverted(40)? };
         let last = Position { key: bytes.get(first_end..last_end)?.into(), inverted: inverted(48)? };
         let sorted = compare((&first.key, first.inverted), (&last.key, last.inverted)).is_le();
-        sorted.then_some(Footer { first, last, meta_unit, entries: inverted(24)? })
+        let stems = version == VERSION;
+        sorted.then_some(Footer { first, last, meta_unit, entries: inverted(24)?, stems })
     }
 }
 
@@ -195,6 +206,7 @@ impl Meta {
 pub(crate) struct TableBuilder {
     group: GroupId,
     id: u64,
+    stem: Stem,
     data: Vec<u8>,
     block: BlockBuilder,
     /// Index entries, and where each begins in it.
@@ -207,10 +219,11 @@ pub(crate) struct TableBuilder {
 }
 
 impl TableBuilder {
-    pub fn new(group: GroupId, id: u64) -> Self {
+    pub fn new(group: GroupId, id: u64, stem: Stem) -> Self {
         TableBuilder {
             group,
             id,
+            stem,
             data: Vec::new(),
             block: BlockBuilder::default(),
             index: Vec::new(),
@@ -241,7 +254,8 @@ impl TableBuilder {
         }
         self.block.push(key, inverted, value);
         if self.entries == 0 || *self.last.key != *key {
-            self.hashes.push(filter::hash(key));
+            let hash = filter::hash((self.stem)(key).unwrap_or(key));
+            self.hashes.extend(Some(hash).filter(|hash| self.hashes.last() != Some(hash)));
         }
         self.last = Position { key: key.into(), inverted };
         self.first.get_or_insert_with(|| Position { key: key.into(), inverted });
@@ -277,7 +291,7 @@ impl TableBuilder {
         out.extend_from_slice(&filter);
         seal(&mut out, start, owner);
         let meta_unit = u32::try_from(start / UNIT_BYTES).expect("bounded by the cell");
-        let footer = Footer { first, last: self.last.clone(), meta_unit, entries: self.entries };
+        let footer = Footer { first, last: self.last.clone(), meta_unit, entries: self.entries, stems: true };
         footer.encode(self.group, self.id, &mut out);
         assert!(out.len() / UNIT_BYTES <= UNITS_MAX, "a table fits its cell");
         Some((out, footer))

@@ -1,9 +1,9 @@
 //! A sorted table read from end to end, for checkers.
 
-use crate::TableRef;
 use crate::block::{Block, BlockCursor, compare};
 use crate::filter;
 use crate::table::{Footer, Meta, Position};
+use crate::{Stem, TableRef};
 use cfs_segment::{CellOwner, Space, SpaceError, UNIT_BYTES};
 use cfs_types::GroupId;
 use std::rc::Rc;
@@ -20,8 +20,13 @@ pub struct TableCheck {
 }
 
 /// Reads a whole table of `group` and verifies every byte of it. Writes nothing; the cell need
-/// not be claimed. Errors are the device's.
-pub async fn verify_table(space: &Space, group: GroupId, table: &TableRef) -> Result<TableCheck, SpaceError> {
+/// not be claimed. `stem` is that of the store. Errors are the device's.
+pub async fn verify_table(
+    space: &Space,
+    group: GroupId,
+    table: &TableRef,
+    stem: Stem,
+) -> Result<TableCheck, SpaceError> {
     let owner = CellOwner::Table { group, table: table.id };
     let units = table.cell.units();
     let bytes = space.read_unverified(owner, table.cell, 0, units).await?;
@@ -38,6 +43,7 @@ pub async fn verify_table(space: &Space, group: GroupId, table: &TableRef) -> Re
         check.damage.push((offset(footer.meta_unit), "the index"));
         return Ok(check);
     };
+    let hash = |key: &[u8]| filter::hash(if footer.stems { stem(key).unwrap_or(key) } else { key });
     let mut ends: Option<(Position, Position)> = None;
     for index in 0.. {
         let Some(place) = meta.block(index) else { break };
@@ -46,7 +52,7 @@ pub async fn verify_table(space: &Space, group: GroupId, table: &TableRef) -> Re
             check.damage.push((offset(place.first_unit), "a block"));
             continue;
         };
-        let (entries, first, last, known) = walk(Rc::new(block), &meta);
+        let (entries, first, last, known) = walk(Rc::new(block), &meta, hash);
         let sorted = ends.as_ref().is_none_or(|(_, before)| is_before(before, &first));
         if !known || !sorted || meta.seek(&last.key, last.inverted) != index {
             check.damage.push((offset(place.first_unit), "a block contradicts the index"));
@@ -67,14 +73,14 @@ fn is_before(a: &Position, b: &Position) -> bool {
 }
 
 /// Entries of a block, its first and last one, and whether the filter knows all its keys.
-fn walk(block: Rc<Block>, meta: &Meta) -> (u64, Position, Position, bool) {
+fn walk(block: Rc<Block>, meta: &Meta, hash: impl Fn(&[u8]) -> u64) -> (u64, Position, Position, bool) {
     let mut cursor = BlockCursor::first(block);
     let position = |c: &BlockCursor| Position { key: c.key().into(), inverted: c.inverted() };
     let first = position(&cursor);
     let (mut entries, mut last, mut known) = (0, first.clone(), true);
     while cursor.is_valid() {
         entries += 1;
-        known &= meta.may_contain(filter::hash(cursor.key()));
+        known &= meta.may_contain(hash(cursor.key()));
         last = position(&cursor);
         cursor.advance();
     }

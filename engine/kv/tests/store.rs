@@ -19,8 +19,17 @@ const REGIONS: u32 = 3;
 
 /// Small levels, and few tables in the root: deep levels are named by lists.
 fn config(cache: BlockCache, start: u32) -> StoreConfig {
-    let config = StoreConfig::new(32 << 10, cache, start);
+    let config = StoreConfig::new(32 << 10, cache, start, stem);
     StoreConfig { level1_units: 24, root_tables: 5, list_tables: 2, ..config }
+}
+
+/// About ten rows belong together.
+fn stem(key: &[u8]) -> Option<&[u8]> {
+    match key.first()? {
+        b'k' => key.get(..3),
+        b'r' => key.get(..8),
+        _ => None,
+    }
 }
 
 /// A store that was opened from a manifest, on a space that has claimed what it names.
@@ -219,7 +228,12 @@ impl Rig {
         self.ended.set(self.ended.get() + 1);
     }
     async fn scan(&self) {
-        let (from, to, limit) = (key(&self.rng), key(&self.rng), 1 + self.rng.index(60));
+        let (from, mut to, limit) = (key(&self.rng), key(&self.rng), 1 + self.rng.index(60));
+        if self.rng.chance(500_000) {
+            // To the end of a stem.
+            to = from[..3].into();
+            to[2] += 1;
+        }
         let mut pins = cfs_kv::Pins::default();
         loop {
             match self.store.scan(&from, &to, Timestamp::MAX, limit) {
@@ -305,7 +319,7 @@ fn readers_of_one_block_share_its_read_and_pins_keep_it() {
         let disk = device();
         let (_, store, _) = filled(&world, &disk, 2_000).await;
         let cache = BlockCache::new(1);
-        let config = StoreConfig::new(1 << 20, cache.clone(), 2);
+        let config = StoreConfig::new(1 << 20, cache.clone(), 2, stem);
         let (_, store) = open_with(&world, &disk, &store.manifest(), config);
         drop(store.fetch(&Fetch::get(b"row000000", Timestamp::MAX)).await.expect("no damage"));
         let before = disk.operations();
@@ -361,7 +375,7 @@ fn a_store_larger_than_the_cache_reads_and_keeps_to_its_budget() {
         let disk = device();
         let (_, store, model) = filled(&world, &disk, 30_000).await;
         let cache = BlockCache::new(128 << 10);
-        let config = StoreConfig::new(1 << 20, cache.clone(), 2);
+        let config = StoreConfig::new(1 << 20, cache.clone(), 2, stem);
         let (_, store) = open_with(&world, &disk, &store.manifest(), config);
         assert!(all(&store, Timestamp::MAX, 100).await.expect("no damage") == model);
         for (key, value) in model.iter().step_by(17) {
@@ -371,13 +385,54 @@ fn a_store_larger_than_the_cache_reads_and_keeps_to_its_budget() {
     });
 }
 
+/// Names that hash alike are searched for where there are none, and so are the extents of new files.
+#[test]
+fn a_search_for_a_stem_that_is_nowhere_reads_no_block() {
+    cfs_sim::run(19, |world| async move {
+        let disk = device();
+        let (_, store) = open(&world, &disk, &Manifest::default(), 1, 1 << 20);
+        let groups = |odd: u32| (0..2_000).map(move |group| group * 2 + odd);
+        for group in groups(0) {
+            let key: Box<[u8]> = format!("row{group:05}7").into_bytes().into();
+            store.apply(vec![(key, Some(vec![1; 100].into()))], Timestamp::new(u64::from(group) + 1));
+            if group % 1_000 == 0 {
+                settle(&store).await;
+            }
+        }
+        settle(&store).await;
+        let config = StoreConfig::new(1 << 20, BlockCache::new(1 << 20), 2, stem);
+        let (_, store) = open_with(&world, &disk, &store.manifest(), config);
+        let mut pins = cfs_kv::Pins::default();
+        let read = |odd: u32| {
+            let mut blocks = Vec::new();
+            for group in groups(odd).step_by(20) {
+                let (from, to) = (format!("row{group:05}"), format!("row{:05}", group + 1));
+                match store.scan(from.as_bytes(), to.as_bytes(), Timestamp::MAX, 16) {
+                    Scan::Miss(fetch) => blocks.push(fetch),
+                    Scan::Rows { rows, .. } => assert_eq!(rows.len(), usize::from(odd == 0), "group {group}"),
+                }
+            }
+            blocks
+        };
+        // Footers and filters come first.
+        for fetch in read(1) {
+            pins.merge(store.fetch(&fetch).await.expect("no damage"));
+        }
+        let (there, nowhere) = (read(0).len(), read(1).len());
+        assert!(
+            there > 50 && nowhere < 5,
+            "{there} of 100 searches want blocks where there is one, {nowhere} where not"
+        );
+    });
+}
+
 /// More tables than a root has entries: they are found again, and go one by one as before.
 #[test]
 fn a_store_of_more_tables_than_its_root_can_name_is_flushed_compacted_and_found_again() {
     cfs_sim::run(4, |world| async move {
         let disk = device();
         let cache = BlockCache::new(1 << 20);
-        let config = StoreConfig::new(1 << 20, cache.clone(), 1);
+        let config = StoreConfig::new(1 << 20, cache.clone(), 1, stem);
         let (space, store) = open_with(&world, &disk, &Manifest::default(), config.clone());
         let row = |n: u32, byte: u8| (Box::from(n.to_be_bytes()), Some(Rc::from([byte; 64])));
         let many = u32::try_from(ROOT_ENTRIES_MAX).expect("small") + 60;
@@ -455,7 +510,7 @@ fn a_flipped_bit_gives_an_error_or_the_right_answer() {
 fn reads_at_a_floor_survive_flush_and_compaction() {
     cfs_sim::run(8, |world| async move {
         let disk = device();
-        let config = StoreConfig::new(32 << 10, BlockCache::new(256 << 10), 1);
+        let config = StoreConfig::new(32 << 10, BlockCache::new(256 << 10), 1, stem);
         let (_, store) = open_with(&world, &disk, &Manifest::default(), config);
         let rng = Stream::new(8);
         let (mut model, mut kept) = (Model::new(), None);

@@ -13,7 +13,7 @@ mod codec;
 mod editor;
 mod extent;
 mod file;
-mod keys;
+pub(crate) mod keys;
 mod layout;
 mod message;
 mod overwrite;
@@ -48,7 +48,7 @@ use crate::command::{Command, EntryContext};
 use crate::outcome::{Begun, Step, Stop};
 use crate::record as records;
 use crate::state::{State, find, find_inode};
-use crate::view::{Key, View};
+use crate::view::View;
 use cfs_types::{ChunkId, FsError, InodeId, RangeIndex, ShardId};
 use cfs_wire::{FallocateMode, Op, Reply};
 use file::File;
@@ -206,35 +206,6 @@ pub fn query(view: &dyn View, ctx: &EntryContext, op: &Op) -> Step<Reply> {
     match *op {
         Op::Seek { ino, offset, whence } => seek(view, ctx.layout, ino, offset, whence).map(Reply::Offset),
         _ => Err(Stop::Fail(FsError::NotSupported)),
-    }
-}
-
-/// Keys the command will read.
-pub fn read_set(body: &DataCommand) -> Vec<Key> {
-    match body {
-        DataCommand::Write { ino, data, .. } => {
-            std::iter::once(crate::keys::inode(*ino)).chain(chunk_keys(data)).collect()
-        }
-        DataCommand::Overwrite { data, .. } => chunk_keys(data),
-        DataCommand::Fallocate { ino, .. } | DataCommand::Modified { ino, .. } => vec![crate::keys::inode(*ino)],
-        DataCommand::Trim { ino, range } if range.get() == 0 => vec![crate::keys::inode(*ino)],
-        DataCommand::Trim { ino, range } => vec![keys::range(*ino, *range)],
-        DataCommand::Pack { chunks, moves } => {
-            let fresh = chunks.iter().map(|chunk| keys::chunk(chunk.id));
-            let sources = moves.iter().map(|part| keys::back_ref(part.from));
-            std::iter::once(keys::grant()).chain(fresh).chain(sources).collect()
-        }
-        DataCommand::GrantChunks { .. } => vec![keys::grant()],
-    }
-}
-
-/// Keys that tell whether chunks may be named.
-fn chunk_keys(data: &WriteData) -> Vec<Key> {
-    match data {
-        WriteData::Inline { .. } => Vec::new(),
-        WriteData::Chunks(slices) => {
-            std::iter::once(keys::grant()).chain(slices.iter().map(|slice| keys::chunk(slice.id))).collect()
-        }
     }
 }
 

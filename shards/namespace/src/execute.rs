@@ -3,56 +3,13 @@
 use crate::command::{Command, CommandBody, EntryContext, Message};
 use crate::data::DataCommand;
 use crate::entry::{self, Birth};
-use crate::keys;
 use crate::outcome::{Answer, Begun, Outcome, Step, Stop};
 use crate::record::Inode;
 use crate::state::{State, find_dentry, find_inode};
-use crate::view::{Key, NeedMore, View};
+use crate::view::{NeedMore, View};
 use crate::{attributes, data, outbox, query as reads, reap, session, txn, xattr};
 use cfs_types::{FsError, InodeId, Name, Nanos, SessionId};
 use cfs_wire::{FileKind, Op, Reply};
-
-/// Keys a command will most likely read, to be prefetched together.
-pub fn read_set(command: &Command, ctx: &EntryContext) -> Vec<Key> {
-    let mut keys = vec![keys::counters()];
-    if command.number.get() > 0 {
-        keys.push(keys::session(command.session));
-    }
-    match &command.body {
-        CommandBody::Op { op, .. } => {
-            if let Some((dir, name)) = named(op) {
-                let cookie = keys::cookie(&ctx.name_key, name);
-                keys.push(keys::dentry(ctx.volume, dir, cookie, name.as_bytes()));
-                keys.push(keys::inode(dir));
-            }
-            if let Op::Setattr { ino, .. } | Op::SetXattr { ino, .. } = op {
-                keys.push(keys::inode(*ino));
-            }
-        }
-        CommandBody::Data(body) => keys.extend(data::read_set(body)),
-        CommandBody::Txn(body) => keys.extend(txn::read_set(body, ctx)),
-        CommandBody::Deliver { from, message, .. } => {
-            keys.push(keys::inbox_cursor(*from));
-            if let Message::Unlink { ino, .. } | Message::Touch { ino, .. } = message {
-                keys.push(keys::inode(*ino));
-            }
-        }
-        _ => {}
-    }
-    keys
-}
-
-/// The directory and name of an operation on an entry.
-fn named(op: &Op) -> Option<(InodeId, &Name)> {
-    match op {
-        Op::Create { dir, name, .. }
-        | Op::Mknod { dir, name, .. }
-        | Op::Symlink { dir, name, .. }
-        | Op::Unlink { dir, name }
-        | Op::Lookup { dir, name } => Some((*dir, name)),
-        _ => None,
-    }
-}
 
 /// Executes one command.
 pub fn execute(view: &dyn View, ctx: &EntryContext, command: &Command) -> Result<Outcome, NeedMore> {

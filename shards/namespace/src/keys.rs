@@ -1,6 +1,7 @@
 //! Keys of the replicated state: a key-space byte, then big-endian fields, so that order has
 //! meaning (docs/formats/namespace.md).
 
+use crate::data::keys as data;
 use crate::txn::TxId;
 use crate::view::Key;
 use cfs_types::{InodeId, Name, RequestNumber, SessionId, ShardId, Term, VolumeId};
@@ -74,6 +75,18 @@ pub fn after_prefix(prefix: &[u8]) -> Key {
         *last += 1;
     }
     end.into_boxed_slice()
+}
+
+/// What a key shares with those it is looked for together with: the names of a directory that hash alike (all but
+/// the last byte of their cookie), the attributes of an inode, the extents and the ranges of a file. None for
+/// keys that are looked for alone. Part of the format of tables.
+pub fn stem(key: &[u8]) -> Option<&[u8]> {
+    let bytes = match *key.first()? {
+        space::DENTRY => 20,
+        space::XATTR | data::EXTENT | data::SUMMARY => 9,
+        _ => return None,
+    };
+    key.get(..bytes)
 }
 
 /// An inode's record.
@@ -247,6 +260,25 @@ pub const RANKS: u64 = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_hash_alike_have_one_stem_and_are_searched_within_it() {
+        let (volume, dir) = (VolumeId::new(0), InodeId::ROOT);
+        for first in [0x10, 0x7ff0, 0x1_2345_67f0, i64::MAX as u64 & !0xf] {
+            let from = dentry(volume, dir, first, b"");
+            let whole = stem(&from).expect("dentries have one");
+            let to = after_prefix(&dentry(volume, dir, first + RANKS - 1, b""));
+            assert_eq!(stem(&dentry(volume, dir, first + RANKS - 1, &[0xff; 255])), Some(whole));
+            assert!(to.starts_with(whole) || to == after_prefix(whole), "{first:x}");
+        }
+        assert_eq!(stem(&extent_of(1, 7)), stem(&extent_of(1, u64::MAX)));
+        assert_ne!(stem(&extent_of(1, 7)), stem(&extent_of(2, 7)));
+        assert_eq!(stem(&inode(dir)), None);
+    }
+
+    fn extent_of(ino: u64, end: u64) -> Key {
+        data::extent(InodeId::new(ino, ShardId::new(3)).expect("in range"), end)
+    }
 
     #[test]
     fn the_end_of_a_prefix_carries() {

@@ -33,7 +33,7 @@ mod xattr;
 
 pub use command::{Command, CommandBody, EntryContext, Message};
 pub use entry::LINKS_MAX;
-pub use execute::{execute, last_link, named_inode, query, read_set};
+pub use execute::{execute, last_link, named_inode, query};
 pub use outcome::{Answer, Effect, Outcome, Step, Stop};
 pub use txn::TxId;
 pub use view::{Key, NeedMore, Overlay, Rows, Value, View, Writes};

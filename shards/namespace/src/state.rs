@@ -52,7 +52,7 @@ fn found_or_place(view: &dyn View, ctx: &EntryContext, dir: InodeId, name: &Name
     }
     let ranks = usize::try_from(keys::RANKS).expect("16 fits");
     let from = keys::dentry(ctx.volume, dir, first, b"");
-    let to = keys::dentry(ctx.volume, dir, first + keys::RANKS, b"");
+    let to = keys::after_prefix(&keys::dentry(ctx.volume, dir, first + keys::RANKS - 1, b""));
     // Entries whose names hash to the same value; in the order of their cookies.
     let mut free = first;
     for (key, value) in view.scan(&from, &to, ranks)? {

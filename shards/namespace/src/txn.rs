@@ -15,5 +15,5 @@ mod rename_lock;
 pub use action::{Action, Event, Request};
 pub use command::{DecideReply, Part, TxnCommand, TxnReply, Verdict};
 pub use coordinator::Coordinator;
-pub(crate) use execute::{execute, read_set, unlinks};
+pub(crate) use execute::{execute, unlinks};
 pub use id::TxId;

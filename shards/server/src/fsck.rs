@@ -26,6 +26,7 @@ use cfs_device::{Anchors, DeviceError, Superblock};
 use cfs_kv::{BlockCache, StoreConfig, TableCheck, verify_table};
 use cfs_log::GroupLog;
 use cfs_namespace::audit::{self, Row};
+use cfs_namespace::keys::stem;
 use cfs_seam::{Disk, World, gather};
 use cfs_segment::{CellOwner, CellRef, Floors, LocalRegions, Space, SpaceConfig, SpaceError, UNIT_BYTES};
 use cfs_types::{ChunkId, GroupId};
@@ -168,7 +169,7 @@ pub async fn fsck(world: &World, disk: Rc<dyn Disk>, progress: impl FnMut(Progre
     let opener = Opener {
         disk: disk.clone(),
         space: space.clone(),
-        config: StoreConfig::new(usize::MAX, BlockCache::new(CACHE_BYTES), 0),
+        config: StoreConfig::new(usize::MAX, BlockCache::new(CACHE_BYTES), 0, stem),
         name_key: crate::config::name_key(&cluster),
         time: Cell::default(),
     };
@@ -261,7 +262,7 @@ impl<P: FnMut(Progress)> Check<P> {
             self.claims.extend(tables.into_iter().flat_map(|tables| tables.claims(id)));
             let tables = tables.map(|tables| tables.tables.as_slice()).unwrap_or_default();
             let space = self.opener.space.clone();
-            let checks = gather(tables.iter().map(|table| verify_table(&space, id, table)), CELLS_AT_ONCE).await;
+            let checks = gather(tables.iter().map(|table| verify_table(&space, id, table, stem)), CELLS_AT_ONCE).await;
             for (table, check) in tables.iter().zip(checks) {
                 intact &= self.note_table(id, table, check);
             }

@@ -1,8 +1,12 @@
 //! The state machine's view of a shard's store.
 
 use cfs_kv::{KvError, Lookup, Pins, Scan, Store};
-use cfs_namespace::{NeedMore, Rows, Value, View};
+use cfs_namespace::{Key, NeedMore, Rows, Value, View};
+use cfs_seam::gather;
 use cfs_types::Timestamp;
+
+/// Keys that are looked for on the device at the same time.
+const LOADS_AT_ONCE: usize = 32;
 
 /// Reads the newest versions, or those of one moment.
 pub struct StoreView<'a> {
@@ -26,18 +30,21 @@ impl<'a> StoreView<'a> {
     pub async fn load(&self, need: NeedMore) -> Result<Pins, KvError> {
         match need {
             NeedMore::Key(key) => self.load_key(&key).await,
-            NeedMore::Keys(keys) => {
-                let mut pins = Pins::default();
-                for key in keys {
-                    pins.merge(self.load_key(&key).await?);
-                }
-                Ok(pins)
-            }
+            NeedMore::Keys(keys) => self.load_keys(&keys).await,
             NeedMore::Range { from, to, limit } => match self.store.scan(&from, &to, self.time, limit) {
                 Scan::Miss(fetch) => self.store.fetch(&fetch).await,
                 Scan::Rows { .. } => Ok(Pins::default()),
             },
         }
+    }
+
+    /// Brings these keys into memory, many at the same time. The pins hold what was missing.
+    pub async fn load_keys(&self, keys: &[Key]) -> Result<Pins, KvError> {
+        let mut pins = Pins::default();
+        for loaded in gather(keys.iter().map(|key| self.load_key(key)), LOADS_AT_ONCE).await {
+            pins.merge(loaded?);
+        }
+        Ok(pins)
     }
 
     async fn load_key(&self, key: &[u8]) -> Result<Pins, KvError> {

@@ -58,7 +58,7 @@ impl Output {
             let id = state.next_table_id;
             state.next_table_id += 1;
             drop(state);
-            self.builder = Some((id, TableBuilder::new(self.change.store.group, id)));
+            self.builder = Some((id, TableBuilder::new(self.change.store.group, id, self.change.store.config.stem)));
         }
         let (_, builder) = self.builder.as_mut().expect("made just now");
         builder.push(key, inverted, value);

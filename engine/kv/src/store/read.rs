@@ -6,9 +6,9 @@ use super::{Inner, Store};
 use crate::Value;
 use crate::block::{Block, BlockCursor, compare};
 use crate::cache::Object;
-use crate::filter;
 use crate::memtable::KeyRange;
 use crate::table::{Meta, Table};
+use crate::{filter, stem};
 use cfs_types::Timestamp;
 use std::rc::Rc;
 
@@ -88,6 +88,21 @@ impl Store {
     }
 }
 
+/// What the filters of tables are asked for a key.
+struct Probe<'a> {
+    key: &'a [u8],
+    stem_hash: u64,
+}
+
+impl<'a> Probe<'a> {
+    fn new(key: &'a [u8], stem: &[u8]) -> Self {
+        Probe { key, stem_hash: filter::hash(stem) }
+    }
+    fn of(&self, table: &Table) -> u64 {
+        if table.has_stems() { self.stem_hash } else { filter::hash(self.key) }
+    }
+}
+
 impl Inner {
     pub(super) fn lookup(&self, key: &[u8], at: Timestamp) -> Result<Value, Need> {
         let state = self.state.borrow();
@@ -99,11 +114,11 @@ impl Inner {
         if !version.ready.get() {
             return Err(Need::Footers(version.clone()));
         }
-        let (hash, inverted) = (filter::hash(key), !at.get());
+        let (probe, inverted) = (Probe::new(key, (self.config.stem)(key).unwrap_or(key)), !at.get());
         // A flush may have spread the versions of a key over two tables: compare their times.
         let mut newest: Option<(u64, Value)> = None;
         for table in version.levels[0].iter().filter(|t| t.overlaps(key, key)) {
-            if let Some(found) = self.find(table, key, inverted, hash)? {
+            if let Some(found) = self.find(table, &probe, inverted)? {
                 newest = newest.filter(|n| n.0 <= found.0).or(Some(found));
             }
         }
@@ -115,7 +130,7 @@ impl Inner {
                 t.footer.get().is_some_and(|f| compare((&f.last.key, f.last.inverted), (key, inverted)).is_lt())
             });
             let Some(table) = level.get(index).filter(|t| t.overlaps(key, key)) else { continue };
-            if let Some((_, value)) = self.find(table, key, inverted, hash)? {
+            if let Some((_, value)) = self.find(table, &probe, inverted)? {
                 return Ok(value);
             }
         }
@@ -123,9 +138,9 @@ impl Inner {
     }
 
     /// The version a table has, with its inverted time.
-    fn find(&self, table: &Rc<Table>, key: &[u8], inverted: u64, hash: u64) -> Result<Option<(u64, Value)>, Need> {
-        let meta = self.meta(table)?;
-        if !meta.may_contain(hash) {
+    fn find(&self, table: &Rc<Table>, probe: &Probe<'_>, inverted: u64) -> Result<Option<(u64, Value)>, Need> {
+        let (meta, key) = (self.meta(table)?, probe.key);
+        if !meta.may_contain(probe.of(table)) {
             return Ok(None);
         }
         let Some(block) = self.block(table, &meta, meta.seek(key, inverted), 1)? else { return Ok(None) };
@@ -183,9 +198,11 @@ impl Inner {
         let mut sources: Vec<Source<'_>> = Vec::new();
         let memory = [Some(&state.mem), state.frozen.as_deref()].into_iter().flatten();
         sources.extend(memory.map(|m| Source::memory(m.range(from, to), at)).filter(Source::has_more));
+        let stem_hash = stem::of_range(self.config.stem, from, to).map(filter::hash);
+        let span = Span { from, to, inverted: !at.get(), stem_hash };
         let level0 = version.levels[0].iter().map(std::slice::from_ref);
         for tables in level0.chain(version.levels[1..].iter().map(Vec::as_slice)).filter(|tables| !tables.is_empty()) {
-            let source = Source::Tables(RunSource::seek(self, tables, from, to, !at.get())?);
+            let source = Source::Tables(RunSource::seek(self, tables, span)?);
             sources.extend(Some(source).filter(Source::has_more));
         }
         while let Some(index) = least(&sources) {
@@ -257,6 +274,16 @@ impl<'a> Source<'a> {
     }
 }
 
+/// What a scan reads.
+#[derive(Clone, Copy)]
+struct Span<'a> {
+    from: &'a [u8],
+    to: &'a [u8],
+    inverted: u64,
+    /// Of the stem that all its keys have: a table whose filter does not know it has none of them.
+    stem_hash: Option<u64>,
+}
+
 /// Tables in key order without overlap, read as one.
 struct RunSource<'a> {
     store: &'a Inner,
@@ -265,15 +292,15 @@ struct RunSource<'a> {
     next_block: usize,
     /// At a version that the read sees; None at the end.
     cursor: Option<BlockCursor>,
-    to: &'a [u8],
-    inverted: u64,
+    span: Span<'a>,
 }
 
 impl<'a> RunSource<'a> {
-    fn seek(store: &'a Inner, tables: &'a [Rc<Table>], from: &[u8], to: &'a [u8], inverted: u64) -> Result<Self, Need> {
+    fn seek(store: &'a Inner, tables: &'a [Rc<Table>], span: Span<'a>) -> Result<Self, Need> {
+        let from = span.from;
         let skipped = tables.partition_point(|t| t.footer.get().is_some_and(|f| &*f.last.key < from));
         let tables = tables[skipped..].iter();
-        let mut run = RunSource { store, tables, table: None, next_block: 0, cursor: None, to, inverted };
+        let mut run = RunSource { store, tables, table: None, next_block: 0, cursor: None, span };
         if run.next_table()? {
             let index = run.table.as_ref().map_or(0, |(_, meta)| meta.seek(from, 0));
             run.next_block = index;
@@ -285,13 +312,17 @@ impl<'a> RunSource<'a> {
         Ok(run)
     }
     fn next_table(&mut self) -> Result<bool, Need> {
-        self.table = match self.tables.next() {
-            Some(table) if table.footer.get().is_some_and(|f| &*f.first.key < self.to) => {
-                Some((table, self.store.meta(table)?))
+        (self.table, self.next_block) = (None, 0);
+        for table in self.tables.by_ref() {
+            if table.footer.get().is_none_or(|f| &*f.first.key >= self.span.to) {
+                break;
             }
-            _ => None,
-        };
-        self.next_block = 0;
+            let meta = self.store.meta(table)?;
+            if self.span.stem_hash.is_none_or(|hash| !table.has_stems() || meta.may_contain(hash)) {
+                self.table = Some((table, meta));
+                break;
+            }
+        }
         Ok(self.table.is_some())
     }
     fn next_block(&mut self) -> Result<Option<Rc<Block>>, Need> {
@@ -309,9 +340,9 @@ impl<'a> RunSource<'a> {
         while let Some(cursor) = &mut self.cursor {
             if !cursor.is_valid() {
                 self.cursor = self.next_block()?.map(BlockCursor::first);
-            } else if cursor.key() >= self.to {
+            } else if cursor.key() >= self.span.to {
                 self.cursor = None;
-            } else if cursor.inverted() < self.inverted || unwanted(cursor) {
+            } else if cursor.inverted() < self.span.inverted || unwanted(cursor) {
                 cursor.advance();
             } else {
                 return Ok(());

@@ -1,14 +1,12 @@
 //! Dispatch of transaction commands.
 
 use super::decision::{self, Proposal};
-use super::{DecideReply, Part, TxnCommand, TxnReply, participant, rename_lock};
+use super::{DecideReply, TxnCommand, TxnReply, participant, rename_lock};
 use crate::command::{Command, EntryContext, Message};
-use crate::keys;
 use crate::outbox;
 use crate::outcome::Step;
 use crate::session;
 use crate::state::State;
-use crate::view::Key;
 use cfs_types::InodeId;
 
 /// Executes a step of a transaction.
@@ -36,41 +34,6 @@ pub fn execute(state: &mut State<'_>, command: &Command, body: &TxnCommand) -> S
         TxnCommand::TakeRenameLock { tx } => rename_lock::take(state, *tx),
         TxnCommand::ReleaseRenameLock { tx } => rename_lock::release(state, *tx),
     }
-}
-
-/// Keys the command will read.
-pub fn read_set(body: &TxnCommand, ctx: &EntryContext) -> Vec<Key> {
-    let mut read = Vec::new();
-    let parts = match body {
-        TxnCommand::Prepare { tx, parts } => {
-            read.push(keys::prepared(*tx));
-            parts
-        }
-        TxnCommand::Decide { tx, participants, parts, .. } => {
-            read.push(keys::decision(*tx));
-            read.extend(participants.iter().map(|shard| keys::outbox_cursor(*shard)));
-            parts
-        }
-        TxnCommand::Resolve { tx, .. } => return vec![keys::decision(*tx)],
-        TxnCommand::Abort { tx } => return vec![keys::prepared(*tx)],
-        TxnCommand::TakeRenameLock { .. } | TxnCommand::ReleaseRenameLock { .. } => {
-            return vec![keys::rename_lock(ctx.volume)];
-        }
-        TxnCommand::Forget { .. } => return read,
-    };
-    for part in parts {
-        match part {
-            Part::MakeDir { .. } => {}
-            Part::AddLink { ino } => read.push(keys::inode(*ino)),
-            Part::RemoveDir { dir } | Part::Reparent { dir, .. } => read.push(keys::inode(*dir)),
-            Part::Rebind { dir, name, .. } => {
-                let cookie = keys::cookie(&ctx.name_key, name);
-                read.push(keys::inode(*dir));
-                read.push(keys::dentry(ctx.volume, *dir, cookie, name.as_bytes()));
-            }
-        }
-    }
-    read
 }
 
 /// The inode here that the command may remove, as far as transactions go.

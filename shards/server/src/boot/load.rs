@@ -24,6 +24,7 @@ use cfs_device::{AnchorId, Anchors};
 use cfs_exec::{Event, Semaphore};
 use cfs_kv::{BlockCache, Pins, Scan, Store, StoreConfig};
 use cfs_log::{CoreLog, CorePart};
+use cfs_namespace::keys::stem;
 use cfs_rpc::Pool;
 use cfs_seam::{Class, World, spawn};
 use cfs_segment::{CellOwner, Floors, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space, SpaceConfig};
@@ -65,7 +66,7 @@ pub async fn load(seat: &Rc<Seat>, part: CorePart) -> Result<(Loaded, Claims), S
     let anchors = Rc::new(Anchors::new(seat.disk.clone(), &seat.superblock));
     let clock = Rc::new(HybridClock::new(seat.world.clock.clone()));
     let cache = BlockCache::new(seat.config.memory.block_cache);
-    let store_config = StoreConfig::new(seat.config.memory.memtables / 8, cache.clone(), boot);
+    let store_config = StoreConfig::new(seat.config.memory.memtables / 8, cache.clone(), boot, stem);
     let opener = Opener { log, space, config: store_config, clock };
     let mut groups = Vec::new();
     let mut claims = Claims::default();

@@ -131,7 +131,7 @@ fn record_cells(rows: &mut Rows, cells: &Cells) {
 }
 
 async fn write_group(space: &Space, anchors: &Anchors, group: GroupId, rows: Vec<(Key, Option<Value>)>) {
-    let config = StoreConfig::new(1 << 20, BlockCache::new(1 << 20), 1);
+    let config = StoreConfig::new(1 << 20, BlockCache::new(1 << 20), 1, cfs_namespace::keys::stem);
     let store = Store::open(group, None, space.clone(), config);
     store.apply(rows, Timestamp::new(5));
     assert!(store.freeze());

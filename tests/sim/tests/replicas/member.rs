@@ -47,7 +47,7 @@ pub async fn run(world: World, disk: Rc<dyn Disk>, seat: Seat) {
     let space = Space::new(disk.clone(), grants.clone(), SpaceConfig { layout, floors, discard: false, start: boot });
     let anchors = Rc::new(Anchors::new(disk.clone(), &superblock));
     let clock = Rc::new(HybridClock::new(world.clock.clone()));
-    let config = StoreConfig::new(64 << 10, BlockCache::new(256 << 10), boot);
+    let config = StoreConfig::new(64 << 10, BlockCache::new(256 << 10), boot, cfs_namespace::keys::stem);
     let opener = Opener { log: log.clone(), space: space.clone(), config, clock: clock.clone() };
     let manifest = anchors.recover(AnchorId::group(group())).await.expect("a sound anchor");
     let opened =

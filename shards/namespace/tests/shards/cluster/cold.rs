@@ -14,8 +14,8 @@ pub struct Cold<'a> {
 }
 
 impl<'a> Cold<'a> {
-    pub fn new(store: &'a Memory, known: Vec<Key>) -> Self {
-        Cold { store, keys: known.into_iter().collect(), ranges: BTreeSet::new() }
+    pub fn new(store: &'a Memory) -> Self {
+        Cold { store, keys: BTreeSet::new(), ranges: BTreeSet::new() }
     }
 
     /// Calls again with what was asked for, until nothing is.

@@ -10,7 +10,7 @@ use cfs_namespace::data::Layout;
 use cfs_namespace::memory::Memory;
 use cfs_namespace::txn::{Action, Coordinator, Event, Request, TxnCommand, TxnReply, Verdict};
 use cfs_namespace::{
-    Answer, Command, CommandBody, Effect, EntryContext, Outcome, TxId, execute, last_link, pending, query, read_set,
+    Answer, Command, CommandBody, Effect, EntryContext, Outcome, TxId, execute, last_link, pending, query,
 };
 use cfs_types::{FsError, InodeId, LogIndex, Nanos, RequestNumber, SessionId, ShardId, Term, Timestamp, VolumeId};
 use cfs_wire::{Op, Reply};
@@ -72,7 +72,7 @@ impl Cluster {
         let ctx = self.context(id);
         let mut command = command.clone();
         let memory = &self.shards[&id].memory;
-        let mut cold = Cold::new(memory, read_set(&command, &ctx));
+        let mut cold = Cold::new(memory);
         let last = cold.until_warm(|view| last_link(view, &ctx, &command));
         if let Some(ino) = last {
             let pins = self.open.get(&ino).into_iter().flatten().copied().collect();
@@ -96,7 +96,7 @@ impl Cluster {
     pub fn ask(&mut self, id: ShardId, op: &Op) -> Result<Reply, FsError> {
         let ctx = self.context(id);
         let memory = &self.shards[&id].memory;
-        Cold::new(memory, Vec::new()).until_warm(|view| query(view, &ctx, op))
+        Cold::new(memory).until_warm(|view| query(view, &ctx, op))
     }
 
     pub fn new_tx(&mut self, shard: ShardId) -> TxId {
