@@ -109,6 +109,8 @@ struct Used {
     pins: u32,
     sealed_at: u64,
     cleaning: bool,
+    /// The cleaner could move nothing of it.
+    unmoved: bool,
     /// Written to since the last call of `seal_idle`.
     busy: bool,
 }
@@ -486,7 +488,7 @@ impl Book {
         };
         let (segment, _) = self
             .all_used()
-            .filter(|(_, u)| u.phase == Phase::Sealed && !u.cleaning && u.live_units > 0)
+            .filter(|(_, u)| u.phase == Phase::Sealed && !u.cleaning && !u.unmoved && u.live_units > 0)
             .filter(|(_, u)| u.gain() >= VICTIM_GAIN_UNITS)
             .map(|(segment, used)| (segment, score(used)))
             .max_by_key(|(segment, score)| (*score, std::cmp::Reverse(*segment)))?;
@@ -495,13 +497,23 @@ impl Book {
         used.cleaning = true;
         Some((segment, used.live_from(first)))
     }
-    /// The cleaner is through with a segment, whatever became of it. What it could not move makes
-    /// the segment young again, so that the cleaner turns to others first.
-    pub fn cleaned(&mut self, segment: SegmentId) {
+    /// The cleaner is through with a segment. What it could not move makes the segment young again, so that the
+    /// cleaner turns to others first; one of which it could move nothing is left alone for a while.
+    pub fn cleaned(&mut self, segment: SegmentId, movable: bool) {
         let now = self.sealed;
         if let Some(used) = self.used(segment) {
             used.cleaning = false;
+            used.unmoved = !movable;
             used.sealed_at = now;
+        }
+    }
+
+    /// Forgets what could not be moved.
+    pub fn retry_unmoved(&mut self) {
+        for slot in self.regions.values_mut().flat_map(|region| &mut region.slots) {
+            if let Slot::Used(used) = slot {
+                used.unmoved = false;
+            }
         }
     }
 
@@ -558,6 +570,7 @@ impl Used {
             pins: 0,
             sealed_at: 0,
             cleaning: false,
+            unmoved: false,
             busy: false,
         }
     }

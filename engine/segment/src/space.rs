@@ -346,7 +346,12 @@ impl Space {
     /// nothing. Have each owner write its cell elsewhere, make that durable, retire the old one.
     pub fn victim(&self) -> Option<Victim> {
         let (segment, live) = self.inner.state.borrow_mut().book.victim()?;
-        Some(Victim { segment, live, space: self.clone() })
+        Some(Victim { segment, live, space: self.clone(), movable: true })
+    }
+
+    /// Lets [`Space::victim`] choose again what could not be moved.
+    pub fn retry_unmoved(&self) {
+        self.inner.state.borrow_mut().book.retry_unmoved();
     }
 
     /// Reads and verifies a segment's table (fsck, rebuild). The outer error is the device's.
@@ -408,10 +413,18 @@ pub struct Victim {
     /// Its live cells when it was chosen, in order of place.
     pub live: Vec<(CellOwner, CellRef)>,
     space: Space,
+    movable: bool,
+}
+
+impl Victim {
+    /// None of its cells could be moved: it is not chosen again before [`Space::retry_unmoved`].
+    pub fn cannot_be_moved(&mut self) {
+        self.movable = false;
+    }
 }
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        self.space.inner.state.borrow_mut().book.cleaned(self.segment);
+        self.space.inner.state.borrow_mut().book.cleaned(self.segment, self.movable);
     }
 }

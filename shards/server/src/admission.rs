@@ -42,6 +42,7 @@ pub async fn reserve(core: &Core, purpose: Purpose, units: impl Fn() -> u64) -> 
     let (asked, end) = (core.cleaning.begun(), clock.now().after(CLEANING_TIME_MAX));
     loop {
         let ended = core.cleaning.ended.wait();
+        core.cleaning.ask();
         core.upkeep.notify_all();
         if let Some(reserved) = core.space.reserve(purpose, units()) {
             return Ok(reserved);

@@ -83,7 +83,7 @@ pub async fn compact(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<bool, FsError
     Ok(compacted)
 }
 
-/// Moves one table's cell elsewhere, for the cleaner.
-pub async fn relocate_table(shard: &Rc<Shard>, cell: CellRef) -> Result<(), FsError> {
+/// Moves one table's cell elsewhere, for the cleaner. False where it is not there any more.
+pub async fn relocate_table(shard: &Rc<Shard>, cell: CellRef) -> Result<bool, FsError> {
     shard.replica.relocate_table(cell).await
 }

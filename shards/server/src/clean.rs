@@ -13,12 +13,12 @@ use crate::cells::{self, Found, Place};
 use crate::checkpoint::relocate_table;
 use crate::core::Core;
 use crate::file_data::{read_chunk, space_error};
-use crate::messages::CoreRequest;
+use crate::messages::{CoreReply, CoreRequest};
 use crate::pack::pack_sparse;
 use crate::shard::Shard;
 use cfs_exec::Event;
 use cfs_kv::Pins;
-use cfs_seam::{gather, timeout};
+use cfs_seam::{Instant, gather, timeout};
 use cfs_segment::{CellOwner, CellRef, Lifetime};
 use cfs_types::{ChunkId, FsError, GroupId, UNIT_BYTES};
 use std::cell::Cell;
@@ -32,6 +32,13 @@ const SPARSE_PERCENT: u64 = 70;
 /// The same when there is hardly any left.
 const SPARSE_PERCENT_TIGHT: u64 = 95;
 
+/// Sparse chunks are not looked for again, after a look that found none, for so many times as long as that look
+/// took: where a writer waits for what is gained, and where nobody does.
+const REST_IN_NEED: u32 = 10;
+const REST: u32 = 200;
+/// The same, longest.
+const REST_IN_NEED_MAX: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(60);
 /// Cells moved at the same time, of up to 2 MiB each.
 const MOVES_AT_ONCE: usize = 4;
 /// Longest that a region is being emptied for another core: less than a writer there waits for space.
@@ -45,12 +52,21 @@ pub struct Rounds {
     fruitless: Cell<u64>,
     /// One has ended.
     pub ended: Event,
+    /// Somebody waits for what the next one gains.
+    in_need: Cell<bool>,
+    /// When the last look for sparse chunks ended that found none, and how long it took.
+    looked: Cell<Option<(Instant, Duration)>>,
 }
 
 impl Rounds {
     /// How many have begun.
     pub fn begun(&self) -> u64 {
         self.begun.get()
+    }
+
+    /// Somebody waits for the next one.
+    pub fn ask(&self) {
+        self.in_need.set(true);
     }
 
     /// Whether one that began after so many had gained nothing.
@@ -62,41 +78,58 @@ impl Rounds {
     pub async fn run(&self, core: &Rc<Core>) -> Result<bool, FsError> {
         let round = self.begun.get() + 1;
         self.begun.set(round);
-        let gained = clean_one(core).await;
+        let gained = self.clean_one(core, self.in_need.take()).await;
         if gained != Ok(true) {
             self.fruitless.set(round);
         }
         self.ended.notify_all();
         gained
     }
-}
 
-/// Cleans one segment, if space is short and something is to be gained. True where it did.
-async fn clean_one(core: &Rc<Core>) -> Result<bool, FsError> {
-    let usage = core.space.usage();
-    if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW {
-        return Ok(false);
+    /// Cleans one segment, if space is short and something is to be gained. True where it did.
+    async fn clean_one(&self, core: &Rc<Core>, in_need: bool) -> Result<bool, FsError> {
+        let usage = core.space.usage();
+        if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW {
+            return Ok(false);
+        }
+        while let Some(mut victim) = core.space.victim() {
+            if move_cells(core, &victim.live).await > 0 {
+                return Ok(true);
+            }
+            victim.cannot_be_moved();
+        }
+        let clock = &core.world.clock;
+        if self.looked.get().is_some_and(|(at, took)| clock.now() < at.after(rest(took, in_need))) {
+            return Ok(false);
+        }
+        let (begun, tight) = (clock.now(), usage.free_units < 2 * core.floor_units);
+        let gained = pack_sparse_everywhere(core, if tight { SPARSE_PERCENT_TIGHT } else { SPARSE_PERCENT }).await;
+        let now = clock.now();
+        self.looked.set((gained != Ok(true)).then(|| (now, now.since(begun))));
+        gained
     }
-    let Some(victim) = core.space.victim() else {
-        let tight = usage.free_units < 2 * core.floor_units;
-        return pack_sparse_everywhere(core, if tight { SPARSE_PERCENT_TIGHT } else { SPARSE_PERCENT }).await;
-    };
-    move_cells(core, &victim.live).await;
-    Ok(true)
 }
 
-/// Has the owner of each cell write it elsewhere.
-async fn move_cells(core: &Rc<Core>, cells: &[(CellOwner, CellRef)]) {
+fn rest(took: Duration, in_need: bool) -> Duration {
+    if in_need { (took * REST_IN_NEED).min(REST_IN_NEED_MAX) } else { (took * REST).min(REST_MAX) }
+}
+
+/// Has the owner of each cell write it elsewhere. Units that were moved.
+async fn move_cells(core: &Rc<Core>, cells: &[(CellOwner, CellRef)]) -> u64 {
     let moves = cells.iter().map(|&(owner, cell)| async move {
         let group = match owner {
             CellOwner::Chunk(id) => id.shard().into(),
             CellOwner::Table { group, .. } => group,
         };
         let to = core.config.owner(group);
-        core.peers.call(to, CoreRequest::Relocate(owner, cell)).await;
-        core.metrics.cleaned_bytes.add(u64::from(cell.units() * UNIT_BYTES));
+        match core.peers.call(to, CoreRequest::Relocate(owner, cell)).await {
+            CoreReply::Relocated(true) => u64::from(cell.units()),
+            _ => 0,
+        }
     });
-    gather(moves, MOVES_AT_ONCE).await;
+    let units = gather(moves, MOVES_AT_ONCE).await.into_iter().sum();
+    core.metrics.cleaned_bytes.add(units * u64::from(UNIT_BYTES));
+    units
 }
 
 /// Empties the region with the least alive, for a core that has to refuse a write without one. None where
@@ -119,8 +152,8 @@ async fn pack_sparse_everywhere(core: &Rc<Core>, percent: u64) -> Result<bool, F
     Ok(gained)
 }
 
-/// Moves a cell of a group of this core elsewhere.
-pub async fn relocate(core: &Rc<Core>, owner: CellOwner, cell: CellRef) -> Result<(), FsError> {
+/// Moves a cell of a group of this core elsewhere. False where it is not there any more, or somebody else is at it.
+pub async fn relocate(core: &Rc<Core>, owner: CellOwner, cell: CellRef) -> Result<bool, FsError> {
     match owner {
         CellOwner::Table { group, .. } => relocate_table(&group_of(core, group)?, cell).await,
         CellOwner::Chunk(id) => relocate_chunk(core, &group_of(core, id.shard().into())?, id, cell).await,
@@ -131,28 +164,29 @@ fn group_of(core: &Rc<Core>, group: GroupId) -> Result<Rc<Shard>, FsError> {
     core.groups.get(&group).cloned().ok_or(FsError::WrongShard)
 }
 
-async fn relocate_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<(), FsError> {
-    let Some(_turn) = shard.chunk_turn(id) else { return Ok(()) };
+async fn relocate_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<bool, FsError> {
+    let Some(_turn) = shard.chunk_turn(id) else { return Ok(false) };
     move_chunk(core, shard, id, cell).await
 }
 
-async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<(), FsError> {
+async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<bool, FsError> {
     let mut pins = Pins::default();
     let place = loop {
         match cells::find(shard.replica.store(), id) {
             Found::Place(place, _) if place.cell == cell => break place,
-            Found::Place(..) | Found::Absent => return Ok(()),
+            Found::Place(..) | Found::Absent => return Ok(false),
             Found::Damaged => return Err(FsError::Corrupt),
             Found::Miss(fetch) => {
                 pins.merge(shard.replica.store().fetch(&fetch).await.map_err(|_| FsError::Corrupt)?);
             }
         }
     };
-    let Some(bytes) = read_chunk(core, shard, id, 0, place.len).await? else { return Ok(()) };
+    let Some(bytes) = read_chunk(core, shard, id, 0, place.len).await? else { return Ok(false) };
     let owner = CellOwner::Chunk(id);
     let written = core.space.write(owner, Lifetime::Relocated, bytes).await.map_err(space_error)?;
     core.space.sync().await.map_err(space_error)?;
     let moved = Place { cell: written.cell, len: place.len };
     shard.replica.write_locals(cells::record(id, moved, &written.checksums).into()).await?;
-    core.space.retire(owner, cell).map_err(space_error)
+    core.space.retire(owner, cell).map_err(space_error)?;
+    Ok(true)
 }

@@ -98,6 +98,8 @@ pub enum CoreReply {
     Overwrote(Result<Overwrote, FsError>),
     /// A message's sequence.
     Sequence(Result<(u64, u64), FsError>),
+    /// Whether the cell was moved.
+    Relocated(bool),
     /// Regions handed over.
     Granted(Vec<u32>),
     /// The session.

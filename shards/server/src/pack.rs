@@ -78,7 +78,7 @@ async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<
         if wanted.is_empty() {
             return Ok(all);
         }
-        all &= move_all(core, shard, &wanted).await?;
+        all &= move_all(core, shard, &wanted).await?.all;
         match next {
             Some(next) => after = Some(next),
             None => return Ok(all),
@@ -86,28 +86,39 @@ async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<
     }
 }
 
-/// Copies the bytes of extents into new chunks and swaps them in. False where some cannot be read.
-async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result<bool, FsError> {
-    let (mut filling, mut all) = (Filling::new(), true);
+/// What became of pieces that were to be packed.
+struct Moved {
+    /// At least one lies elsewhere now.
+    any: bool,
+    /// None is left that cannot be read.
+    all: bool,
+}
+
+/// Copies the bytes of extents into new chunks and swaps them in.
+async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result<Moved, FsError> {
+    let (mut filling, mut moved) = (Filling::new(), Moved { any: false, all: true });
     for one in found {
         if !filling.fits(one.extent.len as usize) {
             seal(core, shard, std::mem::replace(&mut filling, Filling::new())).await?;
         }
         match bytes_of(core, shard, one).await {
-            Ok(Some(bytes)) => filling.add(one, &bytes),
+            Ok(Some(bytes)) => {
+                filling.add(one, &bytes);
+                moved.any = true;
+            }
             Ok(None) => {}
             // It was packed meanwhile.
             Err(FsError::Stale) => {}
             // A damaged piece stays where it is: reading it says so.
             Err(FsError::Corrupt) => {
                 core.metrics.damage.bump();
-                all = false;
+                moved.all = false;
             }
             Err(error) => return Err(error),
         }
     }
     seal(core, shard, filling).await?;
-    Ok(all)
+    Ok(moved)
 }
 
 async fn bytes_of(core: &Rc<Core>, shard: &Rc<Shard>, found: &Found) -> Result<Option<Vec<u8>>, FsError> {
@@ -182,8 +193,7 @@ async fn pack_together(core: &Rc<Core>, shard: &Rc<Shard>, some: &[(ChunkId, Chu
         let (found, _) = shard.read(|view, _| settle(chunk_extents(view, *id, None, EXTENTS_AT_ONCE))).await??;
         moving.extend(found);
     }
-    move_all(core, shard, &moving).await?;
-    Ok(true)
+    Ok(move_all(core, shard, &moving).await?.any)
 }
 
 /// What a cell of so many bytes takes of a segment: two long ones do not fit into one.

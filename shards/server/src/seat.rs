@@ -219,8 +219,7 @@ impl Seat {
                 CoreReply::Done
             }
             CoreRequest::Relocate(owner, cell) => {
-                let _failed = clean::relocate(core, owner, cell).await;
-                CoreReply::Done
+                CoreReply::Relocated(clean::relocate(core, owner, cell).await.unwrap_or(false))
             }
             about @ (CoreRequest::OpenSession(_)
             | CoreRequest::EndSession(_)

@@ -20,6 +20,8 @@ use std::time::Duration;
 const PERIOD: Duration = Duration::from_millis(50);
 /// Between two rounds of the slow work.
 const SLOW_PERIOD: Duration = Duration::from_secs(1);
+/// Between two tries to move cells that could not be moved.
+const UNMOVED_PERIOD: Duration = Duration::from_secs(10);
 /// Checkpoints made at the same time. Each takes some MiB while it lasts.
 const CHECKPOINTS_AT_ONCE: usize = 4;
 /// Checkpoints made in one look.
@@ -50,12 +52,17 @@ pub async fn keep_sorted(core: Rc<Core>) {
 /// Cleans segments, and settles what clients and coordinators left behind, until the core stops.
 pub async fn keep_clean(core: Rc<Core>) {
     let mut slow = core.world.clock.now();
+    let mut retry = slow.after(UNMOVED_PERIOD);
     while !core.stopping.get() {
         let busy = noted(&core, core.cleaning.run(&core).await);
         let now = core.world.clock.now();
         if now >= slow {
             slow = now.after(SLOW_PERIOD);
             slow_round(&core).await;
+        }
+        if now >= retry {
+            retry = now.after(UNMOVED_PERIOD);
+            core.space.retry_unmoved();
         }
         pause(&core, busy).await;
     }

@@ -138,11 +138,11 @@ impl Replica {
     }
 
     /// Moves one table's cell elsewhere, for the cleaner.
-    pub async fn relocate_table(&self, cell: CellRef) -> Result<(), FsError> {
+    pub async fn relocate_table(&self, cell: CellRef) -> Result<bool, FsError> {
         let _turn = self.table_turn().await?;
         match self.store.relocate(cell).await.map_err(store_error)? {
-            Some(change) => self.commit(change, self.flushed.get()).await,
-            None => Ok(()),
+            Some(change) => self.commit(change, self.flushed.get()).await.map(|()| true),
+            None => Ok(false),
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::history::{ME, name};
 use crate::stage::{Setup, Stage, formatted};
 use cfs_seam::{World, sleep};
+use cfs_sim::Crash;
 use cfs_types::{FsError, InodeId};
 use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
 use std::rc::Rc;
@@ -122,6 +123,48 @@ fn space_that_is_free_here_and_there_on_one_core_is_had_by_the_other() {
     stage.stop();
     let report = stage.check();
     assert!(report.is_sound(), "{report}");
+}
+
+/// Fills most of the store and deletes here and there, so that the cleaner has work in every segment.
+async fn thin_out(_: World, volume: Rc<Volume>) {
+    let mut files = 0_u32;
+    while write_one(&volume, &format!("{files}")).await {
+        files += 1;
+    }
+    for file in (0..files).filter(|file| file % 4 == 1) {
+        volume.unlink(&ME, InodeId::ROOT, &name(&format!("{file}"))).await.expect("deleting works");
+    }
+    volume.shutdown().await.expect("a clean end");
+}
+
+/// Flips a bit in one of each so many blocks of a file, wherever the device has one.
+fn damage_one_in(stage: &Stage, blocks: usize) -> usize {
+    let device = stage.device();
+    let bytes = device.peek(0, usize::try_from(stage.setup.device_bytes).expect("small"));
+    let file_block = |block: &&[u8]| block.iter().all(|byte| *byte == 7);
+    let found: Vec<usize> =
+        bytes.chunks(4096).enumerate().filter(|(_, block)| file_block(block)).map(|(at, _)| at).collect();
+    for at in found.iter().step_by(blocks) {
+        device.flip_bit(*at as u64 * 4096 + 100, 1);
+    }
+    found.len().div_ceil(blocks)
+}
+
+#[test]
+fn cells_that_cannot_be_read_do_not_keep_the_cleaner_busy() {
+    let setup = Setup { device_bytes: 512 << 20, log_bytes: 32 << 20, cores_max: 1, ..Setup::default() };
+    let stage = Stage::new(1, setup, &formatted(&setup));
+    stage.start(1);
+    stage.client(thin_out);
+    // A block in a hundred: most chunks of 1 MiB have one.
+    let damaged = damage_one_in(&stage, 100);
+    stage.sim.run_until(Duration::from_secs(120), || false);
+    let (cleaned, reads) = (stage.number(0, "cleaned"), stage.number(0, "damaged"));
+    println!("{damaged} blocks damaged; {} MiB cleaned, {reads} damaged reads", cleaned >> 20);
+    assert!(damaged > 100 && reads > 0, "nothing was damaged that the cleaner would read");
+    assert!(reads < 20 * damaged as u64, "{reads} damaged reads of {damaged} blocks in two minutes");
+    assert!(cleaned < setup.device_bytes, "{} MiB cleaned", cleaned >> 20);
+    stage.crash(Crash::Process);
 }
 
 #[test]
