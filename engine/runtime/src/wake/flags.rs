@@ -4,8 +4,8 @@
 //! work publishes it, then looks at `sleeping`. The sequentially consistent fence between the two
 //! steps on both sides means that at least one of them sees the other (Dekker). The flag is taken
 //! by one waker only; a wake-up that arrives late is one needless turn, because it waits in the
-//! ring. The loom tests try every interleaving:
-//! `RUSTFLAGS="--cfg loom" cargo test -p cfs-runtime --lib --profile ci loom_`.
+//! ring. The loom tests try every interleaving, `.ci/run` those with at most three preemptions:
+//! `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p cfs-runtime --lib --profile ci loom_`.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
