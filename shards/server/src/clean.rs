@@ -29,7 +29,7 @@ use std::time::Duration;
 const FREE_PERCENT_LOW: u64 = 20;
 /// A chunk with less than this share of live bytes is packed again when space runs short, percent.
 const SPARSE_PERCENT: u64 = 70;
-/// The same when there is hardly any left.
+/// The same when there is hardly any left, or a writer waits.
 const SPARSE_PERCENT_TIGHT: u64 = 95;
 
 /// Sparse chunks are not looked for again, after a look that found none, for so many times as long as that look
@@ -102,8 +102,12 @@ impl Rounds {
         if self.looked.get().is_some_and(|(at, took)| clock.now() < at.after(rest(took, in_need))) {
             return Ok(false);
         }
-        let (begun, tight) = (clock.now(), usage.free_units < 2 * core.floor_units);
-        let gained = pack_sparse_everywhere(core, if tight { SPARSE_PERCENT_TIGHT } else { SPARSE_PERCENT }).await;
+        let begun = clock.now();
+        let tight = in_need || usage.free_units < 2 * core.floor_units;
+        let mut gained = pack_sparse_everywhere(core, SPARSE_PERCENT).await;
+        if tight && gained == Ok(false) {
+            gained = pack_sparse_everywhere(core, SPARSE_PERCENT_TIGHT).await;
+        }
         let now = clock.now();
         self.looked.set((gained != Ok(true)).then(|| (now, now.since(begun))));
         gained
