@@ -59,8 +59,9 @@ pub(crate) struct Inode {
     pub dirty: Dirty,
     /// How many of the changes that put all attributes in doubt this record has heard of.
     heard: u64,
-    /// The highest change counter that any answer told: an older answer that comes later says nothing of now.
-    pub change_seen: u64,
+    /// The newest attributes that any answer told. An older answer that comes later says nothing of now: what is
+    /// told in its place is this, which was true after it.
+    newest: Option<Box<Attr>>,
     /// The file's epoch when the first of them was held back: the server refuses them where others
     /// have had the file since.
     pub held_epoch: Option<u64>,
@@ -113,9 +114,19 @@ impl Inode {
 
     /// The cached attributes under a valid lease, as a user sees them.
     pub fn cached_attr(&mut self, now: Instant) -> Option<(Attr, Instant)> {
-        let attr = self.attr.clone().filter(|attr| attr.change == self.change_seen)?;
+        let attr = self.attr.clone().filter(|attr| !self.is_old(attr))?;
         let end = self.leased(now)?;
         Some((self.seen(attr), end))
+    }
+
+    fn note(&mut self, attr: &Attr) {
+        if self.newest.as_ref().is_none_or(|newest| newest.change <= attr.change) {
+            self.newest = Some(Box::new(attr.clone()));
+        }
+    }
+    /// Whether a newer state than that of `attr` was told.
+    fn is_old(&self, attr: &Attr) -> bool {
+        self.newest.as_ref().is_some_and(|newest| newest.change > attr.change)
     }
 
     /// Attributes are in doubt, and what was concluded from them.
@@ -273,7 +284,7 @@ impl Inodes {
     pub fn observe(&self, attr: &Attr) {
         self.find(attr.ino, |inode| {
             inode.position = inode.position.max(Some((attr.epoch, attr.sequence)));
-            inode.change_seen = inode.change_seen.max(attr.change);
+            inode.note(attr);
         });
     }
 
@@ -281,8 +292,8 @@ impl Inodes {
     pub fn keep_attr(&self, attr: &Attr, sent: Sent, now: Instant) -> (Attr, Option<Instant>) {
         let kept = self.cache(attr.ino, |inode| {
             inode.position = inode.position.max(Some((attr.epoch, attr.sequence)));
-            inode.change_seen = inode.change_seen.max(attr.change);
-            let newest = inode.change_seen == attr.change;
+            inode.note(attr);
+            let newest = !inode.is_old(attr);
             // What a lease covers is still true, and what came after it is too.
             let after = inode.attr.as_ref().is_some_and(|old| old.change < attr.change);
             let fresh = after || sent.tick >= inode.revoked.max(self.floor.get());
@@ -292,9 +303,10 @@ impl Inodes {
                 inode.conclude(attr, sent);
             }
             let best = inode.attr.clone().filter(|_| end.is_some());
-            // What is older than what was seen already is told, but holds for no time.
+            // What is older than what was seen already holds for no time.
             let end = end.filter(|_| newest || best.is_some());
-            (inode.seen(best.unwrap_or_else(|| attr.clone())), end)
+            let told = best.or_else(|| inode.newest.as_deref().filter(|_| !newest).cloned());
+            (inode.seen(told.unwrap_or_else(|| attr.clone())), end)
         });
         kept.unwrap_or_else(|| (attr.clone(), None))
     }
@@ -361,7 +373,7 @@ impl Inodes {
         let after = Sent { tick: self.tick.get(), ..sent };
         let end = self.keep_name(dir, name, known, after, now)?;
         self.find(dir, |inode| {
-            inode.change_seen = grown.as_ref().map_or(inode.change_seen, |attr| inode.change_seen.max(attr.change));
+            grown.iter().for_each(|attr| inode.note(attr));
             (inode.complete, inode.attr) = (complete, grown);
         });
         Some(end)

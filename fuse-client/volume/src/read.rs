@@ -83,9 +83,15 @@ impl Core {
         let cached = self.inodes.find(ino, |inode| inode.cached_attr(now)).flatten();
         match cached {
             Some((attr, _)) => Ok(Some(attr.size)),
-            None if !dirty && bytes <= PIECE_BYTES_MAX && offset + bytes <= RANGE_BYTES => Ok(None),
+            // A block read ahead may be shorter than the file is by now.
+            None if !dirty && self.is_asked_at_once(ino, offset, bytes) => Ok(None),
             None => Ok(Some(self.attr(ino).await?.0.size)),
         }
+    }
+
+    /// Whether one answer of the inode's own shard gives all of it.
+    fn is_asked_at_once(&self, ino: InodeId, offset: u64, bytes: u64) -> bool {
+        offset + bytes <= RANGE_BYTES && matches!(self.plan(ino, offset, bytes)[..], [Piece::Ask { .. }])
     }
 
     fn plan(&self, ino: InodeId, offset: u64, bytes: u64) -> Vec<Piece> {

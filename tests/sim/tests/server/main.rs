@@ -12,6 +12,7 @@ mod leaks;
 mod limits;
 mod linear;
 mod lost;
+mod older;
 mod open_limit;
 mod opens;
 mod pressure;
