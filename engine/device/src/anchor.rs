@@ -6,7 +6,7 @@
 
 use crate::layout::{ANCHOR_COPY_BYTES, ANCHOR_ENTRIES, STREAM_ENTRIES_FROM, STREAMS_MAX};
 use crate::transfer::{crc32c, flush, read_at, write_at};
-use crate::{DeviceError, Superblock};
+use crate::{DeviceError, GENERATIONS, Superblock};
 use cfs_seam::{BLOCK_BYTES, Disk, IoBuf};
 use cfs_types::GroupId;
 use std::cell::RefCell;
@@ -252,6 +252,9 @@ fn decode(device: [u8; 16], id: AnchorId, bytes: &[u8]) -> CopyState {
     }
     if header.entry.get() != id.0 || header.device != device {
         return CopyState::Damaged("belongs elsewhere");
+    }
+    if !GENERATIONS.contains(&header.generation.get()) {
+        return CopyState::Damaged("generation");
     }
     let record = usize::try_from(header.bytes.get()).ok().and_then(|n| body.get(..n));
     match record {

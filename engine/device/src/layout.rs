@@ -3,6 +3,7 @@
 
 use crate::DeviceError;
 use cfs_types::GroupId;
+use std::ops::Range;
 
 const MIB: u64 = 1 << 20;
 /// First byte of the anchors.
@@ -33,6 +34,9 @@ const LOG_BYTES_MIN: u64 = 32 * MIB;
 const LOG_BYTES_MAX: u64 = 1024 * MIB;
 /// The log area's share of the device.
 const LOG_SHARE: u64 = 16;
+
+/// Generations of superblocks and anchors: one of a damaged device that could not rise is refused.
+pub(crate) const GENERATIONS: Range<u64> = 1..1 << 63;
 
 const _: () = assert!(LOG_AT == 17 * MIB);
 const _: () = assert!(GroupId::COUNT <= STREAM_ENTRIES_FROM as usize);

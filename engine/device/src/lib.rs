@@ -18,6 +18,7 @@ mod transfer;
 pub use anchor::{ANCHOR_BYTES_MAX, AnchorId, AnchorState, Anchors, CopyState};
 pub use error::DeviceError;
 pub use format::{FormatOptions, format};
+use layout::GENERATIONS;
 pub use layout::{
     ANCHOR_COPY_BYTES, ANCHOR_ENTRIES, ANCHORS_AT, DEVICE_BYTES_MIN, LOG_AT, LOG_SLOT_BYTES, LOG_SLOT_BYTES_MIN,
     Layout, REGION_BYTES, STREAMS_MAX,

@@ -5,7 +5,7 @@
 
 use crate::format::first_in_use;
 use crate::transfer::{crc32c, flush, read_at, write_at};
-use crate::{DeviceError, Layout};
+use crate::{DeviceError, GENERATIONS, Layout};
 use cfs_seam::{Disk, IoBuf};
 use std::fmt;
 use zerocopy::little_endian::{U32, U64};
@@ -172,6 +172,9 @@ impl Superblock {
         }
         if raw.reserved.iter().any(|b| *b != 0) {
             return SuperblockCopy::Damaged("reserved bytes");
+        }
+        if !GENERATIONS.contains(&raw.generation.get()) {
+            return SuperblockCopy::Damaged("generation");
         }
         let layout = Layout {
             device_bytes: raw.device_bytes.get(),

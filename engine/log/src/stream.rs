@@ -1,5 +1,6 @@
 //! Streams: one core's log since one start, and the anchor that says where its live part begins.
 
+use std::ops::Range;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -37,6 +38,8 @@ struct Raw {
     reserved: U32,
 }
 const VERSION: u16 = 1;
+/// Starts and sequences: one of a damaged device that could not rise is refused.
+const COUNTS: Range<u64> = 1..1 << 63;
 
 impl StreamHead {
     /// The record in the stream's anchor. An empty record is a free anchor.
@@ -57,7 +60,8 @@ impl StreamHead {
     /// None where the bytes are no head.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let raw = Raw::ref_from_bytes(bytes).ok()?;
-        let fits = raw.version.get() == VERSION && raw.reserved.get() == 0 && raw.sequence.get() != 0;
+        let counts = [raw.boot.get(), raw.sequence.get()].iter().all(|count| COUNTS.contains(count));
+        let fits = raw.version.get() == VERSION && raw.reserved.get() == 0 && counts;
         fits.then(|| StreamHead {
             stream: StreamId { boot: raw.boot.get(), core: raw.core.get(), salt: raw.salt.get() },
             slot: raw.slot.get(),

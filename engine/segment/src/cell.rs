@@ -33,9 +33,9 @@ impl CellRef {
     pub fn units(self) -> u32 {
         u32::try_from(self.0 & 0x1ff).expect("nine bits") + 1
     }
-    /// Byte offset on the device.
+    /// Byte offset on the device; the highest number where it is beyond that, where no segment is.
     pub fn offset(self) -> u64 {
-        self.unit() * crate::UNIT_BYTES as u64
+        self.unit().saturating_mul(crate::UNIT_BYTES as u64)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Messages between the replicas of a group.
 
-use protobuf::Message as _;
+use bytes::Bytes;
+use protobuf::{CodedInputStream, Message as _, ProtobufResult};
 use raft::prelude::{Message, MessageType};
 
 /// Why a peer's bytes were refused. The connection may go on.
@@ -26,7 +27,7 @@ impl PeerMessage {
     /// Checks a peer's bytes. Entries must be consecutive and their terms must not fall; the
     /// library panics on what is refused here.
     pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
-        let message = Message::parse_from_bytes(bytes).map_err(|_| MessageError::Malformed)?;
+        let message = parse(bytes).map_err(|_| MessageError::Malformed)?;
         let local = matches!(
             message.get_msg_type(),
             MessageType::MsgHup
@@ -101,4 +102,14 @@ impl PeerMessage {
         let meta = self.0.get_snapshot().get_metadata();
         self.is_snapshot().then_some((meta.index, meta.term))
     }
+}
+
+/// Without a limit, and from a slice, the library makes room for whatever length a field claims, up to 10 MB.
+fn parse(bytes: &[u8]) -> ProtobufResult<Message> {
+    let shared = Bytes::copy_from_slice(bytes);
+    let mut stream = CodedInputStream::from_carllerche_bytes(&shared);
+    stream.push_limit(u64::try_from(bytes.len()).expect("a length fits 64 bits"))?;
+    let message = Message::parse_from(&mut stream)?;
+    stream.check_eof()?;
+    Ok(message)
 }

@@ -58,7 +58,7 @@ fn decode_place(value: &[u8]) -> Option<Place> {
 
 /// The writes that record a chunk.
 pub fn record(chunk: ChunkId, place: Place, checksums: &[u32]) -> [LocalWrite; 2] {
-    let mut value = (place.cell.offset() / u64::from(cfs_types::UNIT_BYTES)).to_le_bytes().to_vec();
+    let mut value = place.cell.unit().to_le_bytes().to_vec();
     value.extend_from_slice(&place.cell.units().to_le_bytes());
     value.extend_from_slice(&place.len.to_le_bytes());
     let sums: Vec<u8> = checksums.iter().flat_map(|c| c.to_le_bytes()).collect();

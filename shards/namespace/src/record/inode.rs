@@ -264,7 +264,8 @@ impl Inode {
             && mode & !0o7777 == 0
             && target.len() <= SYMLINK_BYTES_MAX
             && target.is_empty() == (kind != FileKind::Symlink)
-            && parent.is_some() == (kind == FileKind::Directory);
+            && parent.is_some() == (kind == FileKind::Directory)
+            && (file || parent.is_some() || parent_or_writer == 0);
         sound.then(|| Inode {
             kind,
             mode,

@@ -37,7 +37,7 @@ impl Replica {
 }
 
 /// A local record's payload: key length u16, key, presence u8, value.
-fn encode_local((key, value): &LocalWrite) -> Vec<u8> {
+pub fn encode_local((key, value): &LocalWrite) -> Vec<u8> {
     let length = u16::try_from(key.len()).expect("local keys are short");
     let mut bytes = length.to_le_bytes().to_vec();
     bytes.extend_from_slice(key);
