@@ -14,9 +14,9 @@ mod file_system;
 mod listing;
 pub mod mount;
 mod notifier;
-mod payload;
+pub mod payload;
 mod reply;
-mod request;
+pub mod request;
 mod session;
 mod volume_front;
 

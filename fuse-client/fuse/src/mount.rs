@@ -10,7 +10,7 @@
 mod fusermount;
 mod guard;
 mod syscall;
-mod table;
+pub mod table;
 
 use crate::capability::TRANSFER_BYTES_MAX;
 use crate::device::Device;

@@ -67,6 +67,15 @@ pub mod group {
     pub use crate::view::StoreView;
 }
 
+/// What a server writes and says beside a shard's own rows, byte for byte (docs/formats: entry, local, manifest;
+/// messages between replicas), for whoever reads it without a server.
+pub mod formats {
+    pub use crate::cells::{Place, checksums_of, decode_row as decode_place, record as place_rows};
+    pub use crate::entry::{Batch, EntryError, decode as decode_entry, encode as encode_entry};
+    pub use crate::manifest::GroupManifest;
+    pub use crate::replica::{Cursor, GroupMessage, Page, Want, decode_local, decode_vote, encode_local};
+}
+
 use cfs_device::Superblock;
 use cfs_seam::{Class, Disk, World, spawn};
 use cfs_types::{CoreId, GroupId, InodeId};

@@ -27,9 +27,9 @@ mod transfer;
 mod turn;
 
 pub use peers::{PeerLink, PeerParts};
-pub use records::{adopt_record, decode_local, decode_vote};
+pub use records::{adopt_record, decode_local, decode_vote, encode_local};
 pub use restore::{Opened, Opener};
-pub use transfer::{LOST_AREA, area_key};
+pub use transfer::{Cursor, GroupMessage, LOST_AREA, Page, Want, area_key};
 
 use crate::entry::{self, DATA_BYTES_MAX};
 use crate::hybrid_clock::HybridClock;

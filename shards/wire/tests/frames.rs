@@ -6,7 +6,6 @@ use cfs_wire::{
     Callback, DirEntry, FileKind, Flags, FrameError, FrameReader, Header, Hello, Identity, Lease, LeaseKind, Op,
     Opcode, Reply, Request, RequestContext, Response, encode,
 };
-use proptest::prelude::*;
 
 fn request(op: Op) -> Request {
     let context = RequestContext {
@@ -221,44 +220,5 @@ fn every_flipped_bit_of_a_frame_is_noticed() {
             let (frames, error) = read_all(&damaged, 64);
             assert!(frames.is_empty() && error.is_some(), "{name}, bit {bit}");
         }
-    }
-}
-
-proptest! {
-    #[test]
-    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000), piece in 1_usize..100) {
-        let (frames, _) = read_all(&bytes, piece);
-        prop_assert!(frames.is_empty());
-    }
-
-    #[test]
-    fn random_bodies_under_true_checksums_never_panic(
-        opcode in any::<u16>(), response in any::<bool>(),
-        body in prop::collection::vec(any::<u8>(), 0..300),
-    ) {
-        // The message is decoded from bytes that a liar wrote and checksummed.
-        let flags = if response { Flags::RESPONSE } else { Flags::NONE };
-        let header = Header {
-            flags, opcode: Opcode::new(opcode), extension_len: 0, request: 0, payload_len: 0, body_crc: 0,
-        };
-        let _ = header.message::<Request>(&body, &[]);
-        let _ = header.message::<Response>(&body, &[]);
-        let _ = header.message::<Hello>(&body, &[]);
-        let _ = header.message::<cfs_wire::HelloReply>(&body, &[]);
-        let _ = header.message::<Callback>(&body, &[]);
-        let _ = header.message::<cfs_wire::CallbackReply>(&body, &[]);
-    }
-
-    #[test]
-    fn mutated_messages_never_panic(at in any::<prop::sample::Index>(), to in any::<u8>(), which in 0_usize..6) {
-        let (_, frame) = golden_frames().swap_remove(which);
-        let header = Header::decode(frame[..HEADER_BYTES].try_into().expect("long enough")).expect("valid");
-        let mut body = frame[HEADER_BYTES..HEADER_BYTES + usize::from(header.extension_len)].to_vec();
-        let at = at.index(body.len());
-        body[at] = to;
-        let _ = header.message::<Request>(&body, &[]);
-        let _ = header.message::<Response>(&body, &[]);
-        let _ = header.message::<Hello>(&body, &[]);
-        let _ = header.message::<Callback>(&body, &[]);
     }
 }

@@ -19,7 +19,8 @@ pub fn mount_at(path: &Path) -> io::Result<Option<MountPoint>> {
     Ok(find(&std::fs::read("/proc/thread-self/mountinfo")?, path))
 }
 
-fn find(table: &[u8], path: &Path) -> Option<MountPoint> {
+/// The topmost mount exactly at `path` in a table of mounts.
+pub fn find(table: &[u8], path: &Path) -> Option<MountPoint> {
     let mut at_path = table.split(|&b| b == b'\n').filter_map(parse).filter(|(at, _)| at == path);
     at_path.next_back().map(|(_, mount)| mount)
 }

@@ -195,30 +195,3 @@ fn an_interrupt_names_its_target() {
     let request = decode_bytes(&header(36, 0, &8u64.to_le_bytes())).0.expect("valid");
     assert!(matches!(request.operation, Operation::Interrupt { unique: 8 }));
 }
-
-/// SplitMix64, so that a failure can be repeated.
-fn noise(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
-}
-
-#[test]
-fn any_bytes_give_an_operation_or_a_refusal() {
-    let mut state = 1;
-    let mut decoded = 0;
-    for round in 0..100_000u64 {
-        let len = usize::try_from(noise(&mut state) % 200).expect("small");
-        let mut bytes: Vec<u8> = (0..len).map(|_| noise(&mut state).to_le_bytes()[0] % 4).collect();
-        if round % 4 != 0 && len >= 40 {
-            bytes[..4].copy_from_slice(&u32::try_from(len).expect("small").to_le_bytes());
-            let opcode = u32::try_from(noise(&mut state) % 54).expect("small");
-            bytes[4..8].copy_from_slice(&opcode.to_le_bytes());
-        }
-        let (request, rest) = decode_bytes(&bytes);
-        decoded += usize::from(request.is_ok());
-        assert!(rest.is_some(), "only long writes take the buffer");
-    }
-    assert!(decoded > 10_000, "the noise reached the decoders: {decoded}");
-}

@@ -18,11 +18,11 @@ pub(super) const AREA_SPACE: u8 = 0xf1;
 pub const LOST_AREA: &[u8] = &[];
 
 /// Index and term of the last entry that a state covers.
-pub(super) type Point = (u64, u64);
+pub type Point = (u64, u64);
 
 /// Where a page begins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) enum Cursor {
+pub enum Cursor {
     /// At the first row with this key or a higher one.
     Row(Vec<u8>),
     /// At the data area of the first entry with this index or a higher one.
@@ -31,18 +31,23 @@ pub(super) enum Cursor {
 
 /// Asks for a page.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Want {
+pub struct Want {
+    /// The state.
     pub point: Point,
+    /// Where the page begins.
     pub at: Cursor,
 }
 
 /// A page: rows with the times of their versions, or data areas.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Page {
+pub struct Page {
+    /// What was asked for.
     pub want: Want,
     /// No version of the state is newer.
     pub time: Timestamp,
+    /// Key, time and value of versions.
     pub rows: Vec<(Vec<u8>, Timestamp, Vec<u8>)>,
+    /// Index and bytes of data areas.
     pub areas: Vec<(u64, Vec<u8>)>,
     /// Where the next page begins; None where this was the last.
     pub next: Option<Cursor>,
@@ -50,7 +55,7 @@ pub(super) struct Page {
 
 /// A message between replicas of a group. Part of the protocol: append only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) enum GroupMessage {
+pub enum GroupMessage {
     /// For the Raft library.
     Raft(Vec<u8>),
     /// The follower asks.
@@ -70,10 +75,12 @@ pub(super) enum Job {
 }
 
 impl GroupMessage {
+    /// The bytes that the peer decodes.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, Vec::new()).expect("a message in memory always encodes")
     }
 
+    /// Decodes the whole of a peer's bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
         match postcard::take_from_bytes(bytes) {
             Ok((message, [])) => Ok(message),
