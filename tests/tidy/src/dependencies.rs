@@ -1,4 +1,4 @@
-//! Dependencies are declared once, in the workspace, each with its reason, and come from the registry.
+//! Dependencies are declared once, in the workspace, each with its reason.
 
 /// Dependencies of the workspace's manifest without a comment above them. A comment serves the lines below it
 /// up to the next blank line or comment; crates of our own need none.
@@ -33,12 +33,6 @@ pub fn own_declarations(path: &str, manifest: &str) -> Vec<String> {
     wrong
 }
 
-/// Packages of Cargo.lock that come from elsewhere than the registry.
-pub fn foreign_sources(lock: &str) -> Vec<String> {
-    let sources = lock.lines().filter(|line| line.starts_with("source = "));
-    sources.filter(|line| !line.starts_with("source = \"registry+")).map(str::to_string).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,11 +47,5 @@ mod tests {
     fn a_member_with_a_version_of_its_own_is_found() {
         let manifest = "[package]\nversion = \"1\"\n[dependencies]\na.workspace = true\nb = \"1\"\n";
         assert_eq!(own_declarations("x", manifest), ["x: declare it in the workspace: b = \"1\""]);
-    }
-
-    #[test]
-    fn a_source_that_is_no_registry_is_found() {
-        let lock = "source = \"registry+https://x\"\nsource = \"git+https://y\"\n";
-        assert_eq!(foreign_sources(lock), ["source = \"git+https://y\""]);
     }
 }

@@ -3,6 +3,8 @@
 //! The last line of a page: ``Sources: `a.rs`, `b.rs`. Fingerprint: 0123456789abcdef.`` Whoever changes
 //! such a source must look at the page, if only to write the new fingerprint there.
 
+use crate::text::SourceFile;
+
 /// A page of docs/formats: its path relative to the root, and its text.
 pub struct FormatPage {
     /// Path relative to the root, with `/`.
@@ -29,10 +31,10 @@ fn stale(page: &FormatPage, read: &impl Fn(&str) -> Option<String>) -> Option<St
     let Some(line) = page.text.lines().rev().find(|line| line.starts_with(SOURCES)) else {
         return Some(format!("no line begins with '{SOURCES}'"));
     };
-    let (sources, said) = line.split_once(FINGERPRINT).unwrap_or((line, ""));
+    let said = line.split_once(FINGERPRINT).map_or("", |(_, said)| said);
     let mut hash = FNV_OFFSET;
     let mut named = 0;
-    for source in sources.split('`').skip(1).step_by(2) {
+    for source in sources_of(line) {
         let Some(text) = read(source) else { return Some(format!("no file {source}")) };
         code_lines(&text).for_each(|line| hash = fnv(hash, line));
         named += 1;
@@ -45,6 +47,32 @@ fn stale(page: &FormatPage, read: &impl Fn(&str) -> Option<String>) -> Option<St
             "its sources have changed: make the page say what they do now, then end it with '{FINGERPRINT}{fingerprint}.'"
         )),
     }
+}
+
+/// The sources that the last line of a page names.
+fn sources_of(line: &str) -> impl Iterator<Item = &str> {
+    let sources = line.split(FINGERPRINT).next().unwrap_or_default();
+    sources.split('`').skip(1).step_by(2)
+}
+
+/// What the code of a decoder has: a function that decodes, or types that are decoded as they are declared.
+const DECODERS: [&str; 3] = ["fn decode", "fn parse", "Deserialize)]"];
+
+/// Sources that decode a format and that no fuzz target names: `targets` are the texts of the targets, `read`
+/// is as in [`stale_formats`].
+pub fn unfuzzed_decoders(
+    pages: &[FormatPage],
+    read: impl Fn(&str) -> Option<String>,
+    targets: &[SourceFile],
+) -> Vec<String> {
+    let lines = pages.iter().flat_map(|page| page.text.lines().filter(|line| line.starts_with(SOURCES)));
+    let decodes = |source: &&str| {
+        let text = read(source).unwrap_or_default();
+        code_lines(&text).any(|line| DECODERS.iter().any(|mark| line.contains(mark)))
+    };
+    let named = |source: &&str| targets.iter().any(|target| target.text.contains(&format!("\"{source}\"")));
+    let missing = lines.flat_map(sources_of).filter(decodes).filter(|source| !named(source));
+    missing.map(|source| format!("{source}: no target of tests/fuzz names it")).collect()
 }
 
 /// The lines that can change bytes: no comments, no blank ones, no tests at the end.
@@ -78,6 +106,15 @@ mod tests {
         assert!(wrong(&text, "const A: u8 = 1;").is_empty());
         assert!(wrong(&text, "// why\n\n    const A: u8 = 1;\n#[cfg(test)]\nmod tests {}").is_empty());
         assert_eq!(wrong(&text, "const A: u8 = 2;").len(), 1);
+    }
+
+    #[test]
+    fn a_decoder_without_a_fuzz_target_is_found() {
+        let pages = page("# X\n\nSources: `x.rs`, `y.rs`. Fingerprint: 0.\n");
+        let read = |path: &str| Some(if path == "x.rs" { "pub fn decode() {}" } else { "pub fn encode() {}" }.into());
+        let target = |text: &str| [SourceFile { path: "tests/fuzz/t.rs".into(), text: text.into() }];
+        assert!(unfuzzed_decoders(&pages, read, &target("&[\"x.rs\"]")).is_empty());
+        assert_eq!(unfuzzed_decoders(&pages, read, &target("// x.rs")).len(), 1);
     }
 
     #[test]

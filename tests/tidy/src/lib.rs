@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 
 mod dependencies;
 mod formats;
+mod kernel_names;
 mod layers;
+mod policy;
 mod text;
 
-pub use dependencies::{foreign_sources, own_declarations, unexplained_dependencies};
-pub use formats::{FormatPage, stale_formats};
+pub use dependencies::{own_declarations, unexplained_dependencies};
+pub use formats::{FormatPage, stale_formats, unfuzzed_decoders};
+pub use kernel_names::misplaced_kernel_names;
 pub use layers::{Crate, layer_violations, read_crate};
+pub use policy::{Package, Policy};
 pub use text::{
     SourceFile, forbidden_names, forbidden_words, long_files, long_functions, misplaced_unsafe, missing_docs,
 };
