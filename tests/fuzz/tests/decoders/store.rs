@@ -13,6 +13,11 @@ use std::rc::Rc;
 
 const REGIONS: u32 = 1;
 
+/// As that of the golden table.
+fn stem(key: &[u8]) -> Option<&[u8]> {
+    key.get(..2)
+}
+
 fn device() -> MemoryDisk {
     cfs_sim::disk(u64::from(REGIONS) * REGION_BYTES)
 }
@@ -57,7 +62,7 @@ fn look(space: Space, group: GroupId, table: TableRef) {
     for (owner, cell) in manifest.claims(group) {
         space.claim(owner, cell).expect("the first cell");
     }
-    let config = StoreConfig::new(32 << 10, BlockCache::new(1 << 20), 1);
+    let config = StoreConfig::new(32 << 10, BlockCache::new(1 << 20), 1, stem);
     let store = Store::open(group, Some(manifest), space, config);
     for key in [&b"apple"[..], b"apricot", b"key0100", b"", b"zzz"] {
         for round in 0.. {
@@ -91,7 +96,7 @@ fn try_table(what: &'static str, group: GroupId, id: u64, bytes: Vec<u8>) {
         .mutants(8_000)
         .decodes(|bytes| {
             lay(&device, table.cell.offset(), bytes, units * UNIT_BYTES);
-            let TableCheck { damage, entries, .. } = now(verify_table(&space(&device), group, &table)).ok()?;
+            let TableCheck { damage, entries, .. } = now(verify_table(&space(&device), group, &table, stem)).ok()?;
             look(space(&device), group, table);
             damage.is_empty().then_some(entries)
         });
@@ -99,13 +104,16 @@ fn try_table(what: &'static str, group: GroupId, id: u64, bytes: Vec<u8>) {
 
 #[test]
 fn golden_tables() {
-    let parts = include_str!("../../../../engine/kv/tests/golden/table.hex").split("\n\n");
-    let units = parts.map(|part| {
-        let mut unit = unhex(part);
-        unit.resize(UNIT_BYTES, 0);
-        unit
-    });
-    try_table("golden table", GroupId::new(3), 0x0a0b, units.collect::<Vec<_>>().concat());
+    let now = include_str!("../../../../engine/kv/tests/golden/table.hex");
+    let before_stems = include_str!("../../../../engine/kv/tests/golden/table-1.hex");
+    for (what, golden) in [("golden table", now), ("golden table of version 1", before_stems)] {
+        let units = golden.split("\n\n").map(|part| {
+            let mut unit = unhex(part);
+            unit.resize(UNIT_BYTES, 0);
+            unit
+        });
+        try_table(what, GroupId::new(3), 0x0a0b, units.collect::<Vec<_>>().concat());
+    }
 }
 
 #[test]
@@ -119,7 +127,7 @@ fn tables_of_several_blocks() {
         let grants = Rc::new(LocalRegions::new(REGIONS, &Default::default()));
         let space = Space::new(device.attach(&world), grants, config);
         space.start();
-        let store = Store::open(group, None, space, StoreConfig::new(32 << 10, BlockCache::new(1 << 20), 1));
+        let store = Store::open(group, None, space, StoreConfig::new(32 << 10, BlockCache::new(1 << 20), 1, stem));
         let row =
             |i: u32| (format!("key{i:04}").into_bytes().into(), (!i.is_multiple_of(9)).then(|| vec![7; 40].into()));
         store.apply((0..200).map(row).collect(), Timestamp::new(5));
