@@ -212,13 +212,13 @@ fn lock_directory(directory: &Path) -> Result<File, Failure> {
 }
 
 /// Opens and locks a store. The kernel gives up the rings of a process, and with them its lock, a
-/// moment after the process has ended: the lock of one that is gone is waited for.
+/// moment after the process has ended: the lock of one that is gone, or on its way out, is waited for.
 pub fn open_locked(store: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> {
     let end = Instant::now() + DEAD_LOCK_TIME;
     loop {
         match open_disk(store, mode) {
             Err(RuntimeError::Locked { holder, .. })
-                if holder.as_ref().is_none_or(|h| registry::start_time(h.pid).is_none()) && Instant::now() < end =>
+                if holder.as_ref().is_none_or(|h| registry::is_ending(h.pid)) && Instant::now() < end =>
             {
                 std::thread::sleep(LOCK_LOOK);
             }

@@ -7,6 +7,11 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// PF_EXITING (include/linux/sched.h).
+const FLAG_EXITING: u64 = 4;
+/// Number of the signal (signal(7)).
+const SIGKILL: u32 = 9;
+
 /// A running server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
@@ -48,6 +53,31 @@ pub fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether a process is gone or on its way out: killed and not ended yet, or ended and not waited for by its parent.
+pub fn is_ending(pid: u32) -> bool {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { return true };
+    has_ended(&stat).unwrap_or(false) || is_killed(&status)
+}
+
+/// State and flags, fields 3 and 9 of proc_pid_stat(5).
+fn has_ended(stat: &str) -> Option<bool> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_whitespace();
+    let (state, flags) = (fields.next()?, fields.nth(5)?.parse::<u64>().ok()?);
+    Some(matches!(state, "Z" | "X") || flags & FLAG_EXITING != 0)
+}
+
+/// Whether SIGKILL waits for the process or its first thread: `SigPnd` and `ShdPnd` of proc_pid_status(5), bit 0
+/// being signal 1.
+fn is_killed(status: &str) -> bool {
+    let pending = |line: &str| {
+        let set = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(set.trim(), 16).ok()
+    };
+    status.lines().filter_map(pending).any(|set| set & 1 << (SIGKILL - 1) != 0)
 }
 
 /// Removes the entry when dropped.
@@ -129,5 +159,16 @@ mod tests {
         let started = start_time(pid).expect("we run");
         assert_eq!(start_time(pid), Some(started));
         assert_eq!(start_time(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_process_that_is_ending_is_told_from_one_that_lives() {
+        assert!(!is_ending(std::process::id()) && is_ending(u32::MAX));
+        assert_eq!(has_ended("7 (a) b) S 1 7 7 0 -1 4194560 0"), Some(false));
+        assert_eq!(has_ended("7 (a) b) R 1 7 7 0 -1 4194564 0"), Some(true), "it is exiting");
+        assert_eq!(has_ended("7 (a) b) Z 1 7 7 0 -1 4194560 0"), Some(true), "nobody has waited for it");
+        assert!(is_killed("Name:\tx\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
+        assert!(is_killed("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\nSigBlk:\t0\n"));
+        assert!(!is_killed("SigPnd:\t0000000000004000\nShdPnd:\t0000000000000000\nSigBlk:\t0000000000000100\n"));
     }
 }

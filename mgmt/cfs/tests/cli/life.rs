@@ -151,6 +151,21 @@ fn after_kill_9_the_same_command_mends_the_mount_and_finds_the_file() {
 }
 
 #[test]
+fn a_start_right_after_kill_9_waits_for_the_lock_of_the_dead() {
+    let stage = Stage::new();
+    let first = stage.server();
+    let (listen, cores) = (first.listen.clone(), CORES.to_string());
+    let serving = ["server", "store", "--cores", &cores, "--listen", &listen, "--http", "127.0.0.1:0"];
+    let mut server = first;
+    for round in 0..20 {
+        server.signal("KILL");
+        // Nobody has waited for the one before: it is still there, as a zombie at least.
+        let next = Running::start(stage.cfs(&serving), listen.clone());
+        server = next.unwrap_or_else(|said| panic!("round {round}: {said}"));
+    }
+}
+
+#[test]
 fn a_mountpoint_behind_a_symlink_is_mended_and_unmounted() {
     let stage = Stage::new();
     fs::create_dir(stage.path("mnt")).expect("a directory");

@@ -4,6 +4,7 @@ use crate::stage::{Stage, said};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 pub fn refused(output: &Output, code: i32, words: &[&str]) {
     let text = said(output);
@@ -19,10 +20,13 @@ fn a_store_in_use_names_its_holder() {
     let server = stage.server();
     let holder = format!("in use by process {} (cfs)", server.pid());
     let listen = ["--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"];
+    let began = Instant::now();
     refused(&stage.run(&[&["server", "store"], &listen[..]].concat()), 1, &[&holder]);
     refused(&stage.run(&[&["dev", "store", "mnt"], &listen[..]].concat()), 1, &[&holder]);
     refused(&stage.run(&["fsck", "store"]), 1, &[&holder]);
     refused(&stage.run(&["format", "store", "--force"]), 1, &[&holder]);
+    // Only the lock of a dead process is waited for, up to ten seconds each time.
+    assert!(began.elapsed() < Duration::from_secs(20), "they wait for a living process: {:?}", began.elapsed());
 }
 
 #[test]
