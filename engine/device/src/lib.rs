@@ -24,7 +24,7 @@ pub use layout::{
     Layout, REGION_BYTES, STREAMS_MAX,
 };
 pub use superblock::{
-    FORMAT_VERSION, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, inspect, mark_failed,
-    open,
+    FORMAT_VERSION, Mended, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, inspect,
+    mark_failed, open, recover,
 };
 pub use transfer::{crc32c, flush, read_at, write_at};

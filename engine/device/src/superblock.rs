@@ -123,6 +123,29 @@ pub enum SuperblockCopy {
     Damaged(&'static str),
 }
 
+/// What it is, after "this copy is".
+impl fmt::Display for SuperblockCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SuperblockCopy::Valid(superblock) => write!(f, "of generation {}", superblock.generation),
+            SuperblockCopy::Blank => f.write_str("blank"),
+            SuperblockCopy::Unfinished => f.write_str("the mark of a format that was not finished"),
+            SuperblockCopy::Foreign => f.write_str("overwritten"),
+            SuperblockCopy::Newer(version) => write!(f, "of version {version}"),
+            SuperblockCopy::Damaged(reason) => write!(f, "damaged ({reason})"),
+        }
+    }
+}
+
+/// A copy that was written again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mended {
+    /// Device offset of the copy.
+    pub offset: u64,
+    /// What it was before.
+    pub was: SuperblockCopy,
+}
+
 impl Superblock {
     /// The block as it lies on the device.
     pub(crate) fn encode(&self) -> IoBuf {
@@ -222,7 +245,25 @@ pub async fn inspect(disk: &dyn Disk) -> Result<[SuperblockCopy; 2], DeviceError
 /// shrunk, or taken out of service.
 pub async fn open(disk: &dyn Disk) -> Result<Superblock, DeviceError> {
     let copies = inspect(disk).await?;
-    let superblock = match choose(&copies) {
+    admit(disk, &copies).await
+}
+
+/// As [`open`], then makes both copies equal again where damage or a crash left only one: damage of that one
+/// later would lose the device. Durable when it returns. Whoever writes to the device from now on takes this.
+pub async fn recover(disk: &dyn Disk) -> Result<(Superblock, Option<Mended>), DeviceError> {
+    let copies = inspect(disk).await?;
+    let superblock = admit(disk, &copies).await?;
+    let mut found = copies.into_iter().zip(SUPERBLOCK_COPIES_AT);
+    let Some((was, offset)) = found.find(|(copy, _)| *copy != SuperblockCopy::Valid(superblock)) else {
+        return Ok((superblock, None));
+    };
+    write_at(disk, offset, superblock.encode()).await?;
+    flush(disk).await?;
+    Ok((superblock, Some(Mended { offset, was })))
+}
+
+async fn admit(disk: &dyn Disk, copies: &[SuperblockCopy; 2]) -> Result<Superblock, DeviceError> {
+    let superblock = match choose(copies) {
         Err(DeviceError::Blank) => return Err(blank_or_lost(disk).await?),
         chosen => chosen?,
     };

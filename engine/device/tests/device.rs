@@ -1,8 +1,8 @@
 //! Format, open and anchors over a simulated device.
 
 use cfs_device::{
-    ANCHOR_BYTES_MAX, AnchorId, Anchors, DEVICE_BYTES_MIN, DeviceError, FormatOptions, Superblock, Uuid, format,
-    mark_failed, open,
+    ANCHOR_BYTES_MAX, AnchorId, Anchors, DEVICE_BYTES_MIN, DeviceError, FormatOptions, SUPERBLOCK_BYTES,
+    SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, crc32c, format, inspect, mark_failed, open, recover,
 };
 use cfs_seam::Disk;
 use cfs_sim::{DiskFaults, MemoryDisk, disk};
@@ -117,6 +117,50 @@ fn one_damaged_superblock_is_survived_and_two_are_named() {
     assert!(matches!(now(open(&device)), Err(DeviceError::SuperblockDamaged { .. })));
     assert_eq!(device.operations(), operations + 2, "a refused device is only read");
     assert_eq!(now(open(&disk(DEVICE_BYTES_MIN))), Err(DeviceError::Blank));
+}
+
+/// Both copies are this one, also after a power cut.
+fn both_are(device: &MemoryDisk, superblock: Superblock) {
+    assert_eq!(now(inspect(&device.crash(4))), Ok([SuperblockCopy::Valid(superblock); 2]));
+}
+
+#[test]
+fn a_start_mends_the_copy_that_is_not_intact() {
+    for at in SUPERBLOCK_COPIES_AT {
+        for (byte, was) in [(70, SuperblockCopy::Damaged("checksum")), (1, SuperblockCopy::Foreign)] {
+            let (device, superblock) = formatted();
+            device.flip_bit(at + byte, 3);
+            let (opened, mended) = now(recover(&device)).expect("one copy is intact");
+            assert_eq!((opened, mended.map(|m| (m.offset, m.was))), (superblock, Some((at, was))));
+            both_are(&device, superblock);
+            assert_eq!(now(recover(&device)), Ok((superblock, None)), "nothing is left to mend");
+        }
+    }
+}
+
+#[test]
+fn a_start_brings_the_copy_of_an_earlier_generation_up_to_date() {
+    for at in SUPERBLOCK_COPIES_AT {
+        let (device, superblock) = formatted();
+        let mut older = device.peek(at, SUPERBLOCK_BYTES);
+        older[64] = 0;
+        let crc = crc32c(&older[..SUPERBLOCK_BYTES - 4]);
+        older[SUPERBLOCK_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        device.poke(at, &older);
+        let (opened, mended) = now(recover(&device)).expect("both are intact");
+        assert_eq!((opened, mended.map(|m| m.offset)), (superblock, Some(at)));
+        both_are(&device, superblock);
+    }
+}
+
+#[test]
+fn a_refused_device_is_not_mended() {
+    let (device, superblock) = formatted();
+    now(mark_failed(&device, &superblock)).expect("a sound device");
+    device.flip_bit(100, 0);
+    let before = device.operations();
+    assert_eq!(now(recover(&device)), Err(DeviceError::FailedForGood));
+    assert_eq!(device.operations(), before + 2, "it is only read");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::place::Target;
 use crate::registry;
 use crate::stop_sign::StopSign;
 use crate::system;
-use cfs_device::{DeviceError, Layout, Superblock, Uuid};
+use cfs_device::{DeviceError, Layout, Mended, Superblock, Uuid};
 use cfs_runtime::{CoreConfig, DiskFile, OpenMode, RuntimeError, open_disk, run as run_core};
 use cfs_types::CoreId;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -227,10 +227,19 @@ pub fn open_locked(store: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeErro
     }
 }
 
-/// Opens a formatted store and reads its superblock.
+/// Opens a formatted store to serve it, and reads its superblock; a copy of that which is not intact is mended.
 pub fn open(target: &Target) -> Result<(DiskFile, Superblock), Failure> {
     let file = open_locked(&target.store, OpenMode::ReadWrite).map_err(Failure::plain)?;
-    let superblock = read_superblock(&file)?.map_err(|error| refusal(target, &error))?;
+    let same = file.clone();
+    let recovered = run_core(CoreConfig::new(CoreId::new(0)), move |_, reactor| async move {
+        let disk = same.attach(&reactor);
+        cfs_device::recover(&*disk).await
+    });
+    let recovered = recovered.map_err(|e| Failure::new(format!("opening {}", file.path().display()), e))?;
+    let (superblock, mended) = recovered.map_err(|error| refusal(target, &error))?;
+    if let Some(Mended { offset, was }) = mended {
+        complain!("cfs: the copy of the superblock at offset {offset} was {was}: it is mended from the other one");
+    }
     Ok((file, superblock))
 }
 

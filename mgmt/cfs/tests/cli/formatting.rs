@@ -1,7 +1,7 @@
 //! What `format` and the first start of `dev` make, keep, and leave behind where they fail.
 
 use crate::refusals::refused;
-use crate::stage::{Stage, said, signal};
+use crate::stage::{CORES, Stage, said, signal};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -70,6 +70,26 @@ fn a_store_that_lost_its_head_is_damage_and_is_not_formatted() {
     store.write_all_at(&head, 0).expect("written");
     let _dev = stage.dev();
     assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("read"), "precious");
+}
+
+#[test]
+fn a_start_mends_a_copy_of_the_superblock_and_says_so() {
+    let stage = Stage::new();
+    drop(stage.server());
+    let store = OpenOptions::new().write(true).open(stage.path("store/store")).expect("the store");
+    for offset in [0, 64 << 10] {
+        store.write_all_at(&[0xaa; 4096], offset).expect("written");
+        refused(&stage.run(&["fsck", "store"]), 1, &["this copy of the superblock is overwritten"]);
+        let server = stage.start(&["server", "store"], CORES);
+        let says = format!("the copy of the superblock at offset {offset} was overwritten");
+        assert!(server.said.iter().any(|line| line.contains(&says)), "{:?}", server.said);
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+        let checked = stage.run(&["fsck", "store"]);
+        assert!(checked.status.success() && !said(&checked).contains("superblock"), "{}", said(&checked));
+    }
+    let server = stage.start(&["server", "store"], CORES);
+    assert!(!server.said.iter().any(|line| line.contains("superblock")), "{:?}", server.said);
 }
 
 #[test]

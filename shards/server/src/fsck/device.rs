@@ -24,11 +24,7 @@ pub async fn check_superblock(
         let what = match copy {
             SuperblockCopy::Valid(copy) if copy == best => continue,
             SuperblockCopy::Valid(_) => "this copy of the superblock is of an earlier generation".into(),
-            SuperblockCopy::Damaged(reason) => format!("this copy of the superblock is damaged ({reason})"),
-            SuperblockCopy::Blank => "this copy of the superblock is blank".into(),
-            SuperblockCopy::Unfinished => "a format that began here was not finished".into(),
-            SuperblockCopy::Foreign => "this copy of the superblock is overwritten".into(),
-            SuperblockCopy::Newer(version) => format!("this copy of the superblock is of version {version}"),
+            other => format!("this copy of the superblock is {other}"),
         };
         findings.add(Severity::Damage, Site::Device(offset), what);
     }
