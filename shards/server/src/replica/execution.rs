@@ -1,14 +1,48 @@
 //! Execution of committed entries, and the bytes of small writes.
 
 use super::{Executed, Replica};
-use crate::entry::{self, DATA_OFFSET};
+use crate::entry::{self, Batch, DATA_OFFSET};
 use crate::view::StoreView;
 use bytes::Bytes;
 use cfs_consensus::Committed;
-use cfs_kv::Pins;
+use cfs_kv::{KvError, Pins};
 use cfs_log::LogError;
-use cfs_namespace::{Effect, NeedMore};
+use cfs_namespace::{Effect, EntryContext, NeedMore};
+use cfs_seam::sleep;
+use cfs_segment::SpaceError;
 use cfs_types::{FsError, LogIndex};
+use std::time::Duration;
+
+/// How often a read that the device has failed is tried again.
+const READ_TRIES: u32 = 8;
+/// Before the first of them; each one waits twice as long as the one before, so two and a half seconds in all,
+/// well below the deadline of requests.
+const READ_PAUSE: Duration = Duration::from_millis(10);
+
+/// Reads that were tried again for one entry.
+#[derive(Default)]
+struct Tries {
+    refused: u32,
+    damaged: bool,
+}
+
+impl Tries {
+    /// How long to wait before the next try. None: it is no use, or was tried often enough.
+    fn pause_after(&mut self, error: &KvError) -> Option<Duration> {
+        match error {
+            KvError::Space(SpaceError::Read { .. }) if self.refused < READ_TRIES => {
+                self.refused += 1;
+                Some(READ_PAUSE * 2u32.pow(self.refused - 1))
+            }
+            // The bytes may have been changed on their way.
+            KvError::Damaged { .. } if !self.damaged => {
+                self.damaged = true;
+                Some(Duration::ZERO)
+            }
+            _ => None,
+        }
+    }
+}
 
 /// An entry's data area to keep: a part of the entry's bytes, unless most of those are something else.
 fn area_of(entry: &Bytes, data: &[u8]) -> Bytes {
@@ -27,8 +61,7 @@ impl Replica {
             self.clock.restore(batch.timestamp);
             let context = self.machine.context(term, index, &batch);
             self.inline.put(self.id, index, area_of(&log_entry.data, data));
-            let executed = self.machine.execute_batch(&self.store, &context, &batch).await;
-            let executed = executed.map_err(|e| self.damaged(e.to_string()))?;
+            let executed = self.execute_batch(&context, &batch).await?;
             self.executed_at.set(batch.timestamp);
             self.unpacked.add(data.len() as u64);
             self.note_effects(&executed);
@@ -43,6 +76,21 @@ impl Replica {
         self.group.borrow_mut().executed(index, term);
         self.executed.notify_all();
         Ok(())
+    }
+
+    /// Executes the commands of an entry. Reads that fail are tried again, because the group cannot go on
+    /// without them; nothing is written before all have succeeded. Other groups go on meanwhile.
+    async fn execute_batch(&self, context: &EntryContext, batch: &Batch) -> Result<Vec<Executed>, FsError> {
+        let mut tries = Tries::default();
+        loop {
+            match self.machine.execute_batch(&self.store, context, batch).await {
+                Ok(executed) => return Ok(executed),
+                Err(error) => match tries.pause_after(&error) {
+                    Some(pause) => sleep(self.clock.source(), pause).await,
+                    None => return Err(self.damaged(error.to_string())),
+                },
+            }
+        }
     }
 
     fn note_effects(&self, executed: &[Executed]) {

@@ -20,6 +20,7 @@ mod private;
 mod proof;
 mod ranges;
 mod raw;
+mod reads;
 mod reference;
 mod revoke;
 mod room;
