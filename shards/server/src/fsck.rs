@@ -7,6 +7,7 @@
 //! Invariants: nothing is written to the device; damage never ends the check, it is reported and
 //! what depends on it is skipped, and said to be skipped.
 
+mod column;
 mod data;
 mod device;
 mod finding;
@@ -44,7 +45,7 @@ const CELLS_AT_ONCE: usize = 16;
 /// Short reads made at once.
 const READS_AT_ONCE: usize = 64;
 /// Memory for blocks of tables, bytes.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 16 << 20;
 
 /// Why a store could not be checked at all.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -304,6 +305,7 @@ impl<P: FnMut(Progress)> Check<P> {
                 self.check_control(group).await;
             }
         }
+        tree.sort();
         self.report.checked.inodes = tree.inodes();
         self.report.checked.names = tree.names;
         if self.is_whole {
@@ -352,7 +354,7 @@ impl<P: FnMut(Progress)> Check<P> {
         if self.is_whole {
             self.report_unnamed(group, &found.unnamed);
         }
-        tree.show_ranges(data.ranges);
+        tree.end_shard(shard, data.ranges, self.is_whole, &mut self.findings);
     }
 
     fn report_unnamed(&mut self, group: &Group, unnamed: &[(ChunkId, CellRef)]) {

@@ -3,6 +3,7 @@
 
 use super::finding::{Findings, Severity, Site};
 use super::group::Group;
+use super::tree::ShardRanges;
 use super::{CELLS_AT_ONCE, READS_AT_ONCE};
 use crate::cells::{self, Found};
 use crate::file_data::block_checksums;
@@ -12,13 +13,22 @@ use cfs_namespace::data::{
 };
 use cfs_seam::gather;
 use cfs_segment::{CellOwner, CellRef, Space};
-use cfs_types::{ChunkId, InodeId, LogIndex, RangeIndex, ShardId, UNIT_BYTES};
+use cfs_types::{ChunkId, InodeId, LogIndex, ShardId, UNIT_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A range as its shard has it.
+/// The first range of a file: its record is the inode.
+#[derive(Clone, Copy, Default)]
+pub struct ZeroFacts {
+    /// Bytes of its extents.
+    pub bytes: u64,
+    /// End of its last extent that has bytes.
+    pub written: u64,
+}
+
+/// A range from 1 on, as its shard has it.
 #[derive(Clone, Copy, Default)]
 pub struct RangeFacts {
-    /// Its record; range 0 has none.
+    /// Its record.
     pub record: Option<RangeRecord>,
     /// Bytes of its extents.
     pub bytes: u64,
@@ -26,8 +36,6 @@ pub struct RangeFacts {
     pub low: u64,
     /// End of its last extent.
     pub high: u64,
-    /// End of its last extent that has bytes and lies below the trimming floor.
-    pub written: u64,
     /// It is on the list of ranges to trim.
     pub is_trimming: bool,
 }
@@ -37,9 +45,9 @@ pub struct ShardData {
     shard: ShardId,
     layout: Layout,
     /// Ranges of files whose extents this shard holds.
-    pub ranges: BTreeMap<(InodeId, RangeIndex), RangeFacts>,
+    pub ranges: ShardRanges,
     previous: Option<(InodeId, u64)>,
-    sources: BTreeMap<Source, (InodeId, u64)>,
+    sources: Sources,
     live: BTreeMap<ChunkId, u64>,
     spans: Vec<(ChunkId, u32, InodeId)>,
     /// Chunks with a record.
@@ -54,9 +62,9 @@ impl ShardData {
         ShardData {
             shard,
             layout: Layout::default(),
-            ranges: BTreeMap::new(),
+            ranges: ShardRanges::default(),
             previous: None,
-            sources: BTreeMap::new(),
+            sources: Sources::default(),
             live: BTreeMap::new(),
             spans: Vec::new(),
             chunks: BTreeMap::new(),
@@ -78,7 +86,8 @@ impl ShardData {
                 self.chunks.insert(id, record);
             }
             DataRow::BackRef(source, BackRef::Extent { ino, end }) => {
-                if self.sources.remove(&source) != Some((ino, end)) {
+                self.sources.sort(findings);
+                if self.sources.take(&source) != Some((ino, end)) {
                     let what = format!("the back reference of {source:?} leads to no such extent (end {end})");
                     findings.inode(ino, what);
                 }
@@ -92,10 +101,13 @@ impl ShardData {
                 if range.get() == 0 || range_shard(ino, range) != self.shard {
                     findings.inode(ino, format!("the record of range {range} lies in shard {}", self.shard));
                 }
-                self.ranges.entry((ino, range)).or_default().record = Some(record);
+                if range.get() > 0 {
+                    self.ranges.ranges.entry((ino, range)).or_default().record = Some(record);
+                }
             }
             DataRow::Grant(next) => self.granted = next,
-            DataRow::Trimming(ino, range) => self.ranges.entry((ino, range)).or_default().is_trimming = true,
+            DataRow::Trimming(ino, range) if range.get() == 0 => *self.ranges.trimming.at(ino) = true,
+            DataRow::Trimming(ino, range) => self.ranges.ranges.entry((ino, range)).or_default().is_trimming = true,
             // The file's own shard compares these.
             DataRow::Summary(..) => {}
         }
@@ -114,12 +126,19 @@ impl ShardData {
             findings.inode(ino, format!("the extent {start}..{end} overlaps the one before it"));
         }
         self.previous = Some((ino, end));
-        let facts = self.ranges.entry((ino, range)).or_default();
-        if facts.bytes == 0 {
-            facts.low = start;
+        let is_written = extent.place != Place::Unwritten;
+        if range.get() == 0 {
+            let facts = self.ranges.zero.at(ino);
+            facts.bytes += u64::from(extent.len);
+            facts.written = if is_written { end } else { facts.written };
+        } else {
+            let facts = self.ranges.ranges.entry((ino, range)).or_default();
+            if facts.bytes == 0 {
+                facts.low = start;
+            }
+            facts.high = end;
+            facts.bytes += u64::from(extent.len);
         }
-        facts.high = end;
-        facts.bytes += u64::from(extent.len);
         match &extent.place {
             Place::Unwritten => return,
             Place::Log(slice) => {
@@ -130,18 +149,13 @@ impl ShardData {
                 self.spans.push((*id, offset + extent.len, ino));
             }
         }
-        facts.written = end;
-        let source = extent.place.source().expect("not unwritten");
-        if let Some((other, at)) = self.sources.insert(source, (ino, end)) {
-            let what =
-                format!("the extent {start}..{end} has the same bytes as the one of {other:?} that ends at {at}");
-            findings.inode(ino, what);
-        }
+        self.sources.add(extent.place.source().expect("not unwritten"), (ino, end));
     }
 
     /// After the last row: what is missing.
     pub fn conclude(&mut self, findings: &mut Findings) {
-        for (source, (ino, end)) in std::mem::take(&mut self.sources) {
+        self.sources.sort(findings);
+        for (source, (ino, end)) in std::mem::take(&mut self.sources).left() {
             findings.inode(ino, format!("the extent that ends at {end} has no back reference ({source:?})"));
         }
         for (id, end, ino) in std::mem::take(&mut self.spans) {
@@ -158,11 +172,9 @@ impl ShardData {
                 findings.group(self.shard.into(), format!("{id:?} was never granted to this shard"));
             }
         }
-        for ((ino, range), facts) in &self.ranges {
+        for ((ino, range), facts) in &self.ranges.ranges {
             let Some(record) = facts.record else {
-                if range.get() > 0 {
-                    findings.inode(*ino, format!("range {range} has extents or is to be trimmed, and has no record"));
-                }
+                findings.inode(*ino, format!("range {range} has extents or is to be trimmed, and has no record"));
                 continue;
             };
             if record.shape.allocated != facts.bytes {
@@ -196,6 +208,50 @@ impl ShardData {
             wrong.into_iter().for_each(|((ino, at), what)| findings.inode(ino, format!("from byte {at}: {what}")));
         }
         bytes
+    }
+}
+
+/// The bytes that extents name, and which extents: 48 bytes each.
+#[derive(Default)]
+struct Sources {
+    all: Vec<(Source, InodeId, u64)>,
+    is_taken: Vec<bool>,
+}
+
+impl Sources {
+    fn add(&mut self, source: Source, (ino, end): (InodeId, u64)) {
+        self.all.push((source, ino, end));
+    }
+
+    /// After the last extent: bytes that two of them name are reported.
+    fn sort(&mut self, findings: &mut Findings) {
+        if self.is_taken.len() == self.all.len() {
+            return;
+        }
+        self.all.sort_unstable();
+        self.is_taken = vec![false; self.all.len()];
+        for two in self.all.windows(2).filter(|two| two[0].0 == two[1].0) {
+            let ((_, other, at), (_, ino, end)) = (two[0], two[1]);
+            let what =
+                format!("the extent that ends at {end} has the same bytes as the one of {other:?} that ends at {at}");
+            findings.inode(ino, what);
+        }
+    }
+
+    /// The extent that names these bytes, once; of several the last.
+    fn take(&mut self, source: &Source) -> Option<(InodeId, u64)> {
+        let after = self.all.partition_point(|(at, _, _)| at <= source);
+        let index = after.checked_sub(1).filter(|index| self.all[*index].0 == *source && !self.is_taken[*index])?;
+        self.is_taken[index] = true;
+        let (_, ino, end) = self.all[index];
+        Some((ino, end))
+    }
+
+    /// Those that were not taken.
+    fn left(self) -> impl Iterator<Item = (Source, (InodeId, u64))> {
+        let is_taken = self.is_taken.into_iter();
+        let left = self.all.into_iter().zip(is_taken).filter(|(_, is_taken)| !is_taken);
+        left.map(|((source, ino, end), _)| (source, (ino, end)))
     }
 }
 

@@ -17,20 +17,18 @@ fn site(owner: CellOwner) -> GroupId {
     }
 }
 
-/// Reports cells outside of segments and units with two owners; gives the sound cells by segment.
-pub fn check_ownership(
-    layout: RegionLayout,
-    mut claims: Vec<Cell>,
-    findings: &mut Findings,
-) -> BTreeMap<SegmentId, Vec<Cell>> {
+/// Reports cells outside of segments and units with two owners; gives those in segments by their place.
+pub fn check_ownership(layout: RegionLayout, mut claims: Vec<Cell>, findings: &mut Findings) -> Vec<Cell> {
     claims.sort_unstable_by_key(|(owner, cell)| (cell.unit(), *owner));
-    let mut by_segment: BTreeMap<SegmentId, Vec<Cell>> = BTreeMap::new();
+    claims.retain(|(owner, cell)| {
+        let is_inside = layout.locate(*cell).is_some();
+        if !is_inside {
+            findings.group(site(*owner), format!("{owner} names {cell:?}, which is in no segment"));
+        }
+        is_inside
+    });
     let mut before: Option<Cell> = None;
-    for (owner, cell) in claims {
-        let Some((segment, _)) = layout.locate(cell) else {
-            findings.group(site(owner), format!("{owner} names {cell:?}, which is in no segment"));
-            continue;
-        };
+    for (owner, cell) in claims.iter().copied() {
         if let Some((other, taken)) = before
             && taken.unit() + u64::from(taken.units()) > cell.unit()
         {
@@ -41,24 +39,26 @@ pub fn check_ownership(
         if before.is_none_or(|(_, taken)| end(taken) < end(cell)) {
             before = Some((owner, cell));
         }
-        by_segment.entry(segment).or_default().push((owner, cell));
     }
-    by_segment
+    claims
 }
 
 /// Compares the segments that have cells with their tables. A segment that was open at a crash has
 /// none, or one of an earlier use; nothing depends on them, so all but contradictions are notes.
-pub async fn check_tables(space: &Space, cells: &BTreeMap<SegmentId, Vec<Cell>>, findings: &mut Findings) -> u64 {
+pub async fn check_tables(space: &Space, cells: &[Cell], findings: &mut Findings) -> u64 {
     let mut sealed = 0;
     let mut region = None;
-    let segments: Vec<(&SegmentId, &Vec<Cell>)> = cells.iter().collect();
+    let segment_of = |(_, cell): &Cell| space.layout().locate(*cell).map(|(segment, _)| segment);
+    let by_segment = cells.chunk_by(|a, b| segment_of(a) == segment_of(b));
+    let segments: Vec<(SegmentId, &[Cell])> =
+        by_segment.filter_map(|some| Some((segment_of(&some[0])?, some))).collect();
     for some in segments.chunks(READS_AT_ONCE) {
-        let tables = gather(some.iter().map(|(segment, _)| space.read_table(**segment)), READS_AT_ONCE).await;
+        let tables = gather(some.iter().map(|(segment, _)| space.read_table(*segment)), READS_AT_ONCE).await;
         for ((segment, cells), table) in some.iter().zip(tables) {
             if region.replace(segment.region()) != Some(segment.region()) {
                 check_header(space, segment.region(), findings).await;
             }
-            let place = Site::Device(space.layout().table_offset(**segment));
+            let place = Site::Device(space.layout().table_offset(*segment));
             match table {
                 Ok(Ok(table)) => {
                     sealed += 1;
