@@ -1,4 +1,4 @@
-//! Room in memory for payloads: what all connections of a core share, and what one may take of it.
+//! Room in memory for payloads and long messages: what all connections of a core share, and what one may take of it.
 //!
 //! Invariants: bytes that have no room are not kept; small payloads wait only for small ones; one
 //! connection takes half at most, so that one that stalls leaves room for others; what is longer than its
@@ -56,7 +56,7 @@ impl fmt::Debug for Room {
 /// What is given back once an answer has left: places in queues, room in memory.
 #[derive(Default)]
 pub struct Held {
-    /// For the request's payload.
+    /// For the request.
     pub request: Option<Room>,
     /// For the answer's.
     pub answer: Option<Room>,

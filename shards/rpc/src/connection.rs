@@ -18,6 +18,8 @@ pub const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
 /// same connection may be what makes room. A small one does not wait: it shares the connection with what
 /// keeps leases alive.
 const ROOM_TIME_MAX: Duration = Duration::from_millis(500);
+/// Longest message that takes no room: it is part of the request itself, whose places are bounded.
+const SHORT_MESSAGE_BYTES: usize = 512;
 /// A payload that is thrown away is received in pieces of this size.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -30,10 +32,10 @@ pub struct Frame {
     pub extension: Vec<u8>,
     /// Bulk bytes (or the message), 4 KiB aligned; None where the length is 0.
     pub payload: Option<IoBuf>,
-    /// What the payload takes of the connection's [`Allowance`], where it has one.
+    /// What payload and a long message take of the connection's [`Allowance`], where it has one.
     pub room: Option<Room>,
-    /// There was no room for the payload: it was thrown away, and nothing of the frame but its header
-    /// is verified.
+    /// There was no room for it: payload and message were thrown away, and nothing of the frame but its
+    /// header is verified.
     pub refused: bool,
 }
 
@@ -96,15 +98,17 @@ impl Connection {
         if len > self.payload_max.get() {
             return Err(FrameError::TooLong(header.payload_len).into());
         }
+        let message = if extension.len() > SHORT_MESSAGE_BYTES { extension.len() } else { 0 };
+        let bytes = (len + message) as u64;
         let mut room = None;
-        if len > 0
+        if bytes > 0
             && let Some(allowance) = self.allowance.get()
         {
-            let patience = if len as u64 > SMALL_BYTES_MAX { ROOM_TIME_MAX } else { Duration::ZERO };
-            room = allowance.take(len as u64, &self.clock, patience).await;
+            let patience = if bytes > SMALL_BYTES_MAX { ROOM_TIME_MAX } else { Duration::ZERO };
+            room = allowance.take(bytes, &self.clock, patience).await;
             if room.is_none() {
                 self.discard(len).await?;
-                return Ok(Frame { header, extension, payload: None, room, refused: true });
+                return Ok(Frame { header, extension: Vec::new(), payload: None, room, refused: true });
             }
         }
         let payload = if len == 0 { None } else { Some(self.recv_payload(len).await?) };
@@ -207,7 +211,8 @@ impl Connection {
         self.queue_frame(whose, message, payload, Some(held)).await
     }
 
-    /// Payloads are received only where the allowance has room for them. Once, before there are any.
+    /// Payloads are received, and long messages kept, only where the allowance has room for them. Once, before
+    /// there are any.
     pub fn bound_payloads(&self, allowance: Allowance) {
         let first = self.allowance.set(allowance).is_ok();
         assert!(first, "a connection has one allowance");

@@ -1,6 +1,9 @@
 //! Connections and handshakes between two peers in the simulator.
 
-use cfs_rpc::{Admission, Connection, QUEUE_BYTES_MAX, RpcError, accept_handshake, answer_hello, connect_handshake};
+use cfs_rpc::{
+    Admission, Allowance, Connection, Pool, QUEUE_BYTES_MAX, RpcError, accept_handshake, answer_hello,
+    connect_handshake,
+};
 use cfs_seam::{Address, Class, IoBuf, Stream, World, sleep, spawn};
 use cfs_types::{FsError, MapEpoch, SessionId};
 use cfs_wire::{Flags, FrameError, Hello, Opcode, Secret, Welcome, encode};
@@ -236,5 +239,30 @@ fn bytes_that_are_no_frame_end_the_connection() {
         client.send(vec![0x55; 64], None).await;
         assert_eq!(server.recv().await.err(), Some(FrameError::Magic.into()));
         assert!(server.is_closed());
+    });
+}
+
+#[test]
+fn a_long_message_has_room_or_is_thrown_away_and_a_short_one_needs_none() {
+    cfs_sim::run(13, |world| async move {
+        let (client, server) = connected(&world).await;
+        let pool = Pool::new(1 << 20);
+        server.bound_payloads(Allowance::new(&pool));
+        let send = async |bytes: usize| {
+            client.send(Opcode::ECHO, Flags::NONE, 1, &vec![7_u8; bytes], None).await.expect("sent");
+            server.recv().await.expect("a frame")
+        };
+        // One connection has half of the quarter that is for what is short enough.
+        let first = send(60_000).await;
+        let second = send(60_000).await;
+        assert_eq!(first.message::<Vec<u8>>().map(|m| m.len()), Ok(60_000));
+        assert!((120_000..121_000).contains(&pool.used()), "they take {}", pool.used());
+        let third = send(60_000).await;
+        assert!(third.refused && third.extension.is_empty(), "{third:?}");
+        let short = send(400).await;
+        assert_eq!(short.message::<Vec<u8>>().map(|m| m.len()), Ok(400));
+        drop((first, second));
+        assert_eq!(pool.used(), 0, "a short one takes none");
+        assert!(!send(60_000).await.refused);
     });
 }

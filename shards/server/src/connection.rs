@@ -1,7 +1,8 @@
 //! One client connection: handshake, then requests in any order, each in its own task.
 //!
-//! Invariants: requests served at once on a connection are bounded, and so is the memory of their
-//! payloads and answers, which all connections of a core share; what has no payload never waits for that.
+//! Invariants: requests served at once on a connection are bounded, and so is the memory of their payloads,
+//! long messages and answers, which all connections of a core share; a short message without a payload never
+//! waits for that.
 //! What is held for a request is held until its answer has left. What does not decode gets an error or
 //! ends this connection and no other.
 

@@ -7,7 +7,7 @@ use cfs_seam::sleep;
 use cfs_server::MemoryLimits;
 use cfs_types::{InodeId, ShardId};
 use cfs_volume::{Creation, OpenFlags, WriteFlags};
-use cfs_wire::Op;
+use cfs_wire::{Op, Reply, XattrMode};
 use std::time::Duration;
 
 const SLOW_CLIENTS: u64 = 6;
@@ -80,5 +80,46 @@ fn beside_clients_that_take_no_small_answers_a_small_write_waits_until_they_are_
     let took = small_write(&stage);
     assert!(took < Duration::from_secs(60), "another client waits for {took:?}");
     assert_cut_off(&stage);
+    stage.stop();
+}
+
+#[test]
+fn requests_that_are_long_without_a_payload_have_a_bounded_room_too() {
+    let memory = MemoryLimits { requests: ROOM_BYTES, answers: ROOM_BYTES, ..MemoryLimits::default() };
+    let setup = Setup { memory, ..Setup::default() };
+    let stage = Stage::new(6, setup, &formatted(&setup));
+    stage.start(1);
+    let options = stage.options();
+    let held = stage.begin_client(stage.options(), |world, volume| async move {
+        let peer = Peer::connect(&world, &options).await;
+        let how = Op::Create { dir: InodeId::ROOT, name: name("held"), mode: 0o644, exclusive: true, truncate: false };
+        let made = peer.call(InodeId::ROOT.shard(), how, None).await;
+        let Ok(Reply::Entry(entry)) = made else { panic!("{made:?}") };
+        (entry.ino, peer, volume)
+    });
+    stage.sim.run_until(Duration::from_secs(5), || held.borrow().is_some());
+    let (ino, _silent, _volume) = held.take().expect("made");
+    for _ in 0..SLOW_CLIENTS {
+        let options = stage.options();
+        stage.begin_client(stage.options(), move |world, volume| async move {
+            let peer = Peer::connect(&world, &options).await;
+            let set = Op::SetXattr { ino, name: b"user.a".to_vec(), value: vec![7; 60_000], mode: XattrMode::Set };
+            // Each waits until the silent one's lease has ended.
+            peer.flood(ino.shard(), &set, &[], FLOOD_BYTES / 60_000).await;
+            sleep(&world.clock, Duration::from_secs(90)).await;
+            drop((peer, volume));
+        });
+    }
+    stage.sim.run_for(Duration::from_secs(3));
+    let taken = used(&stage, "requests");
+    assert!(taken > SMALL_ROOM_BYTES as u64 / 10 * 9, "they wait, and take {taken}");
+    let took = stage.client(|world, volume| async move {
+        let since = world.clock.now();
+        volume.mkdir(&ME, InodeId::ROOT, &name("beside"), 0o755).await.expect("made");
+        world.clock.now().since(since)
+    });
+    assert!(took < Duration::from_secs(1), "a short request waits for {took:?}");
+    stage.sim.run_for(Duration::from_secs(60));
+    assert_eq!(used(&stage, "requests"), 0, "and hold nothing");
     stage.stop();
 }
