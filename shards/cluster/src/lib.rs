@@ -77,11 +77,22 @@ pub fn next_session(view: &dyn View) -> Result<SessionId, NeedMore> {
     Ok(SessionId::new(view.get(NEXT_KEY)?.and_then(|v| number(&v)).unwrap_or(1)))
 }
 
-/// Whether a row of the control group's state is one, for checkers.
-pub fn is_row(key: &[u8], value: &[u8]) -> bool {
-    let session = key.strip_prefix(&SESSION_PREFIX);
-    let known = key == NEXT_KEY || session.is_some_and(|n| n.len() == 8);
-    known && value.len() == 8
+/// A row of the control group's state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Row {
+    /// The number that the next session will have.
+    Next(SessionId),
+    /// A session that is open.
+    Open(SessionId),
+}
+
+/// Decodes a row, for checkers; None where it is not one.
+pub fn decode_row(key: &[u8], value: &[u8]) -> Option<Row> {
+    let value = number(value)?;
+    match key.strip_prefix(&SESSION_PREFIX) {
+        Some(session) => Some(Row::Open(SessionId::new(number(session)?))),
+        None => (key == NEXT_KEY).then_some(Row::Next(SessionId::new(value))),
+    }
 }
 
 fn session_key(session: SessionId) -> Box<[u8]> {
@@ -115,7 +126,9 @@ mod tests {
         assert_eq!(run(&mut state, open), ControlAnswer::Opened(SessionId::new(3)));
         assert_eq!(is_open(&state, one), Ok(true));
         assert_eq!(next_session(&state), Ok(SessionId::new(4)));
-        assert!(is_row(NEXT_KEY, &[0; 8]) && is_row(&session_key(one), &[0; 8]) && !is_row(&[1], &[0; 8]));
+        assert_eq!(decode_row(NEXT_KEY, &4u64.to_be_bytes()), Some(Row::Next(SessionId::new(4))));
+        assert_eq!(decode_row(&session_key(one), &[0; 8]), Some(Row::Open(one)));
+        assert_eq!((decode_row(&[1], &[0; 8]), decode_row(NEXT_KEY, &[0; 7])), (None, None));
         assert_eq!(open_sessions(&state, SessionId::new(0), 10), Ok(vec![one, SessionId::new(3)]));
     }
 }

@@ -112,7 +112,8 @@ pub enum CommandBody {
         /// The inode.
         ino: InodeId,
     },
-    /// Fences a session: its requests are refused from now on and its results are forgotten.
+    /// Refuses a session's requests from now on and forgets its results. Earlier versions wrote it, and left the
+    /// session's record for ever.
     ExpireSession {
         /// The session.
         session: SessionId,
@@ -127,6 +128,11 @@ pub enum CommandBody {
     Take {
         /// The file.
         ino: InodeId,
+    },
+    /// Forgets sessions that are over: their results, then their records. The server has fenced them before.
+    ForgetSessions {
+        /// Which: what one command cannot forget is its effect.
+        sessions: Vec<SessionId>,
     },
 }
 

@@ -88,6 +88,7 @@ fn run_body(state: &mut State<'_>, command: &Command, begun: Begun) -> Step<Repl
         CommandBody::ExpireSession { session } => session::expire(state, *session)?,
         CommandBody::Conclude { error } => return Err(Stop::Fail(*error)),
         CommandBody::Take { ino } => take(state, *ino)?,
+        CommandBody::ForgetSessions { sessions } => session::forget(state, sessions)?,
     }
     Ok(Reply::Done)
 }

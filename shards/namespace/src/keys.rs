@@ -141,6 +141,11 @@ pub fn result(session: SessionId, number: RequestNumber) -> Key {
     KeyBuilder::new(space::RESULT).number(session.get()).number(number.get()).build()
 }
 
+/// After all results of a session.
+pub fn results_end(session: SessionId) -> Key {
+    after_prefix(&KeyBuilder::new(space::RESULT).number(session.get()).build())
+}
+
 /// The request number of a result's key; None where it is not one.
 pub fn parse_result(key: &[u8]) -> Option<RequestNumber> {
     let number: [u8; 8] = key.get(9..)?.try_into().ok()?;

@@ -55,8 +55,8 @@ pub enum Effect {
     Unlocked,
     /// An unlinked inode is left with content: propose `Reap` until it answers without this.
     ReapPending(InodeId),
-    /// Results of an expired session are left: propose `ExpireSession` again.
-    ExpirePending(SessionId),
+    /// Something is left of sessions that are over: propose `ForgetSessions` of them.
+    ForgetPending(Vec<SessionId>),
     /// The inode is gone: leases and caches of it may be dropped.
     Gone(InodeId),
     /// For the driver of data.

@@ -85,7 +85,7 @@ pub fn orphans(view: &dyn View, after: Option<(InodeId, SessionId)>, limit: usiz
     )
 }
 
-/// Sessions of which the shard keeps results: `ExpireSession` those that are over.
+/// Sessions that the shard knows: `ForgetSessions` those that are over.
 pub fn sessions(view: &dyn View, after: Option<SessionId>, limit: usize) -> Listing<SessionId> {
     let rows = page(view, space::SESSION, after.map(keys::session), limit);
     listing(
@@ -104,7 +104,7 @@ pub fn holds_orphan(view: &dyn View, ino: InodeId, session: SessionId) -> Result
     Ok(view.get(&keys::orphan(ino, session))?.is_some())
 }
 
-/// Whether the shard knows a session: there is something to expire.
+/// Whether the shard knows a session: there is something to forget.
 pub fn knows_session(view: &dyn View, session: SessionId) -> Result<bool, NeedMore> {
     Ok(view.get(&keys::session(session))?.is_some())
 }

@@ -1,7 +1,9 @@
 //! Exactly once: what sessions have asked, and the results kept for their retries.
 //!
 //! Invariants: a request that was executed answers its first result again while the session may
-//! still ask; a request below the session's `oldest` is refused; so is any of an expired session.
+//! still ask; a request below the session's `oldest` is refused. A shard keeps nothing of a session that is
+//! over: whoever proposes refuses its requests, as the control group and the core's fence tell him, so that
+//! none comes after the command that forgets it.
 
 use crate::command::Command;
 use crate::keys;
@@ -14,8 +16,12 @@ use cfs_wire::Reply;
 
 /// Results forgotten with one command: more than one a command, so that none pile up.
 const TRIM_COMMAND_MAX: usize = 16;
-/// Results forgotten with one `ExpireSession`.
-const TRIM_EXPIRE_MAX: usize = 256;
+/// Results and records forgotten with one command of sessions that are over.
+const FORGET_ROWS_MAX: usize = 256;
+/// Sessions looked at in one command.
+const FORGET_SESSIONS_MAX: usize = 24;
+/// After the last result of a session.
+const END: RequestNumber = RequestNumber::new(u64::MAX);
 
 /// The result of the request if it was executed before; refuses what must not execute.
 pub fn recall(view: &dyn View, id: SessionId, number: RequestNumber) -> Step<Option<Result<Reply, FsError>>> {
@@ -50,16 +56,39 @@ pub fn keep(state: &mut State<'_>, command: &Command, result: &Result<Reply, FsE
     Ok(())
 }
 
-/// Fences a session for good.
+/// Fences a session and keeps its record, as earlier versions did: what is left of it is forgotten after a start.
 pub fn expire(state: &mut State<'_>, id: SessionId) -> Step<()> {
     let mut session = load(state, id)?;
     session.expired = true;
-    let end = RequestNumber::new(u64::MAX);
-    trim(state, id, &mut session, end, TRIM_EXPIRE_MAX)?;
-    if session.trimmed < end {
-        state.effects.push(Effect::ExpirePending(id));
+    trim(state, id, &mut session, END, FORGET_ROWS_MAX)?;
+    if session.trimmed < END {
+        state.effects.push(Effect::ForgetPending(vec![id]));
     }
     state.put(keys::session(id), record::encode(&session));
+    Ok(())
+}
+
+/// Forgets sessions that are over, as far as one command goes; the effect names those that are left.
+pub fn forget(state: &mut State<'_>, sessions: &[SessionId]) -> Step<()> {
+    let mut room = FORGET_ROWS_MAX;
+    for (at, id) in sessions.iter().enumerate() {
+        if at == FORGET_SESSIONS_MAX {
+            state.effects.push(Effect::ForgetPending(sessions[at..].to_vec()));
+            break;
+        }
+        let Some(mut session) = find::<Session>(state, &keys::session(*id))? else { continue };
+        let (count, last) = delete_results(state, *id, session.trimmed, &keys::results_end(*id), room)?;
+        room -= count;
+        if room == 0 {
+            session.expired = true;
+            session.trimmed = last.unwrap_or(session.trimmed);
+            state.put(keys::session(*id), record::encode(&session));
+            state.effects.push(Effect::ForgetPending(sessions[at..].to_vec()));
+            break;
+        }
+        state.delete(keys::session(*id));
+        room -= 1;
+    }
     Ok(())
 }
 
@@ -108,15 +137,26 @@ fn load(view: &dyn View, id: SessionId) -> Step<Session> {
 
 /// Deletes results from `session.trimmed` up to `end`, at most `limit` of them.
 fn trim(state: &mut State<'_>, id: SessionId, session: &mut Session, end: RequestNumber, limit: usize) -> Step<()> {
-    if session.trimmed >= end {
-        return Ok(());
+    if session.trimmed < end {
+        let (count, last) = delete_results(state, id, session.trimmed, &keys::result(id, end), limit)?;
+        session.trimmed = if count < limit { end } else { last.ok_or(FsError::Corrupt)?.next() };
     }
-    let rows = state.scan(&keys::result(id, session.trimmed), &keys::result(id, end), limit)?;
-    let all = rows.len() < limit;
+    Ok(())
+}
+
+/// Deletes results from `from` up to a key, at most `limit` of them. Returns how many, and the last.
+fn delete_results(
+    state: &mut State<'_>,
+    id: SessionId,
+    from: RequestNumber,
+    end: &[u8],
+    limit: usize,
+) -> Step<(usize, Option<RequestNumber>)> {
+    let rows = state.scan(&keys::result(id, from), end, limit)?;
     let last = rows.last().and_then(|(key, _)| keys::parse_result(key));
+    let count = rows.len();
     for (key, _) in rows {
         state.delete(key);
     }
-    session.trimmed = if all { end } else { last.ok_or(FsError::Corrupt)?.next() };
-    Ok(())
+    Ok((count, last))
 }

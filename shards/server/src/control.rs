@@ -82,6 +82,8 @@ async fn close(core: &Rc<Core>, session: SessionId) -> bool {
     if group.replica.propose(command, Bytes::new(), Vec::new()).await.is_err() {
         return false;
     }
+    // At once: what other cores still have heard of it comes too late.
+    core.fence.end(session);
     core.last_seen.borrow_mut().remove(&session);
     true
 }
@@ -89,25 +91,16 @@ async fn close(core: &Rc<Core>, session: SessionId) -> bool {
 /// Has every core forget a session that is over. None waits for another: one may have to wait for what the
 /// session has under way there.
 async fn forget(core: &Rc<Core>, session: SessionId) {
-    let Ok(group) = control(core) else { return };
-    let floor = oldest_open(&group).await.unwrap_or_default();
     let cores = (0..core.config.cores).map(CoreId::new);
-    let forgetting = cores.map(|to| core.peers.call(to, CoreRequest::DropSession(session, floor)));
+    let forgetting = cores.map(|to| core.peers.call(to, CoreRequest::DropSession(session)));
     gather(forgetting, usize::from(core.config.cores)).await;
 }
 
-/// The oldest session that is open, or the next one to be.
-async fn oldest_open(group: &Rc<Shard>) -> Result<SessionId, FsError> {
-    let next = group.read(|view, _| cfs_cluster::next_session(view)).await?;
-    let open = group.read(|view, _| cfs_cluster::open_sessions(view, SessionId::new(0), 1)).await?;
-    Ok(open.first().copied().unwrap_or(next))
-}
-
-/// Notes that sessions were heard of.
+/// Notes that sessions were heard of. Those that are over count as sessions no more, whoever has heard of them.
 pub fn alive(core: &Rc<Core>, sessions: &[SessionId]) {
     let now = core.world.clock.now();
     let mut seen = core.last_seen.borrow_mut();
-    for session in sessions {
+    for session in sessions.iter().filter(|session| !core.fence.is_over(**session)) {
         seen.insert(*session, now);
     }
 }
@@ -138,6 +131,9 @@ pub async fn issued(core: &Rc<Core>) -> Result<Issued, FsError> {
 pub async fn expire(core: &Rc<Core>) -> Result<(), FsError> {
     let now = core.world.clock.now();
     for session in open_sessions(core).await? {
+        if core.fence.is_over(session) {
+            continue;
+        }
         let seen = *core.last_seen.borrow_mut().entry(session).or_insert(now);
         if now.since(seen) <= core.config.session_life {
             continue;

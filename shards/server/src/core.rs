@@ -281,9 +281,9 @@ impl Core {
         self.session_back(session);
     }
 
-    /// This core forgets a session that has ended, and what it held; `floor` is the oldest one left.
-    pub async fn drop_session(self: &Rc<Self>, session: SessionId, floor: SessionId) {
-        self.fence.end(session, floor);
+    /// This core forgets a session that has ended, and what it held.
+    pub async fn drop_session(self: &Rc<Self>, session: SessionId) {
+        self.fence.end(session);
         // What it holds stands in others' way until what it wrote is in place.
         self.overwrites.drained(session).await;
         self.end_session(session);

@@ -31,7 +31,7 @@ fn carry_out(core: &Rc<Core>, shard: &Rc<Shard>, effect: Effect) {
         Effect::Sent { to, .. } => return core.deliver_to(shard, to),
         Effect::Unlocked | Effect::Gone(_) => return,
         Effect::ReapPending(ino) => CommandBody::Reap { ino },
-        Effect::ExpirePending(session) => CommandBody::ExpireSession { session },
+        Effect::ForgetPending(sessions) => CommandBody::ForgetSessions { sessions },
         Effect::Data(DataEffect::TrimPending { ino, range }) => CommandBody::Data(DataCommand::Trim { ino, range }),
         Effect::Data(DataEffect::FreeChunk(id)) => {
             let (owner, shard) = (core.clone(), shard.clone());

@@ -6,9 +6,10 @@
 
 use crate::coordinate::release_orphans;
 use crate::core::Core;
+use crate::log_room::Asker;
 use crate::shard::Shard;
 use cfs_namespace::{Command, CommandBody, pending};
-use cfs_seam::Instant;
+use cfs_seam::{Instant, gather};
 use cfs_types::{FsError, SessionId};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -16,14 +17,22 @@ use std::rc::Rc;
 
 /// Sessions or orphans looked at in one step.
 const PAGE: usize = 64;
+/// Shards in which sessions are forgotten at once: their commands share flushes.
+const SHARDS_AT_ONCE: usize = 8;
 
 /// What the control group knew of sessions at start.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// Those that were open.
+    /// Those that were open, in rising order.
     pub open: Vec<SessionId>,
     /// All below were issued before.
     pub next: SessionId,
+}
+
+impl Issued {
+    fn is_over(&self, session: SessionId) -> bool {
+        session < self.next && self.open.binary_search(&session).is_err()
+    }
 }
 
 /// Who may hold leases of an earlier start at this core.
@@ -63,43 +72,48 @@ impl Former {
     }
 }
 
-/// Forgets what a crash in the middle of a session's end left in this core's shards.
-pub async fn forget_ended(core: &Rc<Core>, issued: &Issued) -> Result<(), FsError> {
-    let is_over = |session: SessionId| session < issued.next && !issued.open.contains(&session);
-    for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
-        let mut over = BTreeSet::new();
-        let mut after = None;
-        loop {
-            let page = shard.read(|view, _| pending::sessions(view, after, PAGE)).await??;
-            over.extend(page.iter().copied().filter(|session| is_over(*session)));
-            after = page.last().copied();
-            if after.is_none() {
-                break;
-            }
-        }
-        let mut after = None;
-        loop {
-            let page = shard.read(|view, _| pending::orphans(view, after, PAGE)).await??;
-            over.extend(page.iter().map(|(_, session)| *session).filter(|session| is_over(*session)));
-            after = page.last().copied();
-            if after.is_none() {
-                break;
-            }
-        }
-        for session in over {
-            forget_in(shard, session).await;
-        }
-    }
-    Ok(())
+/// Forgets what is left in this core's shards of sessions that were over at start: by a crash in the middle of
+/// their end, or by a version that kept their records. What fails is found again at the next start.
+pub async fn forget_ended(core: &Rc<Core>, issued: &Issued) {
+    let shards = core.groups.values().filter(|s| s.group().shard().is_some());
+    let forgetting = shards.map(|shard| async {
+        let _failed = forget_ended_in(core, shard, issued).await;
+    });
+    gather(forgetting, SHARDS_AT_ONCE).await;
 }
 
-/// Forgets an ended session's results and pins in one shard. What fails is found again at the
-/// next start. The session is behind the fence: what of it is on its way is executed before its end.
+async fn forget_ended_in(core: &Rc<Core>, shard: &Rc<Shard>, issued: &Issued) -> Result<(), FsError> {
+    let mut after = None;
+    loop {
+        let page = shard.read(|view, _| pending::sessions(view, after, PAGE)).await??;
+        let Some(last) = page.last() else { break };
+        after = Some(*last);
+        let sessions: Vec<SessionId> = page.into_iter().filter(|session| issued.is_over(*session)).collect();
+        if !sessions.is_empty() {
+            let _place = core.log_place(Asker::FollowUp, 0).await;
+            shard.command(Command::internal(CommandBody::ForgetSessions { sessions })).await?;
+        }
+    }
+    let mut after = None;
+    loop {
+        let page = shard.read(|view, _| pending::orphans(view, after, PAGE)).await??;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        for (ino, session) in page.into_iter().filter(|(_, session)| issued.is_over(*session)) {
+            let _place = core.log_place(Asker::FollowUp, 0).await;
+            shard.command(Command::internal(CommandBody::ReleaseOrphan { ino, session })).await?;
+        }
+    }
+}
+
+/// Forgets an ended session's results, record and pins in one shard. What fails is found again at the
+/// next start. The session is behind the fence: what of it is on its way is executed before it is forgotten.
 pub async fn forget_in(shard: &Rc<Shard>, session: SessionId) {
     let quiet = shard.replica.is_quiet();
     let known = shard.read(|view, _| pending::knows_session(view, session)).await;
     if !quiet || matches!(known, Ok(true)) {
-        let _failed = shard.command(Command::internal(CommandBody::ExpireSession { session })).await;
+        let body = CommandBody::ForgetSessions { sessions: vec![session] };
+        let _failed = shard.command(Command::internal(body)).await;
     }
     let _failed = release_orphans(shard, session, |_| true).await;
 }

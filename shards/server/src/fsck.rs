@@ -13,6 +13,7 @@ mod device;
 mod finding;
 mod group;
 mod paths;
+mod sessions;
 mod settle;
 mod space;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use cfs_types::{ChunkId, GroupId};
 use data::{ShardData, verify_chunks};
 use finding::Findings;
 use group::{Group, Opener, report_unreadable};
+use sessions::Sessions;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -297,12 +299,13 @@ impl<P: FnMut(Progress)> Check<P> {
 
     async fn check_shards(&mut self, groups: &BTreeMap<GroupId, Group>) -> Tree {
         let mut tree = Tree::new(self.opener.name_key);
+        let mut sessions = Sessions::default();
         for (done, (id, group)) in (0..).zip(groups) {
             self.step(Stage::Shards, done, groups.len() as u64);
             if id.shard().is_some() {
-                self.check_shard(group, &mut tree).await;
+                self.check_shard(group, &mut tree, &mut sessions).await;
             } else {
-                self.check_control(group).await;
+                self.check_control(group, &mut sessions).await;
             }
         }
         tree.sort();
@@ -310,11 +313,12 @@ impl<P: FnMut(Progress)> Check<P> {
         self.report.checked.names = tree.names;
         if self.is_whole {
             tree.conclude(&mut self.findings);
+            sessions.conclude(&mut self.findings);
         }
         tree
     }
 
-    async fn check_shard(&mut self, group: &Group, tree: &mut Tree) {
+    async fn check_shard(&mut self, group: &Group, tree: &mut Tree, sessions: &mut Sessions) {
         let shard = group.id.shard().expect("the caller has checked");
         let mut data = ShardData::new(shard);
         let findings = &mut self.findings;
@@ -326,6 +330,7 @@ impl<P: FnMut(Progress)> Check<P> {
             }
             Some(row) => {
                 report_leftover(group.id, &row, findings);
+                sessions.show(&row);
                 tree.show(shard, &row, findings);
             }
             None => odd += 1,
@@ -344,6 +349,7 @@ impl<P: FnMut(Progress)> Check<P> {
             self.findings.group(group.id, format!("{odd} rows do not decode"));
         }
         if self.is_whole {
+            sessions.end_shard(group.id, &mut self.findings);
             data.conclude(&mut self.findings);
             self.report.checked.bytes += data.verify_log_refs(group, &mut self.findings).await;
         }
@@ -372,9 +378,12 @@ impl<P: FnMut(Progress)> Check<P> {
         }
     }
 
-    async fn check_control(&mut self, group: &Group) {
+    async fn check_control(&mut self, group: &Group, sessions: &mut Sessions) {
         let mut odd = 0u64;
-        let shown = group.rows(&[0], &[u8::MAX], |key, value| odd += u64::from(!cfs_cluster::is_row(key, value)));
+        let shown = group.rows(&[0], &[u8::MAX], |key, value| match cfs_cluster::decode_row(key, value) {
+            Some(row) => sessions.show_control(row),
+            None => odd += 1,
+        });
         match shown.await {
             Ok(rows) => self.report.checked.rows += rows,
             Err(error) if group.is_whole => report_unreadable(group.id, &error, &mut self.findings),

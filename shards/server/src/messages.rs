@@ -58,8 +58,8 @@ pub enum CoreRequest {
     OpenSession(Option<SessionId>),
     /// The session is over (core 0 first, which tells all). Answer: `Done`.
     EndSession(SessionId),
-    /// This core forgets a session that has ended; all below the second are over too. Answer: `Done`.
-    DropSession(SessionId, SessionId),
+    /// This core forgets a session that has ended. Answer: `Done`.
+    DropSession(SessionId),
     /// What is known of sessions from before the start. Answer: `Done`.
     Former(Issued),
     /// The session was seen on another core (core 0 keeps its life). Answer: `Done`.

@@ -223,7 +223,7 @@ impl Seat {
             }
             about @ (CoreRequest::OpenSession(_)
             | CoreRequest::EndSession(_)
-            | CoreRequest::DropSession(..)
+            | CoreRequest::DropSession(_)
             | CoreRequest::Alive(_)
             | CoreRequest::Former(_)) => answer_of_sessions(core, about).await,
             CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
@@ -255,8 +255,8 @@ async fn answer_of_sessions(core: &Rc<Core>, request: CoreRequest) -> CoreReply 
             control::end_session(core, session).await;
             CoreReply::Done
         }
-        CoreRequest::DropSession(session, floor) => {
-            core.drop_session(session, floor).await;
+        CoreRequest::DropSession(session) => {
+            core.drop_session(session).await;
             CoreReply::Done
         }
         CoreRequest::Alive(sessions) => {
@@ -273,12 +273,11 @@ async fn answer_of_sessions(core: &Rc<Core>, request: CoreRequest) -> CoreReply 
 
 /// Learns which sessions there were before the restart, and forgets those that have ended since.
 fn meet_former(core: &Rc<Core>, issued: Issued) {
+    core.fence.end_all_but(&issued.open, issued.next);
     core.former.know(&issued.open);
     core.leases_moved.notify_all();
     let owner = core.clone();
-    let work = async move {
-        let _failed = forget_ended(&owner, &issued).await;
-    };
+    let work = async move { forget_ended(&owner, &issued).await };
     spawn(&core.world.tasks, Class::Background, work).detach();
 }
 

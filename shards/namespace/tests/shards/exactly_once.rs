@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use cfs_namespace::keys::space;
-use cfs_namespace::{Answer, Command, CommandBody};
+use cfs_namespace::{Answer, Command, CommandBody, Effect};
 use cfs_types::{FsError, InodeId, Name, RequestNumber, SessionId};
 use cfs_wire::{Identity, Op, Reply};
 
@@ -26,6 +26,12 @@ fn create(name: &str) -> CommandBody {
 fn unlink(name: &str) -> CommandBody {
     let name = Name::new(name.as_bytes()).expect("a name");
     CommandBody::Op { op: Op::Unlink { dir: InodeId::ROOT, name }, asked: None, pinned_by: Vec::new() }
+}
+
+/// The results and session records of a shard.
+fn known(cluster: &Cluster) -> usize {
+    let rows = cluster.shards[&InodeId::ROOT.shard()].memory.rows();
+    rows.filter(|(key, _)| matches!(key[0], space::RESULT | space::SESSION)).count()
 }
 
 fn run(cluster: &mut Cluster, command: &Command) -> Result<Answer, FsError> {
@@ -85,4 +91,36 @@ fn an_expired_session_is_fenced_and_leaves_no_results() {
     let late = numbered(5, 601, 1, create("a"));
     assert_eq!(run(&mut cluster, &late), Err(FsError::SessionExpired));
     assert_eq!(results(&cluster), 0);
+}
+
+#[test]
+fn of_sessions_that_are_over_nothing_is_left_whatever_an_earlier_version_kept_and_each_command_does_a_part() {
+    let mut cluster = Cluster::new();
+    for session in 1..=300 {
+        assert!(run(&mut cluster, &numbered(session, 1, 1, create("a"))).is_ok() || session > 1);
+    }
+    for number in (2..=600).chain([u64::MAX]) {
+        assert!(run(&mut cluster, &numbered(7, number, number.min(2), unlink("b"))).is_err());
+    }
+    let expire = CommandBody::ExpireSession { session: SessionId::new(9) };
+    assert!(run(&mut cluster, &Command::internal(expire)).is_ok());
+    let mut left: Vec<SessionId> = (1..=299).map(SessionId::new).collect();
+    let mut commands = 0;
+    while !left.is_empty() {
+        let before = known(&cluster);
+        let forget = Command::internal(CommandBody::ForgetSessions { sessions: std::mem::take(&mut left) });
+        let outcome = cluster.run(InodeId::ROOT.shard(), &forget);
+        assert!(outcome.result.is_ok());
+        assert!(before - known(&cluster) <= 256, "{} rows at once", before - known(&cluster));
+        for effect in outcome.effects {
+            let Effect::ForgetPending(rest) = effect else { panic!("{effect:?}") };
+            left = rest;
+        }
+        commands += 1;
+        assert!(commands < 24, "it does not end: {} rows", known(&cluster));
+    }
+    assert_eq!(known(&cluster), 2, "the one that is not over");
+    let nobody = CommandBody::ForgetSessions { sessions: vec![SessionId::new(5000)] };
+    assert!(run(&mut cluster, &Command::internal(nobody)).is_ok());
+    assert_eq!(known(&cluster), 2, "of one that was never here there is nothing to keep");
 }

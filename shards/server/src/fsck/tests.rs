@@ -12,14 +12,15 @@ use cfs_kv::{BlockCache, Store, StoreConfig};
 use cfs_namespace::data::{
     self, BackRef, ChunkRecord, DataRow, Extent, RangeRecord, Shape, Source, Summary, range_shard,
 };
-use cfs_namespace::record::{Counters, Dentry, Inode, encode};
+use cfs_namespace::record::{Counters, Dentry, Inode, Session, encode};
 use cfs_namespace::{Key, Value, keys};
 use cfs_seam::{Disk, IoBuf};
 use cfs_segment::{CellOwner, CellRef, Floors, Lifetime, LocalRegions, Space, SpaceConfig, Written};
 use cfs_types::{
-    ChunkId, GroupId, InodeId, MoveEpoch, Name, Nanos, RANGE_BYTES, RangeIndex, ShardId, Timestamp, VolumeId,
+    ChunkId, FsError, GroupId, InodeId, MoveEpoch, Name, Nanos, RANGE_BYTES, RangeIndex, RequestNumber, SessionId,
+    ShardId, Timestamp, VolumeId,
 };
-use cfs_wire::FileKind;
+use cfs_wire::{FileKind, Reply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -237,6 +238,20 @@ fn counters_are_made_again() {
     finds("above the last one given out", |rows, _| {
         let counters = Counters { inodes: 2, directories: 1, last_sequence: 0 };
         rows.insert((ROOT.shard(), keys::counters()), encode(&counters));
+    });
+}
+
+#[test]
+fn what_is_kept_for_sessions_is_compared() {
+    const ISSUED_TO_NOBODY: SessionId = SessionId::new(5);
+    let keep_result = |rows: &mut Rows| {
+        let result = encode(&Ok::<Reply, FsError>(Reply::Done));
+        rows.insert((ROOT.shard(), keys::result(ISSUED_TO_NOBODY, RequestNumber::new(1))), result);
+    };
+    finds("1 results of sessions that it does not know", move |rows, _| keep_result(rows));
+    finds("session 5 was never issued", move |rows, _| {
+        keep_result(rows);
+        rows.insert((ROOT.shard(), keys::session(ISSUED_TO_NOBODY)), encode(&Session::default()));
     });
 }
 

@@ -25,6 +25,7 @@ mod reference;
 mod revoke;
 mod room;
 mod seeds;
+mod sessions;
 mod shared;
 mod slow;
 mod stage;
