@@ -30,6 +30,7 @@ const EXPIRE_ONLY: u32 = 1 << 0;
 #[derive(Debug)]
 enum Notice {
     Inode(InodeId),
+    Pages(InodeId, u64, u64),
     Entry(InodeId, Name),
     /// Some were left out: all names must be looked up again.
     Names,
@@ -88,6 +89,11 @@ impl Notifier {
     /// Has the kernel forget pages and attributes.
     pub fn forget_inode(&self, ino: InodeId) {
         self.push(Notice::Inode(ino));
+    }
+
+    /// Has the kernel forget the pages there (and the attributes).
+    pub fn forget_pages(&self, ino: InodeId, offset: u64, bytes: u64) {
+        self.push(Notice::Pages(ino, offset, bytes));
     }
 
     /// Has the kernel look a name up again, present or absent.
@@ -195,6 +201,11 @@ fn write(device: &Device, notice: &Notice, negotiated: Negotiated) -> io::Result
         // From offset 0, length 0: to the end.
         Notice::Inode(ino) => {
             device.notify(notify::INVAL_INODE, &[InvalInodeOut { ino: ino.get(), off: 0, len: 0 }.as_bytes()])
+        }
+        Notice::Pages(ino, offset, bytes) => {
+            // A length of 0 would be the rest of the file, and a negative offset none of it.
+            let (off, len) = (i64::try_from(*offset).unwrap_or(0), i64::try_from(*bytes).unwrap_or(0));
+            device.notify(notify::INVAL_INODE, &[InvalInodeOut { ino: ino.get(), off, len }.as_bytes()])
         }
         Notice::Entry(dir, name) => {
             let flags = if negotiated.offered.has("HAS_EXPIRE_ONLY") { EXPIRE_ONLY } else { 0 };

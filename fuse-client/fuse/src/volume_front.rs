@@ -72,9 +72,10 @@ impl VolumeFront {
         name: &Name,
         how: &Creation,
     ) -> Done<Option<(Entry, Handle)>> {
-        let Lookup::Found(mut entry) = self.volume.lookup_to_open(who, dir, name).await? else { return Ok(None) };
-        let ino = entry.attr.ino;
-        if !is_open_to_owner(who, &entry.attr, how) {
+        let Lookup::Found(entry) = self.volume.lookup_to_open(who, dir, name).await? else { return Ok(None) };
+        let mut attr = entry.attr;
+        let ino = attr.ino;
+        if !is_open_to_owner(who, &attr, how) {
             return Err(FsError::Stale);
         }
         let handle = match self.volume.open(who, ino, how.flags).await {
@@ -85,14 +86,14 @@ impl VolumeFront {
         if how.truncate {
             let change = AttrChange { size: Some(0), ..AttrChange::default() };
             match self.volume.setattr(who, ino, change).await {
-                Ok((attr, attr_ttl)) => entry = Entry { attr, attr_ttl, ..entry },
+                Ok((changed, _)) => attr = changed,
                 Err(error) => {
                     self.volume.release(handle);
                     return Err(error);
                 }
             }
         }
-        Ok(Some((entry, handle)))
+        Ok(Some((self.volume.entry_now(dir, name, attr), handle)))
     }
 
     fn caching(&self, attr: &Attr, flags: OpenFlags) -> Caching {
@@ -269,6 +270,9 @@ impl FileSystem for VolumeFront {
 impl KernelCache for Notifier {
     fn forget_inode(&self, ino: InodeId) {
         Notifier::forget_inode(self, ino);
+    }
+    fn forget_pages(&self, ino: InodeId, offset: u64, bytes: u64) {
+        Notifier::forget_pages(self, ino, offset, bytes);
     }
     fn forget_entry(&self, dir: InodeId, name: &Name) {
         Notifier::forget_entry(self, dir, name);

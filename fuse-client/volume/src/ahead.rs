@@ -37,6 +37,9 @@ impl Volume {
             }
             found = core.lookup(who, dir, name).await?;
         }
+        if let Lookup::Found(entry) = found {
+            found = Lookup::Found(core.entry_now(dir, name, entry.attr));
+        }
         Ok(found)
     }
 }

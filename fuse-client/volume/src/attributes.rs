@@ -2,9 +2,10 @@
 
 use crate::call::Answer;
 use crate::core::Core;
-use crate::link::Sent;
+use crate::inodes::Known;
+use crate::link::Origin;
 use crate::volume::{Entry, Volume};
-use cfs_types::{FsError, InodeId};
+use cfs_types::{FsError, InodeId, Name};
 use cfs_wire::{Attr, AttrChange, Identity, Op, Reply, XattrMode};
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,25 +16,40 @@ impl Core {
     pub async fn attr(self: &Rc<Self>, ino: InodeId) -> Result<(Attr, Duration), FsError> {
         let now = self.now();
         if let Some(Some((attr, end))) = self.inodes.find(ino, |inode| inode.cached_attr(now)) {
-            return Ok((attr, self.remaining(Some(end))));
+            return Ok((attr, self.attr_ttl(ino, Some(end))));
         }
         let answer = self.call(ino.shard(), &Identity::default(), &Op::Getattr { ino }, None).await?;
         match answer.reply {
-            Reply::Attr(attr) if attr.ino == ino => Ok(self.keep(&attr, answer.sent)),
+            Reply::Attr(attr) if attr.ino == ino => Ok(self.keep(&attr, &answer.origin)),
             _ => Err(FsError::Malformed),
         }
     }
 
     /// Keeps what an answer said, if it may be kept.
-    pub fn keep(&self, attr: &Attr, sent: Sent) -> (Attr, Duration) {
-        let (attr, end) = self.inodes.keep_attr(attr, sent, self.now());
-        (attr, self.remaining(end))
+    pub fn keep(&self, attr: &Attr, origin: &Origin) -> (Attr, Duration) {
+        let (attr, end) = self.inodes.keep_attr(attr, origin, self.now());
+        let ttl = self.attr_ttl(attr.ino, end);
+        (attr, ttl)
     }
 
     /// An entry from an answer's attributes.
-    pub fn entry(&self, attr: &Attr, sent: Sent, entry_ttl: Duration) -> Entry {
-        let (attr, attr_ttl) = self.keep(attr, sent);
+    pub fn entry(&self, attr: &Attr, origin: &Origin, entry_ttl: Duration) -> Entry {
+        let (attr, attr_ttl) = self.keep(attr, origin);
         Entry { attr, entry_ttl, attr_ttl }
+    }
+
+    /// An entry that was found before something else was waited for, as it is told to the kernel: what was
+    /// revoked meanwhile holds for no time, since the kernel was told to forget it before it hears of it.
+    pub fn entry_now(&self, dir: InodeId, name: &Name, attr: Attr) -> Entry {
+        let now = self.now();
+        let named = match self.inodes.name(dir, name, now) {
+            Some((Known::Present(ino, _), end)) if ino == attr.ino => Some(end),
+            _ => None,
+        };
+        let known = self.inodes.find(attr.ino, |inode| inode.cached_attr(now)).flatten();
+        let (attr, end) = known.map_or((attr, None), |(attr, end)| (attr, Some(end)));
+        let attr_ttl = self.attr_ttl(attr.ino, end);
+        Entry { attr, entry_ttl: self.remaining(named), attr_ttl }
     }
 
     async fn bytes(self: &Rc<Self>, ino: InodeId, op: &Op) -> Result<Vec<u8>, FsError> {
@@ -45,9 +61,13 @@ impl Core {
 }
 
 impl Volume {
-    /// Attributes, with what is held back, and how long they hold.
+    /// Attributes, with what is held back, and how long they hold; once no page is shown that is older.
     pub async fn getattr(&self, ino: InodeId) -> Result<(Attr, Duration), FsError> {
-        self.core.attr(ino).await
+        let found = self.core.attr(ino).await?;
+        if self.core.pages_forgotten(ino).await {
+            return self.core.attr(ino).await;
+        }
+        Ok(found)
     }
 
     /// Changes attributes. What is held back is written first, so that times and size set here
@@ -63,7 +83,7 @@ impl Volume {
             core.data.forget(ino);
         }
         match answer? {
-            Answer { reply: Reply::Attr(attr), sent, .. } if attr.ino == ino => Ok(core.keep(&attr, sent)),
+            Answer { reply: Reply::Attr(attr), origin, .. } if attr.ino == ino => Ok(core.keep(&attr, &origin)),
             _ => Err(FsError::Malformed),
         }
     }

@@ -1,7 +1,7 @@
 //! One operation, from routing to its final answer: numbered once, sent until it is answered.
 
 use crate::core::Core;
-use crate::link::{Answered, Link, Lost, Sent};
+use crate::link::{Answered, Link, Lost, Origin};
 use crate::options::Patience;
 use crate::session::Numbered;
 use crate::wait::Backoff;
@@ -21,19 +21,19 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(2);
 pub(crate) struct Answer {
     pub reply: Reply,
     pub payload: Option<IoBuf>,
-    pub sent: Sent,
+    pub origin: Origin,
 }
 
-/// An error that is final, and when the request left that found it.
-#[derive(Clone, Copy, Debug)]
+/// An error that is final, and where the answer comes from that told it.
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub error: FsError,
-    pub sent: Option<Sent>,
+    pub origin: Option<Origin>,
 }
 
 impl From<FsError> for Failure {
     fn from(error: FsError) -> Self {
-        Failure { error, sent: None }
+        Failure { error, origin: None }
     }
 }
 impl From<Failure> for FsError {
@@ -154,11 +154,11 @@ impl Core {
             }
             let request = self.build(shard, attempts.running_number(), who, op, limit);
             match link.request(self, &request, payload.map(IoBuf::copy_of), limit).await {
-                Ok(Answered { response, payload, sent }) => match response.result {
-                    Ok(reply) => return Ok(Answer { reply, payload, sent }),
+                Ok(Answered { response, payload, origin }) => match response.result {
+                    Ok(reply) => return Ok(Answer { reply, payload, origin }),
                     Err(error) => {
                         if !attempts.recover(error, &link, generation).await {
-                            return Err(Failure { error, sent: Some(sent) });
+                            return Err(Failure { error, origin: Some(origin) });
                         }
                     }
                 },

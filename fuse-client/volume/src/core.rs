@@ -5,14 +5,14 @@ use crate::connect::Links;
 use crate::data_cache::DataCache;
 use crate::files::Files;
 use crate::inodes::Inodes;
-use crate::link::{Link, Sent};
+use crate::link::{Link, Origin, Sent};
 use crate::options::VolumeOptions;
 use crate::session::Session;
 use crate::signal::Signal;
 use cfs_rpc::Frame;
 use cfs_seam::{Class, Instant, World, spawn};
 use cfs_types::{FsError, InodeId, Name};
-use cfs_wire::{Callback, CallbackReply, Reply, Response};
+use cfs_wire::{Callback, CallbackReply, Lease, Reply, Response};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -38,6 +38,8 @@ const LEASE_MARGIN_DIVISOR: u32 = 16;
 /// operation of ours that the server lets through only after our answer: then the kernel is told to
 /// ask again for everything, which needs no lock, and the answer goes first.
 const KERNEL_WAIT_MAX: Duration = Duration::from_millis(10);
+/// Longest that the kernel waits for an open file's attributes while it forgets pages.
+const PAGES_WAIT_MAX: Duration = Duration::from_millis(250);
 
 pub(crate) struct Core {
     pub world: World,
@@ -63,6 +65,8 @@ pub(crate) struct Core {
     closed: Cell<bool>,
     /// The session is being ended: nothing is connected again, and its expiry is what was asked for.
     leaving: Cell<bool>,
+    /// No lease could be had for a read: until then reads do without.
+    pub unleased_until: Cell<Instant>,
     /// Why the volume can never work again.
     broken: Cell<Option<FsError>>,
 }
@@ -86,6 +90,7 @@ impl Core {
             revocations: Cell::new(0),
             closed: Cell::new(false),
             leaving: Cell::new(false),
+            unleased_until: Cell::default(),
             broken: Cell::new(None),
             world,
             options,
@@ -172,19 +177,22 @@ impl Core {
     }
 
     /// Takes what every response carries. Called in the order of arrival.
-    pub fn absorb(&self, response: &Response, sent: Sent) {
+    pub fn absorb(&self, response: &Response, sent: Sent) -> Origin {
         self.session.observe(response.timestamp);
         self.heard_full(response.full_percent, FULL_FOR);
         if let Ok(Reply::Attr(attr) | Reply::Written { attr, .. }) = &response.result {
             self.inodes.observe(attr);
         }
         let end = self.lease_end(sent.at);
-        for lease in &response.leases {
-            self.inodes.grant(lease.ino, lease.kind, sent, end, self.now());
-        }
+        let grant = |lease: &Lease| {
+            let era = self.inodes.grant(lease.ino, lease.kind, sent, end, self.now());
+            era.map(|era| (lease.ino, era))
+        };
+        let leased = response.leases.iter().filter_map(grant).collect();
         if !response.leases.is_empty() {
             self.wake_keeper.notify();
         }
+        Origin::new(sent, leased)
     }
 
     /// Begins what a callback asks for; the answer follows when it is done.
@@ -203,6 +211,7 @@ impl Core {
         let (volume, link) = (self.clone(), link.clone());
         self.spawn(Class::Foreground, async move {
             volume.give_up(ino, names).await;
+            volume.inodes.given_up(ino);
             let pinned = volume.inodes.is_open(ino);
             link.answer(&frame, &CallbackReply { ino, sequence, pinned }).await;
             volume.revocations.set(volume.revocations.get() - 1);
@@ -223,9 +232,44 @@ impl Core {
         });
         let Some(kernel) = self.kernel.borrow().clone() else { return };
         let end = self.now().after(KERNEL_WAIT_MAX);
-        if cfs_seam::timeout(&self.world.clock, end, kernel.settled()).await.is_none() {
+        let settled = cfs_seam::timeout(&self.world.clock, end, kernel.settled()).await.is_some();
+        let filled = self.inodes.forgotten(ino);
+        filled.iter().for_each(|(offset, bytes)| kernel.forget_pages(ino, *offset, *bytes));
+        if !settled || !filled.is_empty() {
+            self.watch_pages(ino, &kernel);
+        }
+        if !settled {
             kernel.distrust(&[ino]);
         }
+    }
+
+    /// The kernel still shows pages that it was told to forget: until they are gone it learns no attributes that
+    /// hold, so that whoever reads asks for them first, and waits in [`Core::pages_forgotten`].
+    fn watch_pages(self: &Rc<Self>, ino: InodeId, kernel: &Rc<dyn KernelCache>) {
+        if !self.inodes.is_open(ino) {
+            return;
+        }
+        self.inodes.with(ino, |inode| inode.forgetting += 1);
+        let (volume, settled) = (self.clone(), kernel.settled());
+        self.spawn(Class::Foreground, async move {
+            settled.await;
+            volume.inodes.with(ino, |inode| inode.forgetting -= 1);
+            volume.inodes.changed.notify();
+        });
+    }
+
+    /// Waits until the kernel shows no page of a file any more that it was told to forget. It drops pages itself
+    /// where it learns a new time of change, but of two readers that learn it together the second does not wait
+    /// for that. True where there was something to wait for.
+    pub async fn pages_forgotten(&self, ino: InodeId) -> bool {
+        let (end, mut waited) = (self.now().after(PAGES_WAIT_MAX), false);
+        while self.inodes.is_forgetting(ino) {
+            waited = true;
+            if cfs_seam::timeout(&self.world.clock, end, self.inodes.changed.changed()).await.is_none() {
+                break;
+            }
+        }
+        waited
     }
 
     /// The kernel is to ask for an inode's attributes again.
@@ -233,12 +277,18 @@ impl Core {
         self.forget_in_kernel(|kernel| kernel.distrust(&[ino]));
     }
 
-    /// The kernel fills pages with what was read or written since the lease was of era `before`. Where one
-    /// lease did not cover all of that time, nobody would tell the kernel that they are old: it drops them.
-    pub fn keep_unleased_pages_out(&self, ino: InodeId, before: Option<u64>) {
-        if before.is_none() || self.inodes.data_era(ino, self.now()) != before {
-            self.forget_in_kernel(|kernel| kernel.forget_inode(ino));
-        }
+    /// Whether the kernel hears in time when pages are old that an operation fills, which began at tick
+    /// `begun`, with what it found or made under the lease of `era`.
+    pub fn covers_pages(&self, ino: InodeId, era: Option<u64>, begun: u64, pages: (u64, u64)) -> bool {
+        era.is_some_and(|era| self.inodes.covers_pages(ino, era, begun, pages, self.now()))
+    }
+
+    /// Nobody will tell the kernel that the pages are old which an operation fills: it drops them, a moment
+    /// after it has shown them.
+    pub fn keep_pages_out(self: &Rc<Self>, ino: InodeId) {
+        let Some(kernel) = self.kernel.borrow().clone() else { return };
+        kernel.forget_inode(ino);
+        self.watch_pages(ino, &kernel);
     }
 
     fn forget_in_kernel(&self, forget: impl FnOnce(&dyn KernelCache)) {
@@ -291,6 +341,11 @@ impl Core {
         if !self.is_closed() && !self.leaving.get() {
             self.connect_in_background(link.core);
         }
+    }
+
+    /// How long the kernel may believe attributes that hold until `end`.
+    pub fn attr_ttl(&self, ino: InodeId, end: Option<Instant>) -> Duration {
+        self.remaining(end.filter(|_| !self.inodes.is_forgetting(ino)))
     }
 
     /// The rest of a lease, for the kernel's time-outs.

@@ -1,13 +1,14 @@
 //! What the volume knows of inodes: leases, attributes, names, opens, held-back bytes.
 //!
-//! Two clocks guard against stale answers. A *tick* rises with every revocation and own change;
-//! an answer to a request that left before the tick of the object it speaks of is used once and
-//! not kept. Invariants: nothing is kept without a lease that is valid now; a name is given to
+//! A *tick* guards against stale answers. It rises with every revocation, own change and beginning of a
+//! lease (its *era*); an answer to a request that left before the tick of the object it speaks of is used
+//! once and not kept. One that left before the era began may be older than a change of others that nobody
+//! had to tell us of: it is kept only if it brought the lease itself. Invariants: nothing is kept without a lease that is valid now; a name is given to
 //! the kernel with a time-out only while it is recorded here, so that a revocation can name it;
 //! records and names are bounded.
 
 use crate::dirty::Dirty;
-use crate::link::Sent;
+use crate::link::{Origin, Sent};
 use crate::signal::Signal;
 use cfs_seam::Instant;
 use cfs_types::{FsError, InodeId, Name, Nanos};
@@ -26,6 +27,17 @@ pub(crate) struct Held {
     pub used: bool,
 }
 
+/// A lease that is being given up: until the server hears that it is, nobody changes anything.
+struct Ending {
+    held: Held,
+    /// When the revocation came.
+    tick: u64,
+    /// The kernel has forgotten what it had been told by then.
+    forgotten: bool,
+    /// Pages filled after that tick, by offset and bytes: the kernel may have looked there already.
+    filled: Vec<(u64, u64)>,
+}
+
 /// What a directory says of a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Known {
@@ -40,6 +52,7 @@ const CHANGE_AT_BIRTH: u64 = 1;
 #[derive(Default)]
 pub(crate) struct Inode {
     pub lease: Option<Held>,
+    ending: Option<Ending>,
     attr: Option<Attr>,
     /// Epoch and sequence that reads of the file's ranges carry; not a cache but a lower bound.
     pub position: Option<(u64, u64)>,
@@ -54,6 +67,8 @@ pub(crate) struct Inode {
     /// Handles open, and those that may write.
     pub opens: u32,
     pub writers: u32,
+    /// How often the kernel was told to forget pages that it may still show.
+    pub forgetting: u32,
     /// An open or a close is on its way to the server: what comes of it decides about the next.
     pub asking: bool,
     pub dirty: Dirty,
@@ -129,6 +144,17 @@ impl Inode {
         self.newest.as_ref().is_some_and(|newest| newest.change > attr.change)
     }
 
+    /// Whether the lease speaks for an answer about this inode: it came with it, or it was there when the
+    /// question left.
+    fn speaks_for(&self, ino: InodeId, origin: &Origin) -> bool {
+        origin.sent.tick >= self.era || origin.era_of(ino) == Some(self.era)
+    }
+
+    /// Whether an answer about the names here, a directory, is still true under the lease.
+    fn names_hold(&self, dir: InodeId, origin: &Origin) -> bool {
+        self.speaks_for(dir, origin) && origin.sent.tick >= self.revoked.max(self.names_changed)
+    }
+
     /// Attributes are in doubt, and what was concluded from them.
     fn doubt(&mut self) {
         self.attr = None;
@@ -163,6 +189,7 @@ impl Inode {
         self.opens == 0
             && !self.asking
             && !self.flushing
+            && self.forgetting == 0
             && self.revoking == 0
             && self.dirty.is_empty()
             && self.lease.is_none_or(|held| held.end <= now)
@@ -180,7 +207,7 @@ pub(crate) struct Inodes {
     inodes_max: usize,
     entries_max: usize,
     entries: Cell<usize>,
-    /// A flight landed, a close ended.
+    /// A flight landed, a close ended, a lease began or was given up.
     pub changed: Signal,
 }
 
@@ -233,14 +260,14 @@ impl Inodes {
         inode
     }
 
-    /// A lease came with a response.
-    pub fn grant(&self, ino: InodeId, kind: LeaseKind, sent: Sent, end: Instant, now: Instant) {
+    /// A lease came with a response; gives its era where it counts.
+    pub fn grant(&self, ino: InodeId, kind: LeaseKind, sent: Sent, end: Instant, now: Instant) -> Option<u64> {
         if end <= now || sent.tick < self.floor.get() {
-            return;
+            return None;
         }
         self.cache(ino, |inode| {
             if sent.tick < inode.revoked || inode.revoking > 0 {
-                return;
+                return None;
             }
             inode.lease = Some(match inode.lease.filter(|old| old.end > now) {
                 Some(old) => {
@@ -249,12 +276,15 @@ impl Inodes {
                 }
                 None => {
                     inode.doubt();
+                    inode.ending = None;
                     inode.era = self.advance();
                     self.take_names(inode);
+                    self.changed.notify();
                     Held { kind, link: sent.link, end, used: true }
                 }
             });
-        });
+            Some(inode.era)
+        })?
     }
 
     /// The link answered a renewal sent at a time that makes its leases end at `end`.
@@ -289,15 +319,16 @@ impl Inodes {
     }
 
     /// Keeps attributes if a lease covers them; gives them as a user sees them, and until when.
-    pub fn keep_attr(&self, attr: &Attr, sent: Sent, now: Instant) -> (Attr, Option<Instant>) {
+    pub fn keep_attr(&self, attr: &Attr, origin: &Origin, now: Instant) -> (Attr, Option<Instant>) {
+        let sent = origin.sent;
         let kept = self.cache(attr.ino, |inode| {
             inode.position = inode.position.max(Some((attr.epoch, attr.sequence)));
             inode.note(attr);
             let newest = !inode.is_old(attr);
             // What a lease covers is still true, and what came after it is too.
             let after = inode.attr.as_ref().is_some_and(|old| old.change < attr.change);
-            let fresh = after || sent.tick >= inode.revoked.max(self.floor.get());
-            let end = inode.leased(now).filter(|_| fresh);
+            let fresh = sent.tick >= inode.revoked.max(self.floor.get()) && inode.speaks_for(attr.ino, origin);
+            let end = inode.leased(now).filter(|_| after || fresh);
             if end.is_some() && newest {
                 inode.attr = Some(attr.clone());
                 inode.conclude(attr, sent);
@@ -333,10 +364,10 @@ impl Inodes {
     }
 
     /// Keeps what an answer said of a name; gives the time until which the kernel may.
-    pub fn keep_name(&self, dir: InodeId, name: &Name, known: Known, sent: Sent, now: Instant) -> Option<Instant> {
+    pub fn keep_name(&self, dir: InodeId, name: &Name, known: Known, origin: &Origin, now: Instant) -> Option<Instant> {
         let room = self.entries.get() < self.entries_max;
         self.cache(dir, |inode| {
-            let fresh = sent.tick >= inode.revoked.max(inode.names_changed).max(self.floor.get());
+            let fresh = origin.sent.tick >= self.floor.get() && inode.names_hold(dir, origin);
             let end = inode.leased(now).filter(|_| fresh)?;
             if !room && !inode.names.contains_key(name) {
                 return None;
@@ -356,11 +387,11 @@ impl Inodes {
         name: &Name,
         known: Known,
         attr: Option<&Attr>,
-        sent: Sent,
+        origin: &Origin,
         now: Instant,
     ) -> Option<Instant> {
         let before = self.find(dir, |inode| {
-            let fresh = sent.tick >= inode.revoked.max(inode.names_changed).max(self.floor.get());
+            let fresh = origin.sent.tick >= self.floor.get() && inode.names_hold(dir, origin);
             // Nobody else can have made what was absent under the lease.
             let made = fresh && inode.names.get(name) == Some(&Known::Absent);
             // A directory adds to its parent's links, at a time of the parent's shard.
@@ -370,8 +401,8 @@ impl Inodes {
         });
         self.changed_names(dir, &[name]);
         let (complete, grown) = before.flatten()?;
-        let after = Sent { tick: self.tick.get(), ..sent };
-        let end = self.keep_name(dir, name, known, after, now)?;
+        let after = Origin::new(Sent { tick: self.tick.get(), ..origin.sent }, Vec::new());
+        let end = self.keep_name(dir, name, known, &after, now)?;
         self.find(dir, |inode| {
             grown.iter().for_each(|attr| inode.note(attr));
             (inode.complete, inode.attr) = (complete, grown);
@@ -425,6 +456,56 @@ impl Inodes {
         self.find(ino, |inode| inode.leased(now).map(|_| inode.era))?
     }
 
+    /// The era of the lease that speaks for what an answer said of the inode's data.
+    pub fn era_behind(&self, ino: InodeId, origin: &Origin) -> Option<u64> {
+        self.find(ino, |inode| inode.speaks_for(ino, origin).then_some(inode.era))?
+    }
+
+    /// Whether the pages at `offset` that an operation fills, which began at tick `begun`, are forgotten before
+    /// what it found under `era` is old. Either the lease is there, or it is being given up: then the kernel,
+    /// which was told to forget them when the operation had its hands on them, waits for its end; and what
+    /// began later is noted, to be forgotten once more.
+    pub fn covers_pages(&self, ino: InodeId, era: u64, begun: u64, pages: (u64, u64), now: Instant) -> bool {
+        let covered = self.find(ino, |inode| {
+            if inode.era != era || inode.lease.is_some() {
+                return inode.era == era && inode.lease.is_some_and(|held| held.end > now);
+            }
+            let Some(ending) = inode.ending.as_mut().filter(|ending| ending.held.end > now) else { return false };
+            let late = begun >= ending.tick;
+            if late && !ending.forgotten {
+                ending.filled.push(pages);
+            }
+            !late || !ending.forgotten
+        });
+        covered == Some(true)
+    }
+
+    /// The kernel has forgotten what it was told of a revoked inode; gives the pages filled meanwhile.
+    pub fn forgotten(&self, ino: InodeId) -> Vec<(u64, u64)> {
+        let filled = self.find(ino, |inode| {
+            let ending = inode.ending.as_mut()?;
+            ending.forgotten = true;
+            Some(std::mem::take(&mut ending.filled))
+        });
+        filled.flatten().unwrap_or_default()
+    }
+
+    /// Whether the kernel may show pages that it was told to forget.
+    pub fn is_forgetting(&self, ino: InodeId) -> bool {
+        self.find(ino, |inode| inode.forgetting > 0) == Some(true)
+    }
+
+    /// Whether a lease is being given up.
+    pub fn is_ending(&self, ino: InodeId) -> bool {
+        self.find(ino, |inode| inode.ending.is_some()) == Some(true)
+    }
+
+    /// The server is about to hear that a lease was given up.
+    pub fn given_up(&self, ino: InodeId) {
+        self.find(ino, |inode| inode.ending = None);
+        self.changed.notify();
+    }
+
     /// Whether data read by a request that left at `tick` may be cached under `era`.
     pub fn may_keep_data(&self, ino: InodeId, era: u64, tick: u64, now: Instant) -> bool {
         let fits = self.find(ino, |inode| {
@@ -439,7 +520,9 @@ impl Inodes {
         let tick = self.advance();
         self.with(ino, |inode| {
             inode.revoked = tick;
-            inode.lease = None;
+            if let Some(held) = inode.lease.take() {
+                inode.ending = Some(Ending { held, tick, forgotten: false, filled: Vec::new() });
+            }
             inode.complete = false;
             inode.revoking += 1;
             self.take_names(inode)
@@ -464,7 +547,7 @@ impl Inodes {
         let leased = map.iter_mut().filter(|(_, inode)| inode.lease.is_some());
         let voided = leased.map(|(ino, inode)| {
             inode.revoked = tick;
-            inode.lease = None;
+            (inode.lease, inode.ending) = (None, None);
             inode.doubt();
             (*ino, self.take_names(inode))
         });

@@ -64,7 +64,7 @@ async fn renew_link(volume: &Rc<Core>, link: &Rc<Link>) {
     let request = volume.build(shard, RequestNumber::default(), &Identity::default(), &Op::Renew, end);
     match link.request(volume, &request, None, end).await {
         Ok(answered) if answered.response.result.is_ok() => {
-            volume.inodes.renew(link.id, volume.lease_end(answered.sent.at));
+            volume.inodes.renew(link.id, volume.lease_end(answered.origin.sent.at));
         }
         Ok(answered) => {
             if answered.response.result == Err(FsError::SessionExpired) {

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use cfs_rpc::{Connection, Frame, RpcError};
 use cfs_seam::{Instant, IoBuf, Promise, io, timeout};
-use cfs_types::FsError;
+use cfs_types::{FsError, InodeId};
 use cfs_wire::{CallbackReply, Flags, Request, Response};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,12 +19,32 @@ pub(crate) struct Sent {
     pub link: u64,
 }
 
+/// Where an answer comes from, as far as caching what it says is concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub sent: Sent,
+    /// The inodes that it brought a lease on, and the era of that; in order.
+    leased: Vec<(InodeId, u64)>,
+}
+
+impl Origin {
+    pub fn new(sent: Sent, mut leased: Vec<(InodeId, u64)>) -> Self {
+        leased.sort_unstable();
+        Origin { sent, leased }
+    }
+
+    /// The era of the lease on `ino` that came with the answer.
+    pub fn era_of(&self, ino: InodeId) -> Option<u64> {
+        self.leased.binary_search_by_key(&ino, |(ino, _)| *ino).ok().map(|at| self.leased[at].1)
+    }
+}
+
 /// A response and its bulk bytes.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub response: Response,
     pub payload: Option<IoBuf>,
-    pub sent: Sent,
+    pub origin: Origin,
 }
 
 /// Why no response came. The outcome of a mutation is unknown.
@@ -108,9 +128,9 @@ impl Lane {
         let pending = self.pending.borrow_mut().remove(&frame.header.request);
         // A caller that gave up has taken its entry away: its leases are not wanted.
         let Some(pending) = pending else { return Ok(()) };
-        volume.absorb(&response, pending.sent);
+        let origin = volume.absorb(&response, pending.sent);
         let payload = frame.into_bulk();
-        pending.promise.complete(Ok(Answered { response, payload, sent: pending.sent }));
+        pending.promise.complete(Ok(Answered { response, payload, origin }));
         Ok(())
     }
 

@@ -1,12 +1,12 @@
 //! The way to one core: a connection for requests and callbacks, and beside it one for payloads.
 //!
-//! Nothing relies on the order of requests and responses: an answer is kept by when its request left
-//! ([`Sent`]), and what must come after something waits for its response. Only callbacks and the
+//! Nothing relies on the order of requests and responses: an answer is kept by when its request left and
+//! which leases it brought ([`Origin`]), and what must come after something waits for its response. Only callbacks and the
 //! answers to them have an order, and they are on the first connection.
 
 use crate::core::Core;
 use crate::lane::Lane;
-pub(crate) use crate::lane::{Answered, Lost, Sent};
+pub(crate) use crate::lane::{Answered, Lost, Origin, Sent};
 use cfs_rpc::{Connection, Frame};
 use cfs_seam::{Class, Instant, IoBuf, TaskHandle, spawn};
 use cfs_types::{FsError, INLINE_WRITE_BYTES_MAX};

@@ -4,7 +4,7 @@ use crate::call::{Answer, Failure};
 use crate::core::Core;
 use crate::files::{Handle, OpenFlags};
 use crate::inodes::Known;
-use crate::link::Sent;
+use crate::link::Origin;
 use crate::volume::{Entry, Listed, Listing, Lookup, RenameMode, Volume};
 use cfs_types::{FsError, InodeId, Name};
 use cfs_wire::{AttrChange, DirEntry, EntryReply, FileKind, Identity, Op, Reply};
@@ -19,24 +19,24 @@ pub(crate) const LOOKUPS_MAX: u32 = 16;
 const ATTRS_IN_FLIGHT_MAX: usize = 16;
 
 impl Core {
-    fn keep_name(&self, dir: InodeId, name: &Name, known: Known, sent: Sent) -> Duration {
-        self.remaining(self.inodes.keep_name(dir, name, known, sent, self.now()))
+    fn keep_name(&self, dir: InodeId, name: &Name, known: Known, origin: &Origin) -> Duration {
+        self.remaining(self.inodes.keep_name(dir, name, known, origin, self.now()))
     }
 
     pub async fn lookup(self: &Rc<Self>, who: &Identity, dir: InodeId, name: &Name) -> Result<Lookup, FsError> {
         for _ in 0..LOOKUPS_MAX {
             let cached = self.inodes.name(dir, name, self.now());
-            let (ino, entry_ttl) = match cached {
+            let ino = match cached {
                 Some((Known::Absent, end)) => return Ok(Lookup::Missing { ttl: self.remaining(Some(end)) }),
-                Some((Known::Present(ino, _), end)) => (ino, self.remaining(Some(end))),
+                Some((Known::Present(ino, _), _)) => ino,
                 None => match self.ask_name(who, dir, name).await? {
                     Asked::Missing(ttl) => return Ok(Lookup::Missing { ttl }),
                     Asked::Whole(entry) => return Ok(Lookup::Found(entry)),
-                    Asked::Elsewhere(ino, ttl) => (ino, ttl),
+                    Asked::Elsewhere(ino) => ino,
                 },
             };
             match self.attr(ino).await {
-                Ok((attr, attr_ttl)) => return Ok(Lookup::Found(Entry { attr, entry_ttl, attr_ttl })),
+                Ok((attr, _)) => return Ok(Lookup::Found(self.entry_now(dir, name, attr))),
                 // Removed between the two questions.
                 Err(FsError::NotFound | FsError::Stale) => self.inodes.changed_names(dir, &[name]),
                 Err(error) => return Err(error),
@@ -48,16 +48,16 @@ impl Core {
     async fn ask_name(self: &Rc<Self>, who: &Identity, dir: InodeId, name: &Name) -> Result<Asked, FsError> {
         let op = Op::Lookup { dir, name: name.clone() };
         match self.call(dir.shard(), who, &op, None).await {
-            Ok(Answer { reply: Reply::Entry(found), sent, .. }) => {
-                let ttl = self.keep_name(dir, name, Known::Present(found.ino, found.kind), sent);
+            Ok(Answer { reply: Reply::Entry(found), origin, .. }) => {
+                let ttl = self.keep_name(dir, name, Known::Present(found.ino, found.kind), &origin);
                 Ok(match found.attr {
-                    Some(attr) => Asked::Whole(self.entry(&attr, sent, ttl)),
-                    None => Asked::Elsewhere(found.ino, ttl),
+                    Some(attr) => Asked::Whole(self.entry(&attr, &origin, ttl)),
+                    None => Asked::Elsewhere(found.ino),
                 })
             }
             Ok(_) => Err(FsError::Malformed),
-            Err(Failure { error: FsError::NotFound, sent: Some(sent) }) => {
-                Ok(Asked::Missing(self.keep_name(dir, name, Known::Absent, sent)))
+            Err(Failure { error: FsError::NotFound, origin: Some(origin) }) => {
+                Ok(Asked::Missing(self.keep_name(dir, name, Known::Absent, &origin)))
             }
             Err(failure) => Err(failure.error),
         }
@@ -67,20 +67,19 @@ impl Core {
     async fn make(self: &Rc<Self>, who: &Identity, dir: InodeId, name: &Name, op: &Op) -> Result<Entry, FsError> {
         let answer = self.call(dir.shard(), who, op, None).await;
         let made = match answer {
-            Ok(Answer { reply: Reply::Entry(made), sent, .. }) => Ok((made, sent)),
+            Ok(Answer { reply: Reply::Entry(made), origin, .. }) => Ok((made, origin)),
             Ok(_) => Err(FsError::Malformed),
             Err(failure) => Err(failure.error),
         };
         match made {
-            Ok((EntryReply { ino, kind, attr }, sent)) => {
+            Ok((EntryReply { ino, kind, attr }, origin)) => {
                 let known = Known::Present(ino, kind);
-                let entry_ttl =
-                    self.remaining(self.inodes.made_name(dir, name, known, attr.as_ref(), sent, self.now()));
+                let end = self.inodes.made_name(dir, name, known, attr.as_ref(), &origin, self.now());
                 match attr {
-                    Some(attr) => Ok(self.entry(&attr, sent, entry_ttl)),
+                    Some(attr) => Ok(self.entry(&attr, &origin, self.remaining(end))),
                     None => {
-                        let (attr, attr_ttl) = self.attr(ino).await?;
-                        Ok(Entry { attr, entry_ttl, attr_ttl })
+                        let (attr, _) = self.attr(ino).await?;
+                        Ok(self.entry_now(dir, name, attr))
                     }
                 }
             }
@@ -109,24 +108,29 @@ impl Core {
 
     /// Lines of a listing with their attributes: those of other shards are asked for, several
     /// at a time.
-    async fn complete(self: &Rc<Self>, dir: InodeId, entries: Vec<DirEntry>, sent: Sent) -> Vec<Listed> {
+    async fn complete(self: &Rc<Self>, dir: InodeId, entries: Vec<DirEntry>, origin: &Origin) -> Vec<Listed> {
         let mut lines: Vec<Listed> = Vec::with_capacity(entries.len());
         let mut missing = Vec::new();
         for line in entries {
             let DirEntry { cookie, name, ino, kind, attr } = line;
-            let ttl = self.keep_name(dir, &name, Known::Present(ino, kind), sent);
-            let entry = attr.map(|attr| self.entry(&attr, sent, ttl));
+            let ttl = self.keep_name(dir, &name, Known::Present(ino, kind), origin);
+            let entry = attr.map(|attr| self.entry(&attr, origin, ttl));
             if entry.is_none() {
-                missing.push((lines.len(), ttl));
+                missing.push(lines.len());
             }
             lines.push(Listed { cookie, name, ino, kind, entry });
         }
         for some in missing.chunks(ATTRS_IN_FLIGHT_MAX) {
-            let asked = some.iter().map(|(at, _)| self.attr(lines[*at].ino));
+            let asked = some.iter().map(|at| self.attr(lines[*at].ino));
             let answers = all(asked.collect()).await;
-            for ((at, entry_ttl), answer) in some.iter().zip(answers) {
-                let entry = answer.ok().map(|(attr, attr_ttl)| Entry { attr, entry_ttl: *entry_ttl, attr_ttl });
-                lines[*at].entry = entry;
+            for (at, answer) in some.iter().zip(answers) {
+                let entry = |(attr, attr_ttl)| Entry { attr, attr_ttl, entry_ttl: Duration::ZERO };
+                lines[*at].entry = answer.ok().map(entry);
+            }
+        }
+        if !missing.is_empty() {
+            for line in &mut lines {
+                line.entry = line.entry.take().map(|entry| self.entry_now(dir, &line.name, entry.attr));
             }
         }
         lines
@@ -136,7 +140,7 @@ impl Core {
 enum Asked {
     Missing(Duration),
     Whole(Entry),
-    Elsewhere(InodeId, Duration),
+    Elsewhere(InodeId),
 }
 
 /// Drives all futures together.
@@ -177,12 +181,13 @@ impl Volume {
         name: &Name,
         how: &Creation,
     ) -> Result<(Entry, Handle), FsError> {
+        let core = &self.core;
         let Creation { mode, exclusive, truncate, flags } = *how;
         // The server does not truncate: what is held back of the file, which only the answer
         // names, has to be written first.
         let op = Op::Create { dir, name: name.clone(), mode, exclusive, truncate: false };
         let mut tries = 0;
-        let (mut entry, handle) = loop {
+        let (entry, handle) = loop {
             tries += 1;
             match self.try_create(who, dir, name, &op, flags).await {
                 // What the name led to has lost its last name since.
@@ -190,17 +195,18 @@ impl Volume {
                 made => break made?,
             }
         };
-        if truncate && entry.attr.size > 0 {
+        let mut attr = entry.attr;
+        if truncate && attr.size > 0 {
             let change = AttrChange { size: Some(0), ..AttrChange::default() };
-            match self.setattr(who, entry.attr.ino, change).await {
-                Ok((attr, attr_ttl)) => entry = Entry { attr, attr_ttl, ..entry },
+            match self.setattr(who, attr.ino, change).await {
+                Ok((changed, _)) => attr = changed,
                 Err(error) => {
                     self.release(handle);
                     return Err(error);
                 }
             }
         }
-        Ok((entry, handle))
+        Ok((core.entry_now(dir, name, attr), handle))
     }
 
     async fn try_create(
@@ -330,7 +336,7 @@ impl Volume {
         let answer = core.call(dir.shard(), who, &op, None).await?;
         let Reply::Listing { parent, entries, end } = answer.reply else { return Err(FsError::Malformed) };
         let entries = if plus {
-            core.complete(dir, entries, answer.sent).await
+            core.complete(dir, entries, &answer.origin).await
         } else {
             let bare = |line: DirEntry| Listed {
                 cookie: line.cookie,

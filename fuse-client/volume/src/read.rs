@@ -3,14 +3,15 @@
 use crate::core::Core;
 use crate::data_cache::{BLOCK_BYTES, BlockKey, Cached};
 use crate::files::Handle;
-use crate::link::Sent;
+use crate::link::Origin;
 use crate::names::all;
 use crate::volume::Volume;
 use crate::wait::Backoff;
-use cfs_seam::{Class, IoBuf};
+use cfs_seam::{Class, Instant, IoBuf, timeout};
 use cfs_types::{CHUNK_BYTES_MAX, FILE_BYTES_MAX, FsError, InodeId, RANGE_BYTES, RangeIndex};
 use cfs_wire::{Identity, Op, Reply, SeekWhence};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Longest single read, bytes.
 const READ_BYTES_MAX: u64 = 4 << 20;
@@ -23,6 +24,17 @@ const EPOCHS_MAX: u32 = 64;
 
 const _: () = assert!(PIECE_BYTES_MAX <= CHUNK_BYTES_MAX as u64 && RANGE_BYTES.is_multiple_of(BLOCK_BYTES));
 
+/// Tries to read what is to stay in the kernel's pages under a lease. While others change the file nobody is
+/// given one; who changes it all the time, or a server that has no room for leases, must not stop the reader.
+const LEASED_TRIES_MAX: u32 = 9;
+/// The second try follows at once, the third after this time, each other after twice the time before.
+const LEASED_PAUSE: Duration = Duration::from_micros(500);
+/// Where all of them were in vain, other reads do not try for so long.
+const UNLEASED_FOR: Duration = Duration::from_secs(1);
+
+/// Bytes, and the era of the lease that speaks for all of them.
+type Found = (IoBuf, Option<u64>);
+
 /// A part of a read.
 enum Piece {
     Ask { offset: u64, bytes: u64 },
@@ -30,30 +42,79 @@ enum Piece {
 }
 
 impl Core {
-    async fn read_at(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<IoBuf, FsError> {
+    /// Reads what the kernel fills pages with: under a lease, so that it hears when they are old.
+    async fn read_pages(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<IoBuf, FsError> {
+        let (begun, mut pause) = (self.inodes.tick(), LEASED_PAUSE);
+        let range = u32::try_from(offset / RANGE_BYTES).map_err(|_| FsError::FileTooLarge)?;
+        let elsewhere = RangeIndex::new(range).shard(ino) != ino.shard();
+        let mut attempt = 1;
+        loop {
+            if elsewhere && self.inodes.data_era(ino, self.now()).is_none() {
+                // What the shard of a range answers brings no lease.
+                self.attr(ino).await?;
+            }
+            let (read, era) = self.read_at(ino, offset, bytes).await?;
+            if self.covers_pages(ino, era, begun, (offset, bytes)) {
+                return Ok(read);
+            }
+            while self.inodes.is_ending(ino) {
+                self.check()?;
+                self.inodes.changed.changed().await;
+            }
+            let in_vain = attempt == LEASED_TRIES_MAX;
+            if in_vain {
+                self.unleased_until.set(self.now().after(UNLEASED_FOR));
+            }
+            if in_vain || self.now() < self.unleased_until.get() {
+                self.keep_pages_out(ino);
+                return Ok(read);
+            }
+            if attempt > 1 {
+                self.await_lease(ino, self.now().after(pause)).await;
+                pause *= 2;
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Until `end`, or until another operation has brought a lease: pages that wait here for a lease make whoever
+    /// revokes that one wait.
+    async fn await_lease(&self, ino: InodeId, end: Instant) {
+        while self.inodes.data_era(ino, self.now()).is_none() {
+            let changed = self.inodes.changed.changed();
+            if timeout(&self.world.clock, end, changed).await.is_none() {
+                break;
+            }
+        }
+    }
+
+    async fn read_at(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<Found, FsError> {
         let mut out = IoBuf::zeroed(index(bytes));
         let held = self.inodes.find(ino, |inode| {
-            (inode.dirty.overlay(offset, &mut out), inode.dirty.snapshot(offset, bytes), !inode.dirty.is_empty())
+            let whole = inode.dirty.overlay(offset, &mut out).then_some(inode.era);
+            (whole, inode.dirty.snapshot(offset, bytes), !inode.dirty.is_empty())
         });
         let (whole, snapshot, dirty) = held.unwrap_or_default();
-        if whole {
-            return Ok(out);
+        if whole.is_some() {
+            return Ok((out, whole));
         }
         let size = self.size_for_read(ino, offset, bytes, dirty).await?;
-        let bytes = size.map_or(bytes, |size| bytes.min(size.saturating_sub(offset)));
+        let bytes = size.map_or(bytes, |(size, _)| bytes.min(size.saturating_sub(offset)));
         let pieces = self.plan(ino, offset, bytes);
         if let ([Piece::Ask { .. }], true) = (&pieces[..], snapshot.is_empty()) {
-            let (mut base, _) = self.ask(ino, offset, bytes).await?;
+            let (mut base, era) = self.ask_under(ino, offset, bytes).await?;
             base = extended(base, size.map_or(0, |_| index(bytes)));
             // A writer may have come meanwhile.
             self.inodes.find(ino, |inode| inode.dirty.overlay(offset, &mut base));
-            return Ok(base);
+            return Ok((base, era.filter(|_| size.is_none_or(|(_, of_size)| of_size == era))));
         }
         out.fill(0);
         let fetched = all(pieces.iter().map(|piece| self.fetch(ino, piece)).collect()).await;
         let mut end = offset;
+        let mut eras: Vec<Option<u64>> = size.iter().map(|(_, era)| *era).collect();
         for (piece, base) in pieces.iter().zip(fetched) {
-            let base = base?;
+            let (base, era) = base?;
+            eras.push(era);
             let (Piece::Ask { offset: at, .. } | Piece::Await { offset: at, .. }) = piece;
             let from = index(at - offset);
             out[from..from + base.len()].copy_from_slice(&base);
@@ -67,25 +128,31 @@ impl Core {
             crate::dirty::lay(*start, held, offset, &mut out);
         }
         self.inodes.find(ino, |inode| inode.dirty.overlay(offset, &mut out));
-        Ok(out)
+        let era = eras.first().copied().flatten().filter(|era| eras.iter().all(|other| *other == Some(*era)));
+        Ok((out, era))
     }
 
-    /// The size that ends a read. None where the inode's own shard, which knows it, is the only
-    /// one asked.
+    /// The size that ends a read, and the era that it is of. None where the inode's own shard, which knows
+    /// it, is the only one asked.
     async fn size_for_read(
         self: &Rc<Self>,
         ino: InodeId,
         offset: u64,
         bytes: u64,
         dirty: bool,
-    ) -> Result<Option<u64>, FsError> {
+    ) -> Result<Option<(u64, Option<u64>)>, FsError> {
         let now = self.now();
-        let cached = self.inodes.find(ino, |inode| inode.cached_attr(now)).flatten();
-        match cached {
-            Some((attr, _)) => Ok(Some(attr.size)),
+        let cached = self.inodes.find(ino, |inode| inode.cached_attr(now).map(|(attr, _)| (attr.size, inode.era)));
+        match cached.flatten() {
+            Some((size, era)) => Ok(Some((size, Some(era)))),
             // A block read ahead may be shorter than the file is by now.
             None if !dirty && self.is_asked_at_once(ino, offset, bytes) => Ok(None),
-            None => Ok(Some(self.attr(ino).await?.0.size)),
+            None => {
+                let (attr, _) = self.attr(ino).await?;
+                let now = self.now();
+                let kept = self.inodes.find(ino, |inode| inode.cached_attr(now).map(|_| inode.era));
+                Ok(Some((attr.size, kept.flatten())))
+            }
         }
     }
 
@@ -119,27 +186,33 @@ impl Core {
         pieces
     }
 
-    async fn fetch(self: &Rc<Self>, ino: InodeId, piece: &Piece) -> Result<IoBuf, FsError> {
+    async fn fetch(self: &Rc<Self>, ino: InodeId, piece: &Piece) -> Result<Found, FsError> {
         let (key, offset, bytes) = match *piece {
-            Piece::Ask { offset, bytes } => return Ok(self.ask(ino, offset, bytes).await?.0),
+            Piece::Ask { offset, bytes } => return self.ask_under(ino, offset, bytes).await,
             Piece::Await { key, offset, bytes } => (key, offset, bytes),
         };
         loop {
             self.check()?;
             match self.data.look(key) {
                 Cached::Loading => self.data.changed.changed().await,
-                Cached::Missing => return Ok(self.ask(ino, offset, bytes).await?.0),
+                Cached::Missing => return self.ask_under(ino, offset, bytes).await,
                 Cached::Ready(block) => {
                     let from = index(offset % BLOCK_BYTES).min(block.len());
                     let to = (from + index(bytes)).min(block.len());
-                    return Ok(IoBuf::copy_of(&block[from..to]));
+                    let (_, era, _) = key;
+                    return Ok((IoBuf::copy_of(&block[from..to]), Some(era)));
                 }
             }
         }
     }
 
+    async fn ask_under(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<Found, FsError> {
+        let (read, origin) = self.ask(ino, offset, bytes).await?;
+        Ok((read, origin.and_then(|origin| self.inodes.era_behind(ino, &origin))))
+    }
+
     /// Asks the server for bytes within one range.
-    async fn ask(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<(IoBuf, Option<Sent>), FsError> {
+    async fn ask(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<(IoBuf, Option<Origin>), FsError> {
         let range = u32::try_from(offset / RANGE_BYTES).map_err(|_| FsError::FileTooLarge)?;
         if bytes == 0 {
             return Ok((IoBuf::zeroed(0), None));
@@ -167,7 +240,7 @@ impl Core {
             if !right || payload.len() > index(bytes) {
                 return Err(FsError::Malformed);
             }
-            return Ok((payload, Some(answer.sent)));
+            return Ok((payload, Some(answer.origin)));
         }
         Err(FsError::Busy)
     }
@@ -185,8 +258,8 @@ impl Core {
                 let bytes = BLOCK_BYTES.min(attr.size - block * BLOCK_BYTES);
                 self.spawn(Class::Foreground, async move {
                     let block = volume.ask(ino, block * BLOCK_BYTES, bytes).await;
-                    let kept = block.ok().and_then(|(bytes, sent)| {
-                        let keep = volume.inodes.may_keep_data(ino, era, sent?.tick, volume.now());
+                    let kept = block.ok().and_then(|(bytes, origin)| {
+                        let keep = volume.inodes.may_keep_data(ino, era, origin?.sent.tick, volume.now());
                         keep.then_some(bytes)
                     });
                     volume.data.end(key, kept);
@@ -227,10 +300,16 @@ impl Volume {
         if run >= SEQUENTIAL_RUN && !file.flags.direct {
             core.read_ahead(file.ino, offset + bytes);
         }
-        let before = core.inodes.data_era(file.ino, core.now());
-        let read = core.read_at(file.ino, offset, bytes).await;
-        core.keep_unleased_pages_out(file.ino, before);
-        read
+        if !file.flags.direct {
+            return core.read_pages(file.ino, offset, bytes).await;
+        }
+        let begun = core.inodes.tick();
+        let (read, era) = core.read_at(file.ino, offset, bytes).await?;
+        // A descriptor can be made a plain one later, and is a direct one here still.
+        if !core.covers_pages(file.ino, era, begun, (offset, bytes)) {
+            core.keep_pages_out(file.ino);
+        }
+        Ok(read)
     }
 
     /// SEEK_DATA and SEEK_HOLE.

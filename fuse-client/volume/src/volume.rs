@@ -20,6 +20,8 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 pub trait KernelCache {
     /// Drop pages and attributes.
     fn forget_inode(&self, ino: InodeId);
+    /// Drop the pages there.
+    fn forget_pages(&self, ino: InodeId, offset: u64, bytes: u64);
     /// Drop a name, present or absent.
     fn forget_entry(&self, dir: InodeId, name: &Name);
     /// Resolves when the kernel has forgotten everything it was told to until now.
@@ -145,6 +147,12 @@ impl Volume {
     /// The session, for a successor to end after a crash.
     pub fn session(&self) -> SessionId {
         self.core.session.id()
+    }
+
+    /// An entry that was found before something else was waited for, as the kernel may believe it now.
+    #[must_use]
+    pub fn entry_now(&self, dir: InodeId, name: &Name, attr: Attr) -> Entry {
+        self.core.entry_now(dir, name, attr)
     }
 
     /// Capacity and use.

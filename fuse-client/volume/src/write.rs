@@ -58,7 +58,7 @@ impl Core {
             let mode = if flags.write { OpenMode::Write } else { OpenMode::Read };
             let answer = self.call(ino.shard(), who, &Op::Open { ino, mode }, None).await?;
             match answer.reply {
-                Reply::Attr(attr) if attr.ino == ino => self.keep(&attr, answer.sent),
+                Reply::Attr(attr) if attr.ino == ino => self.keep(&attr, &answer.origin),
                 _ => return Err(FsError::Malformed),
             };
         }
@@ -272,7 +272,9 @@ impl Core {
         let answer = self.call(ino.shard(), &Identity::default(), &op, Some(piece)).await;
         let (place, result) = match answer {
             Ok(answer) => match answer.reply {
-                Reply::Written { offset, attr, .. } if attr.ino == ino => (offset, Ok(self.keep(&attr, answer.sent).0)),
+                Reply::Written { offset, attr, .. } if attr.ino == ino => {
+                    (offset, Ok(self.keep(&attr, &answer.origin).0))
+                }
                 _ => (offset, Err(FsError::Malformed)),
             },
             Err(failure) => (offset, Err(failure.error)),
@@ -302,9 +304,13 @@ impl Volume {
     pub async fn write(&self, handle: Handle, offset: u64, data: &[u8], flags: WriteFlags) -> Result<usize, FsError> {
         let mut file = self.core.files.get(handle)?;
         file.flags.append = flags.append.unwrap_or(file.flags.append);
-        let before = self.core.inodes.data_era(file.ino, self.core.now());
-        let written = self.core.write_at(&file, offset, data, flags).await;
-        self.core.keep_unleased_pages_out(file.ino, before);
+        let core = &self.core;
+        let (era, begun) = (core.inodes.data_era(file.ino, core.now()), core.inodes.tick());
+        let written = core.write_at(&file, offset, data, flags).await;
+        let pages = (offset, u64::try_from(data.len()).expect("64-bit"));
+        if !core.covers_pages(file.ino, era, begun, pages) {
+            core.keep_pages_out(file.ino);
+        }
         written
     }
 
@@ -371,7 +377,7 @@ impl Volume {
         let answer = answer?;
         match answer.reply {
             Reply::Attr(attr) if attr.ino == ino => {
-                core.keep(&attr, answer.sent);
+                core.keep(&attr, &answer.origin);
                 Ok(())
             }
             _ => Err(FsError::Malformed),

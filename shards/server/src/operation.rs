@@ -16,7 +16,9 @@ use cfs_namespace::{Command, CommandBody, pending};
 use cfs_seam::{Class, IoBuf, spawn};
 use cfs_segment::Purpose;
 use cfs_types::{CoreId, FILE_BYTES_MAX, FsError, InodeId, SessionId, UNIT_BYTES};
-use cfs_wire::{EntryReply, FallocateMode, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume};
+use cfs_wire::{
+    Attr, EntryReply, FallocateMode, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume,
+};
 use std::rc::Rc;
 
 /// Results kept for one session in one shard, which forgets them only when it is asked again: so many requests the
@@ -190,18 +192,18 @@ async fn close(core: &Rc<Core>, shard: &Rc<Shard>, ino: InodeId, session: Sessio
 /// A read-only operation on metadata.
 async fn look(core: &Rc<Core>, shard: &Rc<Shard>, session: SessionId, op: &Op, direct: bool) -> Served {
     core.grace().await;
-    let mut held = Vec::new();
+    let mut held = None;
     loop {
-        let result = shard.query(op).await;
-        let shown = shown(op, &result);
-        let dirty = core.leases.borrow().dirty_elsewhere(&shown, session);
-        if !dirty.is_empty() && held.is_empty() {
+        let mut result = shard.query(op).await;
+        let dirty = core.leases.borrow().dirty_elsewhere(&shown(op, &result), session);
+        if !dirty.is_empty() && held.is_none() {
             match core.hold(dirty, session, Intent::Read).await {
-                Ok(clear) => held.push(clear),
+                Ok(clear) => held = Some(clear),
                 Err(error) => return (Err(error), Vec::new(), None),
             }
             continue;
         }
+        leave_out(&mut result, &dirty);
         if let (Op::Open { ino, .. }, Ok(_)) = (op, &result) {
             if core.unlinking.is_under_way(*ino) {
                 core.unlinking.wait(*ino).await;
@@ -213,6 +215,18 @@ async fn look(core: &Rc<Core>, shard: &Rc<Shard>, session: SessionId, op: &Op, d
         }
         let leases = if direct { core.grant(session, &grants(op, &result)) } else { Vec::new() };
         return (result, leases, None);
+    }
+}
+
+/// Leaves out the attributes of files that came while others were waited for, of which more is held back: the
+/// client asks for them. To wait for these too could go on for as long as names are replaced.
+fn leave_out(result: &mut Result<Reply, FsError>, dirty: &[InodeId]) {
+    let hide = |ino: InodeId, attr: &mut Option<Attr>| *attr = attr.take().filter(|_| !dirty.contains(&ino));
+    match result {
+        Ok(Reply::Entry(entry)) => hide(entry.ino, &mut entry.attr),
+        Ok(Reply::Listing { entries, .. }) => entries.iter_mut().for_each(|entry| hide(entry.ino, &mut entry.attr)),
+        // The inode was named by the request, and is held.
+        _ => {}
     }
 }
 
@@ -418,21 +432,23 @@ async fn read(core: &Rc<Core>, shard: &Rc<Shard>, context: &RequestContext, op: 
     core.grace().await;
     let here = ino.shard() == shard.id();
     let dirty = if here { core.leases.borrow().dirty_elsewhere(&[ino], context.session) } else { Vec::new() };
-    let read = async {
-        let _held = match dirty.is_empty() {
-            true => None,
-            false => Some(core.hold(dirty, context.session, Intent::Read).await?),
-        };
-        file_data::read(core, shard, op).await
+    let _held = match dirty.is_empty() {
+        true => None,
+        false => match core.hold(dirty, context.session, Intent::Read).await {
+            Ok(held) => Some(held),
+            Err(error) => return (Err(error), Vec::new(), None),
+        },
     };
-    match read.await {
+    // Before the bytes are read, which takes time: who changes them meanwhile has to tell this client. If it is
+    // told before it hears of the lease, it knows that the answer is the older one.
+    let wanted = [(ino, LeaseKind::Shared)];
+    let leases = if direct && here { core.grant(context.session, &wanted) } else { Vec::new() };
+    match file_data::read(core, shard, op).await {
         Ok(data) => {
-            let wanted = [(ino, LeaseKind::Shared)];
-            let leases = if direct && here { core.grant(context.session, &wanted) } else { Vec::new() };
             let len = u32::try_from(data.len()).expect("at most 2 MiB");
             (Ok(Reply::Data { len }), leases, Some(data).filter(|d| !d.is_empty()))
         }
-        Err(error) => (Err(error), Vec::new(), None),
+        Err(error) => (Err(error), leases, None),
     }
 }
 

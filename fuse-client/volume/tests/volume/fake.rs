@@ -51,6 +51,8 @@ pub struct Fake {
     pub lose_replies: Cell<u32>,
     /// Every write fails so.
     pub write_error: Cell<Option<FsError>>,
+    /// Entries tell no attributes, as where the inode is another shard's.
+    pub bare_entries: Cell<bool>,
     /// Replies to this opcode wait, executed, until `release`.
     pub hold: Cell<Option<Opcode>>,
     held: RefCell<Vec<Promise<()>>>,
@@ -83,6 +85,7 @@ impl Fake {
             expired: Cell::new(0),
             lose_replies: Cell::new(0),
             write_error: Cell::new(None),
+            bare_entries: Cell::new(false),
             hold: Cell::new(None),
             held: RefCell::default(),
             connections: RefCell::default(),
@@ -286,10 +289,11 @@ impl Fake {
         let Some(kind) = self.lease.get() else { return Vec::new() };
         let mut inodes = match op {
             Op::Lookup { dir, .. } | Op::Create { dir, .. } | Op::Unlink { dir, .. } => vec![*dir],
+            Op::Read { ino, .. } => vec![*ino],
             _ => Vec::new(),
         };
         match result {
-            Ok(Reply::Entry(entry)) => inodes.push(entry.ino),
+            Ok(Reply::Entry(entry)) => inodes.extend(entry.attr.iter().map(|attr| attr.ino)),
             Ok(Reply::Attr(attr) | Reply::Written { attr, .. }) => inodes.push(attr.ino),
             _ => {}
         }
@@ -305,7 +309,7 @@ impl Fake {
             Op::Getattr { ino } | Op::Open { ino, .. } => found(ino, &files),
             Op::Lookup { dir, name } => {
                 let child = self.names.borrow().get(&(*dir, name.clone())).copied();
-                child.map(|ino| entry(ino, &files)).ok_or(FsError::NotFound)
+                child.map(|ino| self.entry(ino, &files)).ok_or(FsError::NotFound)
             }
             Op::Create { dir, name, .. } => {
                 let ino = ino(self.next_inode.get());
@@ -313,7 +317,7 @@ impl Fake {
                 drop(files);
                 self.add(ino, FileKind::File, b"");
                 self.enter(*dir, name, ino);
-                return (Ok(entry(ino, &self.files.borrow())), None);
+                return (Ok(self.entry(ino, &self.files.borrow())), None);
             }
             Op::Unlink { dir, name } => {
                 let gone = self.names.borrow_mut().remove(&(*dir, name.clone()));
@@ -359,15 +363,15 @@ impl Fake {
         };
         (result, None)
     }
+
+    fn entry(&self, ino: InodeId, files: &BTreeMap<InodeId, File>) -> Reply {
+        let attr = files[&ino].attr.clone();
+        Reply::Entry(EntryReply { ino, kind: attr.kind, attr: Some(attr).filter(|_| !self.bare_entries.get()) })
+    }
 }
 
 fn index(offset: u64) -> usize {
     usize::try_from(offset).expect("small files")
-}
-
-fn entry(ino: InodeId, files: &BTreeMap<InodeId, File>) -> Reply {
-    let attr = files[&ino].attr.clone();
-    Reply::Entry(EntryReply { ino, kind: attr.kind, attr: Some(attr) })
 }
 
 pub fn address() -> Address {
@@ -388,6 +392,7 @@ pub async fn stage(world: &World) -> (Rc<Fake>, Rc<Volume>) {
 #[derive(Default)]
 pub struct Kernel {
     pub inodes: RefCell<Vec<InodeId>>,
+    pub pages: RefCell<Vec<(InodeId, u64, u64)>>,
     pub entries: RefCell<Vec<(InodeId, Name)>>,
     pub distrusted: RefCell<Vec<InodeId>>,
     /// Forgetting never ends: an operation holds the lock.
@@ -397,6 +402,9 @@ pub struct Kernel {
 impl KernelCache for Kernel {
     fn forget_inode(&self, ino: InodeId) {
         self.inodes.borrow_mut().push(ino);
+    }
+    fn forget_pages(&self, ino: InodeId, offset: u64, bytes: u64) {
+        self.pages.borrow_mut().push((ino, offset, bytes));
     }
     fn forget_entry(&self, dir: InodeId, name: &Name) {
         self.entries.borrow_mut().push((dir, name.clone()));

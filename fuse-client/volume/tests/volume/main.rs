@@ -1,6 +1,7 @@
 //! The volume against a small server of its own, in the simulator.
 
 mod bulk;
+mod coherence;
 mod fake;
 mod history;
 mod leases;

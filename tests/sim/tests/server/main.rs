@@ -22,6 +22,7 @@ mod ranges;
 mod raw;
 mod reads;
 mod reference;
+mod replaced;
 mod revoke;
 mod room;
 mod seeds;
