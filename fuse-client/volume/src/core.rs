@@ -211,7 +211,6 @@ impl Core {
         let (volume, link) = (self.clone(), link.clone());
         self.spawn(Class::Foreground, async move {
             volume.give_up(ino, names).await;
-            volume.inodes.given_up(ino);
             let pinned = volume.inodes.is_open(ino);
             link.answer(&frame, &CallbackReply { ino, sequence, pinned }).await;
             volume.revocations.set(volume.revocations.get() - 1);
@@ -230,10 +229,13 @@ impl Core {
                 kernel.forget_entry(ino, name);
             }
         });
-        let Some(kernel) = self.kernel.borrow().clone() else { return };
-        let end = self.now().after(KERNEL_WAIT_MAX);
-        let settled = cfs_seam::timeout(&self.world.clock, end, kernel.settled()).await.is_some();
-        let filled = self.inodes.forgotten(ino);
+        let (kernel, mut settled) = (self.kernel.borrow().clone(), true);
+        if let Some(kernel) = &kernel {
+            let end = self.now().after(KERNEL_WAIT_MAX);
+            settled = cfs_seam::timeout(&self.world.clock, end, kernel.settled()).await.is_some();
+        }
+        let filled = self.inodes.given_up(ino);
+        let Some(kernel) = kernel else { return };
         filled.iter().for_each(|(offset, bytes)| kernel.forget_pages(ino, *offset, *bytes));
         if !settled || !filled.is_empty() {
             self.watch_pages(ino, &kernel);

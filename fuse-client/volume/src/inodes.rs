@@ -7,12 +7,15 @@
 //! the kernel with a time-out only while it is recorded here, so that a revocation can name it;
 //! records and names are bounded.
 
+mod pages;
+
 use crate::dirty::Dirty;
 use crate::link::{Origin, Sent};
 use crate::signal::Signal;
 use cfs_seam::Instant;
 use cfs_types::{FsError, InodeId, Name, Nanos};
 use cfs_wire::{Attr, FileKind, LeaseKind};
+use pages::Ending;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
@@ -25,17 +28,6 @@ pub(crate) struct Held {
     pub end: Instant,
     /// Something was answered under it since it was last renewed.
     pub used: bool,
-}
-
-/// A lease that is being given up: until the server hears that it is, nobody changes anything.
-struct Ending {
-    held: Held,
-    /// When the revocation came.
-    tick: u64,
-    /// The kernel has forgotten what it had been told by then.
-    forgotten: bool,
-    /// Pages filled after that tick, by offset and bytes: the kernel may have looked there already.
-    filled: Vec<(u64, u64)>,
 }
 
 /// What a directory says of a name.
@@ -456,56 +448,6 @@ impl Inodes {
         self.find(ino, |inode| inode.leased(now).map(|_| inode.era))?
     }
 
-    /// The era of the lease that speaks for what an answer said of the inode's data.
-    pub fn era_behind(&self, ino: InodeId, origin: &Origin) -> Option<u64> {
-        self.find(ino, |inode| inode.speaks_for(ino, origin).then_some(inode.era))?
-    }
-
-    /// Whether the pages at `offset` that an operation fills, which began at tick `begun`, are forgotten before
-    /// what it found under `era` is old. Either the lease is there, or it is being given up: then the kernel,
-    /// which was told to forget them when the operation had its hands on them, waits for its end; and what
-    /// began later is noted, to be forgotten once more.
-    pub fn covers_pages(&self, ino: InodeId, era: u64, begun: u64, pages: (u64, u64), now: Instant) -> bool {
-        let covered = self.find(ino, |inode| {
-            if inode.era != era || inode.lease.is_some() {
-                return inode.era == era && inode.lease.is_some_and(|held| held.end > now);
-            }
-            let Some(ending) = inode.ending.as_mut().filter(|ending| ending.held.end > now) else { return false };
-            let late = begun >= ending.tick;
-            if late && !ending.forgotten {
-                ending.filled.push(pages);
-            }
-            !late || !ending.forgotten
-        });
-        covered == Some(true)
-    }
-
-    /// The kernel has forgotten what it was told of a revoked inode; gives the pages filled meanwhile.
-    pub fn forgotten(&self, ino: InodeId) -> Vec<(u64, u64)> {
-        let filled = self.find(ino, |inode| {
-            let ending = inode.ending.as_mut()?;
-            ending.forgotten = true;
-            Some(std::mem::take(&mut ending.filled))
-        });
-        filled.flatten().unwrap_or_default()
-    }
-
-    /// Whether the kernel may show pages that it was told to forget.
-    pub fn is_forgetting(&self, ino: InodeId) -> bool {
-        self.find(ino, |inode| inode.forgetting > 0) == Some(true)
-    }
-
-    /// Whether a lease is being given up.
-    pub fn is_ending(&self, ino: InodeId) -> bool {
-        self.find(ino, |inode| inode.ending.is_some()) == Some(true)
-    }
-
-    /// The server is about to hear that a lease was given up.
-    pub fn given_up(&self, ino: InodeId) {
-        self.find(ino, |inode| inode.ending = None);
-        self.changed.notify();
-    }
-
     /// Whether data read by a request that left at `tick` may be cached under `era`.
     pub fn may_keep_data(&self, ino: InodeId, era: u64, tick: u64, now: Instant) -> bool {
         let fits = self.find(ino, |inode| {
@@ -521,7 +463,7 @@ impl Inodes {
         self.with(ino, |inode| {
             inode.revoked = tick;
             if let Some(held) = inode.lease.take() {
-                inode.ending = Some(Ending { held, tick, forgotten: false, filled: Vec::new() });
+                inode.ending = Some(Ending { held, tick, filled: Vec::new() });
             }
             inode.complete = false;
             inode.revoking += 1;
