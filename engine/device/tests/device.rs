@@ -5,20 +5,9 @@ use cfs_device::{
     SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, crc32c, format, inspect, mark_failed, open, recover,
 };
 use cfs_seam::Disk;
-use cfs_sim::{DiskFaults, MemoryDisk, disk};
+use cfs_sim::{DiskFaults, MemoryDisk, disk, now};
 use cfs_types::GroupId;
-use std::future::Future;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-
-/// Runs a future over a device that answers at once.
-fn now<T>(work: impl Future<Output = T>) -> T {
-    match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("the device answers at once"),
-    }
-}
 
 fn options() -> FormatOptions {
     FormatOptions {

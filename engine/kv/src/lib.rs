@@ -15,6 +15,8 @@
 mod block;
 mod cache;
 mod filter;
+#[cfg(test)]
+mod golden;
 mod list;
 mod manifest;
 mod memtable;

@@ -176,6 +176,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::unhex;
 
     fn cell(unit: u64) -> CellRef {
         CellRef::new(unit, 3).expect("in range")
@@ -206,9 +207,7 @@ mod tests {
 
     #[test]
     fn what_version_1_wrote_is_read() {
-        let golden = joined(include_str!("../tests/golden/manifest.hex"));
-        let byte = |at: usize| u8::from_str_radix(&golden[at..at + 2], 16).expect("hex");
-        let bytes: Vec<u8> = (0..golden.len()).step_by(2).map(byte).collect();
+        let bytes = unhex(include_str!("../tests/golden/manifest.hex"));
         assert_eq!(Root::decode(&bytes), Ok(sample().root()));
         let mut with_kind = bytes;
         *with_kind.last_mut().expect("long") = 1;

@@ -13,6 +13,7 @@
 
 mod disk;
 mod faults;
+mod immediate;
 mod media;
 mod mesh;
 mod net;
@@ -22,6 +23,7 @@ mod timeline;
 
 pub use disk::{MemoryDisk, disk};
 pub use faults::{DiskFaults, Injected};
+pub use immediate::{SkipsZeros, at_once, now};
 pub use media::SECTOR_BYTES;
 pub use net::NetConfig;
 pub use rng::Stream;

@@ -1,6 +1,7 @@
 //! Tables against their golden bytes, hostile bytes, and the limits of a cell.
 
 use super::*;
+use crate::golden::unhex;
 
 const GROUP: GroupId = GroupId::new(3);
 const ID: u64 = 0x0a0b;
@@ -41,19 +42,18 @@ fn a_table_is_these_bytes() {
 
 #[test]
 fn a_table_of_before_stems_is_read() {
-    let golden: String = include_str!("../../tests/golden/table-1.hex").split("\n\n").map(padded).collect();
-    let byte = |at: usize| u8::from_str_radix(&golden[at..at + 2], 16).expect("hex");
-    let bytes: Vec<u8> = (0..golden.len()).step_by(2).map(byte).collect();
+    let bytes: Vec<u8> = include_str!("../../tests/golden/table-1.hex").split("\n\n").flat_map(whole).collect();
     let footer = Footer::decode(&bytes[2 * UNIT_BYTES..], GROUP, ID, 3).expect("sound");
     assert!(!footer.stems && footer.entries == 3);
     let meta = Meta::decode(&bytes[UNIT_BYTES..2 * UNIT_BYTES], OWNER, footer.meta_unit).expect("sound");
     assert!(meta.may_contain(filter::hash(b"apple")) && !meta.may_contain(filter::hash(b"ap")));
 }
 
-/// Hexadecimal digits of a unit, of which the golden file leaves the zeros at the end out.
-fn padded(part: &str) -> String {
-    let digits: String = part.split_whitespace().collect();
-    format!("{digits:0<width$}", width = 2 * UNIT_BYTES)
+/// A unit, of which the golden file leaves the zeros at the end out.
+fn whole(part: &str) -> Vec<u8> {
+    let mut unit = unhex(part);
+    unit.resize(UNIT_BYTES, 0);
+    unit
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Flipped bytes: the same records or an error that names the place; after a crash only the last
 //! batch may be cut off.
 
-use crate::harness::{DEVICE_BYTES, formatted, now, record};
+use crate::harness::{DEVICE_BYTES, formatted, record};
 use cfs_device::{AnchorId, Anchors, Superblock};
 use cfs_log::{CoreLog, GroupLog, LogError, Record, RecordKind, Recovered, StreamEnd, inspect, recover};
 use cfs_seam::{Disk, World, sleep};
-use cfs_sim::{MemoryDisk, disk, run};
+use cfs_sim::{MemoryDisk, disk, now, run};
 use cfs_types::{CoreId, GroupId};
 use std::collections::BTreeMap;
 use std::rc::Rc;

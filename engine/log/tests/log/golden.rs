@@ -1,10 +1,10 @@
 //! A store that version 1 wrote stays readable.
 
-use crate::harness::{DEVICE_BYTES, now, record};
+use crate::harness::{DEVICE_BYTES, record};
 use cfs_device::{AnchorId, Anchors, open};
 use cfs_log::{LogError, RecordKind, StreamEnd, inspect};
 use cfs_seam::Disk;
-use cfs_sim::{MemoryDisk, disk};
+use cfs_sim::{MemoryDisk, disk, now};
 use cfs_types::GroupId;
 use std::rc::Rc;
 

@@ -1,10 +1,10 @@
 //! Group commit, back-pressure, a full log, and a device that fails.
 
-use crate::harness::{DEVICE_BYTES, SLOT_BYTES, formatted, now, record};
+use crate::harness::{DEVICE_BYTES, SLOT_BYTES, formatted, record};
 use cfs_device::{DeviceError, Superblock};
 use cfs_log::{CoreLog, LogError, OldStreams, RecordKind, recover};
 use cfs_seam::{Disk, World, sleep};
-use cfs_sim::{DiskFaults, MemoryDisk, disk, run};
+use cfs_sim::{DiskFaults, MemoryDisk, disk, now, run};
 use cfs_types::{CoreId, GroupId, LogIndex};
 use std::rc::Rc;
 use std::time::Duration;

@@ -208,8 +208,7 @@ fn a_read_that_another_change_overtakes_asks_again() {
 fn a_read_begun_under_a_lease_is_answered_while_that_is_given_up() {
     cfs_sim::run(1, |world| async move {
         let (fake, volume) = stage(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         fake.lease.set(Some(LeaseKind::Shared));
         let handle = volume.open(&ME, ino(1), OpenFlags::default()).await.expect("open");
         let asking = volume.clone();
@@ -237,8 +236,7 @@ fn a_read_begun_under_a_lease_is_answered_while_that_is_given_up() {
 fn pages_filled_while_the_kernel_forgets_are_forgotten_before_it_hears_of_newer_attributes() {
     cfs_sim::run(1, |world| async move {
         let (fake, volume) = stage(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         fake.lease.set(Some(LeaseKind::Shared));
         let handle = volume.open(&ME, ino(1), OpenFlags::default()).await.expect("open");
         kernel.stuck.set(true);
@@ -277,8 +275,7 @@ fn pages_filled_while_the_kernel_forgets_are_forgotten_before_it_hears_of_newer_
 fn what_is_read_with_a_lease_of_its_own_stays_in_the_kernel() {
     cfs_sim::run(1, |world| async move {
         let (fake, volume) = stage(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         let handle = volume.open(&ME, ino(1), OpenFlags::default()).await.expect("open");
         fake.lease.set(Some(LeaseKind::Shared));
         volume.read(handle, 0, 100).await.expect("read");
@@ -291,8 +288,7 @@ fn what_is_read_with_a_lease_of_its_own_stays_in_the_kernel() {
 fn what_no_lease_can_be_had_for_is_read_and_kept_out_of_the_kernel() {
     cfs_sim::run(1, |world| async move {
         let (fake, volume) = stage(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         let handle = volume.open(&ME, ino(1), OpenFlags::default()).await.expect("open");
         assert_eq!(&volume.read(handle, 0, 100).await.expect("read")[..], b"old content");
         assert_eq!(*kernel.inodes.borrow(), [ino(1)]);

@@ -399,6 +399,15 @@ pub struct Kernel {
     pub stuck: Cell<bool>,
 }
 
+impl Kernel {
+    /// The kernel that this volume's mount speaks for.
+    pub fn of(volume: &Volume) -> Rc<Self> {
+        let kernel = Rc::new(Kernel::default());
+        volume.set_kernel_cache(kernel.clone());
+        kernel
+    }
+}
+
 impl KernelCache for Kernel {
     fn forget_inode(&self, ino: InodeId) {
         self.inodes.borrow_mut().push(ino);

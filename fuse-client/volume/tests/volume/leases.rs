@@ -5,7 +5,6 @@ use cfs_seam::{Class, sleep, spawn};
 use cfs_types::{FsError, InodeId};
 use cfs_volume::{Creation, Lookup, OpenFlags, Volume};
 use cfs_wire::{FileKind, Identity, LeaseKind, Op, XattrMode};
-use std::rc::Rc;
 use std::time::Duration;
 
 async fn lookup(volume: &Volume, text: &str) -> Lookup {
@@ -70,8 +69,7 @@ fn a_lease_in_use_is_renewed_and_one_that_is_not_ends() {
 fn a_revocation_takes_everything_and_names_what_the_kernel_may_know() {
     cfs_sim::run(4, |world| async move {
         let (fake, volume) = stage(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         fake.lease.set(Some(LeaseKind::Shared));
         lookup(&volume, "a").await;
         lookup(&volume, "b").await;
@@ -94,8 +92,7 @@ fn a_revocation_takes_everything_and_names_what_the_kernel_may_know() {
 fn a_kernel_that_cannot_forget_is_told_to_ask_again() {
     cfs_sim::run(4, |world| async move {
         let (fake, volume) = stage(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         fake.lease.set(Some(LeaseKind::Shared));
         lookup(&volume, "a").await;
         fake.revoke(InodeId::ROOT).await;
@@ -136,8 +133,7 @@ fn a_reply_that_was_asked_for_before_a_revocation_is_not_kept() {
 fn a_restart_of_the_server_voids_leases() {
     cfs_sim::run(6, |world| async move {
         let (fake, volume) = stage(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         fake.lease.set(Some(LeaseKind::Shared));
         lookup(&volume, "a").await;
         let reopened = || fake.count(|op| matches!(op, Op::Reopen { .. }));
@@ -176,8 +172,7 @@ fn creation() -> Creation {
 fn of_a_directory_seen_empty_every_name_is_known() {
     cfs_sim::run(8, |world| async move {
         let (fake, volume) = stage(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         let (who, dir) = (Identity::default(), ino(2));
         fake.add(dir, FileKind::Directory, b"");
         fake.lease.set(Some(LeaseKind::Shared));

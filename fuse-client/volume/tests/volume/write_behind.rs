@@ -266,8 +266,7 @@ fn a_sequential_reader_is_read_ahead_of() {
 fn a_kernel_that_saw_a_setuid_file_asks_again_after_a_write_or_fallocate_of_others() {
     cfs_sim::run(9, |world| async move {
         let (fake, volume, handle) = exclusive(&world).await;
-        let kernel = Rc::new(Kernel::default());
-        volume.set_kernel_cache(kernel.clone());
+        let kernel = Kernel::of(&volume);
         let kill = WriteFlags { kill_privileges: true, ..WriteFlags::default() };
         volume.write(handle, 0, b"new", kill).await.expect("written");
         assert!(kernel.distrusted.borrow().is_empty());

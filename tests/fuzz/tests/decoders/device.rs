@@ -1,10 +1,11 @@
 //! docs/formats/device.md: superblock and anchors.
 
-use crate::disk::{formatted, lay, now, number, seal};
+use crate::disk::{formatted, lay, number, seal};
 use cfs_device::{AnchorId, Anchors, CopyState, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, SuperblockCopy};
 use cfs_device::{Superblock, inspect, mark_failed};
 use cfs_fuzz::Target;
 use cfs_seam::Disk;
+use cfs_sim::now;
 use cfs_types::GroupId;
 use std::rc::Rc;
 

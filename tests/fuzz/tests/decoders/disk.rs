@@ -1,47 +1,7 @@
 //! Devices in memory that answer at once.
 
 use cfs_device::{DEVICE_BYTES_MIN, FormatOptions, Superblock, Uuid, crc32c, format};
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone};
-use cfs_sim::MemoryDisk;
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-
-/// What a future over such a device comes to; None where it waits for something else.
-pub fn at_once<T>(work: impl Future<Output = T>) -> Option<T> {
-    match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => Some(value),
-        Poll::Pending => None,
-    }
-}
-
-pub fn now<T>(work: impl Future<Output = T>) -> T {
-    at_once(work).expect("the device answers at once")
-}
-
-/// A new device is zero already: writing 18 MiB of zeros to it would only cost time.
-struct SkipsZeros(MemoryDisk);
-
-impl Disk for SkipsZeros {
-    fn geometry(&self) -> Geometry {
-        self.0.geometry()
-    }
-    fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
-        self.0.read(offset, buf)
-    }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        if buf.iter().all(|byte| *byte == 0) {
-            return Io::ready(IoDone { result: Ok(()), buf });
-        }
-        self.0.write(offset, buf, durability)
-    }
-    fn flush(&self) -> Io<Result<(), DiskError>> {
-        self.0.flush()
-    }
-    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
-        self.0.discard(offset, bytes)
-    }
-}
+use cfs_sim::{MemoryDisk, SkipsZeros, now};
 
 /// A device that was laid out with the smallest log.
 pub fn formatted() -> (MemoryDisk, Superblock) {

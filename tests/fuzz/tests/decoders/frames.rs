@@ -1,9 +1,10 @@
 //! docs/formats/wire.md: frames, and the handshakes that begin with them.
 
-use crate::disk::{at_once, number, seal};
+use crate::disk::{number, seal};
 use cfs_fuzz::{Target, unhex};
 use cfs_rpc::{Admission, Connection, accept_handshake, answer_hello, connect_handshake};
 use cfs_seam::{Class, Io, IoBuf, NetError, Peer, SendDone, Spawn, Stream, TaskHandle, World};
+use cfs_sim::at_once;
 use cfs_types::{MapEpoch, SessionId};
 use cfs_wire::frame::{HEADER_BYTES, MAGIC, PAYLOAD_BYTES_MAX};
 use cfs_wire::{Flags, FrameReader, Header, Hello, HelloReply, Opcode, Proof, Secret, Welcome, encode};

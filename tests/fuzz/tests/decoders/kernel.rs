@@ -1,11 +1,11 @@
 //! What the kernel says: requests of FUSE, and the table of mounts.
 
-use crate::disk::now;
 use cfs_fuse::capability::negotiate;
 use cfs_fuse::mount::table::find;
 use cfs_fuse::payload::{BufferPool, Payload};
 use cfs_fuse::request::{FileOperation, HEAD_BYTES, Operation, Request, decode};
 use cfs_fuzz::Target;
+use cfs_sim::now;
 use std::path::Path;
 
 /// Bytes of a request's header, and of the arguments of a WRITE behind it.

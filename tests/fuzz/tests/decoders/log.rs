@@ -1,11 +1,12 @@
 //! docs/formats/log.md: the stream's anchor, batches and records, as recovery walks them.
 
 use crate::device::seal_anchor;
-use crate::disk::{formatted, lay, now, number, seal};
+use crate::disk::{formatted, lay, number, seal};
 use cfs_device::{AnchorId, Anchors};
 use cfs_fuzz::Target;
 use cfs_log::{inspect, read_entry};
 use cfs_seam::Disk;
+use cfs_sim::now;
 use cfs_types::CoreId;
 use std::rc::Rc;
 

@@ -1,13 +1,13 @@
 //! docs/formats/kv-table.md: blocks, index, filter and footer of sorted tables, lists, and roots.
 
-use crate::disk::{lay, now, number};
+use crate::disk::{lay, number};
 use cfs_fuzz::{Target, unhex};
 use cfs_kv::{BlockCache, List, Lookup, Manifest, Root, Scan, Store, StoreConfig, TableCheck, TableRef, verify_table};
 use cfs_segment::{
     CellOwner, CellRef, Floors, LocalRegions, REGION_BYTES, RegionLayout, SegmentId, Space, SpaceConfig, UNIT_BYTES,
     checksum,
 };
-use cfs_sim::MemoryDisk;
+use cfs_sim::{MemoryDisk, now};
 use cfs_types::{GroupId, Timestamp};
 use std::rc::Rc;
 

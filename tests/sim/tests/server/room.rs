@@ -23,10 +23,6 @@ async fn free(volume: &Volume) -> u64 {
 }
 
 /// Writes one file; false where the store is full.
-async fn write_one(volume: &Volume, text: &str) -> bool {
-    write_in(volume, InodeId::ROOT, text).await
-}
-
 async fn write_in(volume: &Volume, dir: InodeId, text: &str) -> bool {
     let flags = OpenFlags { write: true, direct: true, ..OpenFlags::default() };
     let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
@@ -46,13 +42,20 @@ async fn write_in(volume: &Volume, dir: InodeId, text: &str) -> bool {
     written.is_ok()
 }
 
+/// Writes files until the store is full; how many.
+async fn fill(volume: &Volume, dir: InodeId, prefix: &str) -> u32 {
+    let mut files = 0;
+    while write_in(volume, dir, &format!("{prefix}{files}")).await {
+        files += 1;
+    }
+    files
+}
+
 async fn fill_and_empty(world: World, volume: Rc<Volume>) {
     let first = free(&volume).await;
     for round in 0..ROUNDS {
-        let (promised, mut files) = (free(&volume).await, 0_u32);
-        while write_one(&volume, &format!("{round}-{files}")).await {
-            files += 1;
-        }
+        let promised = free(&volume).await;
+        let files = fill(&volume, InodeId::ROOT, &format!("{round}-")).await;
         let written = u64::from(files) * FILE_BYTES as u64;
         println!("round {round}: {} MiB promised, {} MiB written", promised >> 20, written >> 20);
         assert!(written <= promised && promised - written <= TOLERANCE_BYTES, "{written} of {promised} bytes");
@@ -98,10 +101,8 @@ async fn thin_out_and_fill(world: World, volume: Rc<Volume>) {
     }
     let before = free(&volume).await;
     sleep(&world.clock, Duration::from_secs(10)).await;
-    let (promised, mut more) = (free(&volume).await, 0_u32);
-    while write_in(&volume, dirs[0], &format!("more-{more}")).await {
-        more += 1;
-    }
+    let promised = free(&volume).await;
+    let more = fill(&volume, dirs[0], "more-").await;
     let written = u64::from(more) * FILE_BYTES as u64;
     println!(
         "{files} + {files} files; {} then {} MiB promised, {} MiB written",
@@ -127,10 +128,7 @@ fn space_that_is_free_here_and_there_on_one_core_is_had_by_the_other() {
 
 /// Fills most of the store and deletes here and there, so that the cleaner has work in every segment.
 async fn thin_out(_: World, volume: Rc<Volume>) {
-    let mut files = 0_u32;
-    while write_one(&volume, &format!("{files}")).await {
-        files += 1;
-    }
+    let files = fill(&volume, InodeId::ROOT, "").await;
     for file in (0..files).filter(|file| file % 4 == 1) {
         volume.unlink(&ME, InodeId::ROOT, &name(&format!("{file}"))).await.expect("deleting works");
     }

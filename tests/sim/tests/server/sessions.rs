@@ -11,7 +11,7 @@ use cfs_volume::{Creation, Lookup, OpenFlags, Volume, VolumeOptions};
 use cfs_wire::{AttrChange, Op, Reply};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -84,7 +84,7 @@ fn of_clients_that_have_gone_nothing_stays_and_no_start_writes_it_again() {
 
 /// Has a shard keep records of sessions that are over, as earlier versions did.
 fn keep_records(stage: &Stage, sessions: u64, shards: u8) {
-    let (asked, answered) = (sessions as usize * usize::from(shards), Arc::new(AtomicUsize::new(0)));
+    let (asked, answered) = (sessions * u64::from(shards), Arc::new(AtomicU64::new(0)));
     let world = stage.sim.world(stage.machine(1), 0).expect("it runs");
     for shard in (0..shards).map(ShardId::new) {
         for session in (1..=sessions).map(SessionId::new) {
@@ -97,7 +97,7 @@ fn keep_records(stage: &Stage, sessions: u64, shards: u8) {
             let ask = Envelope::Outside(CoreRequest::Execute(shard, command, Vec::new()), Box::new(note));
             assert!(world.mesh.send(CoreId::new(0), Box::new(ask)).is_ok());
         }
-        let all = || answered.load(Ordering::Relaxed) == sessions as usize * (usize::from(shard.get()) + 1);
+        let all = || answered.load(Ordering::Relaxed) == sessions * (u64::from(shard.get()) + 1);
         assert!(stage.sim.run_until(SETTLE_TIME, all), "shard {shard} does not answer");
     }
     assert_eq!(answered.load(Ordering::Relaxed), asked);
