@@ -285,6 +285,14 @@ impl Core {
         era.is_some_and(|era| self.inodes.covers_pages(ino, era, begun, pages, self.now()))
     }
 
+    /// After an operation that is not done again under a lease: what pages it fills stay only where
+    /// [`Core::covers_pages`].
+    pub fn keep_uncovered_pages_out(self: &Rc<Self>, ino: InodeId, era: Option<u64>, begun: u64, pages: (u64, u64)) {
+        if !self.covers_pages(ino, era, begun, pages) {
+            self.keep_pages_out(ino);
+        }
+    }
+
     /// Nobody will tell the kernel that the pages are old which an operation fills: it drops them, a moment
     /// after it has shown them.
     pub fn keep_pages_out(self: &Rc<Self>, ino: InodeId) {

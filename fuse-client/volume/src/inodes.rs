@@ -3,9 +3,9 @@
 //! A *tick* guards against stale answers. It rises with every revocation, own change and beginning of a
 //! lease (its *era*); an answer to a request that left before the tick of the object it speaks of is used
 //! once and not kept. One that left before the era began may be older than a change of others that nobody
-//! had to tell us of: it is kept only if it brought the lease itself. Invariants: nothing is kept without a lease that is valid now; a name is given to
-//! the kernel with a time-out only while it is recorded here, so that a revocation can name it;
-//! records and names are bounded.
+//! had to tell us of: it is kept only if it brought the lease itself. Invariants: nothing is kept without
+//! a lease that is valid now; a name is given to the kernel with a time-out only while it is recorded here,
+//! so that a revocation can name it; records and names are bounded.
 
 mod pages;
 
@@ -126,7 +126,9 @@ impl Inode {
         Some((self.seen(attr), end))
     }
 
+    /// Takes what any answer tells, whether it may be kept or not.
     fn note(&mut self, attr: &Attr) {
+        self.position = self.position.max(Some((attr.epoch, attr.sequence)));
         if self.newest.as_ref().is_none_or(|newest| newest.change <= attr.change) {
             self.newest = Some(Box::new(attr.clone()));
         }
@@ -304,32 +306,26 @@ impl Inodes {
 
     /// The epoch and sequence that a reply told, before anything else of it is used.
     pub fn observe(&self, attr: &Attr) {
-        self.find(attr.ino, |inode| {
-            inode.position = inode.position.max(Some((attr.epoch, attr.sequence)));
-            inode.note(attr);
-        });
+        self.find(attr.ino, |inode| inode.note(attr));
     }
 
     /// Keeps attributes if a lease covers them; gives them as a user sees them, and until when.
     pub fn keep_attr(&self, attr: &Attr, origin: &Origin, now: Instant) -> (Attr, Option<Instant>) {
         let sent = origin.sent;
         let kept = self.cache(attr.ino, |inode| {
-            inode.position = inode.position.max(Some((attr.epoch, attr.sequence)));
             inode.note(attr);
-            let newest = !inode.is_old(attr);
             // What a lease covers is still true, and what came after it is too.
             let after = inode.attr.as_ref().is_some_and(|old| old.change < attr.change);
             let fresh = sent.tick >= inode.revoked.max(self.floor.get()) && inode.speaks_for(attr.ino, origin);
             let end = inode.leased(now).filter(|_| after || fresh);
-            if end.is_some() && newest {
+            if end.is_some() && !inode.is_old(attr) {
                 inode.attr = Some(attr.clone());
                 inode.conclude(attr, sent);
             }
-            let best = inode.attr.clone().filter(|_| end.is_some());
-            // What is older than what was seen already holds for no time.
-            let end = end.filter(|_| newest || best.is_some());
-            let told = best.or_else(|| inode.newest.as_deref().filter(|_| !newest).cloned());
-            (inode.seen(told.unwrap_or_else(|| attr.clone())), end)
+            // What is told is the newest; for how long that holds is known only where it is what the lease covers.
+            let covered = inode.attr.as_ref().is_some_and(|attr| !inode.is_old(attr));
+            let told = inode.newest.as_deref().unwrap_or(attr).clone();
+            (inode.seen(told), end.filter(|_| covered))
         });
         kept.unwrap_or_else(|| (attr.clone(), None))
     }

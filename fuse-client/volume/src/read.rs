@@ -306,9 +306,7 @@ impl Volume {
         let begun = core.inodes.tick();
         let (read, era) = core.read_at(file.ino, offset, bytes).await?;
         // A descriptor can be made a plain one later, and is a direct one here still.
-        if !core.covers_pages(file.ino, era, begun, (offset, bytes)) {
-            core.keep_pages_out(file.ino);
-        }
+        core.keep_uncovered_pages_out(file.ino, era, begun, (offset, bytes));
         Ok(read)
     }
 

@@ -308,9 +308,7 @@ impl Volume {
         let (era, begun) = (core.inodes.data_era(file.ino, core.now()), core.inodes.tick());
         let written = core.write_at(&file, offset, data, flags).await;
         let pages = (offset, u64::try_from(data.len()).expect("64-bit"));
-        if !core.covers_pages(file.ino, era, begun, pages) {
-            core.keep_pages_out(file.ino);
-        }
+        core.keep_uncovered_pages_out(file.ino, era, begun, pages);
         written
     }
 
