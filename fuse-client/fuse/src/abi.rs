@@ -336,6 +336,8 @@ pub mod fattr {
     pub const CTIME: u32 = 1 << 10;
     /// Clear setuid and setgid.
     pub const KILL_SUIDGID: u32 = 1 << 11;
+    /// All that are changes; the others say who asks.
+    pub const CHANGES: u32 = MODE | UID | GID | SIZE | ATIME | MTIME | ATIME_NOW | MTIME_NOW | CTIME | KILL_SUIDGID;
 }
 
 /// Flags of a reply to OPEN or CREATE.

@@ -10,6 +10,9 @@ use cfs_types::{FsError, InodeId};
 use cfs_wire::Identity;
 use zerocopy::IntoBytes;
 
+/// Attributes of root.
+const TRUSTED: &[u8] = b"trusted.";
+
 /// Asks the file system; every failure becomes an errno.
 pub async fn dispatch<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -> Answer<F::Data> {
     let outcome = match operation {
@@ -179,9 +182,23 @@ async fn xattr<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) 
             Ok(Body::Empty)
         }
         FileOperation::Getxattr { ino, name, bytes_max } => sized_bytes(fs.getxattr(ino, &name).await?, bytes_max),
-        FileOperation::Listxattr { ino, bytes_max } => sized_bytes(fs.listxattr(ino).await?, bytes_max),
+        FileOperation::Listxattr { ino, bytes_max } => sized_bytes(visible(who, fs.listxattr(ino).await?), bytes_max),
         _ => Err(FsError::UnknownOperation),
     }
+}
+
+/// Names that a user may see: those of `trusted.` are for root alone (xattr(7)). The kernel tells nobody who
+/// has the capability, so a user who has it and is not root does not see them listed.
+fn visible(who: &Identity, mut names: Vec<u8>) -> Vec<u8> {
+    if who.uid != 0 && names.windows(TRUSTED.len()).any(|part| part == TRUSTED) {
+        names = names
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|name| !name.starts_with(TRUSTED))
+            .flatten()
+            .copied()
+            .collect();
+    }
+    names
 }
 
 /// A buffer of 0 bytes asks for the size; one that is too small is an error.

@@ -373,7 +373,8 @@ fn attr_change(arg: &abi::SetattrIn) -> AttrChange {
         atime: set(fattr::ATIME).then(|| time(set(fattr::ATIME_NOW), arg.atime, arg.atimensec)),
         mtime: set(fattr::MTIME).then(|| time(set(fattr::MTIME_NOW), arg.mtime, arg.mtimensec)),
         ctime: set(fattr::CTIME).then(|| time(false, arg.ctime, arg.ctimensec)),
-        kill_privileges: set(fattr::KILL_SUIDGID),
+        // chown(-1, -1) arrives as a change of nothing, and takes privileges like any other chown.
+        kill_privileges: set(fattr::KILL_SUIDGID) || arg.valid & fattr::CHANGES == 0,
     }
 }
 

@@ -27,7 +27,7 @@ pub struct VolumeFront {
     volume: Rc<Volume>,
     /// Change counters as of the last open.
     changes: RefCell<BTreeMap<InodeId, u64>>,
-    /// Directories removed through this mount, the latest last: a process that still works in one
+    /// Directories removed or replaced through this mount, the latest last: a process that still works in one
     /// finds it empty and unlinked, and can leave it.
     removed: RefCell<VecDeque<Attr>>,
 }
@@ -176,7 +176,17 @@ impl FileSystem for VolumeFront {
         Ok(())
     }
     async fn rename(&self, who: &Identity, from: (InodeId, &Name), to: (InodeId, &Name), mode: RenameMode) -> Done<()> {
-        self.volume.rename(who, from, to, mode).await
+        let replaced = match mode {
+            RenameMode::Replace if self.volume.is_directory(from.0, from.1) => {
+                self.volume.lookup(who, to.0, to.1).await.ok()
+            }
+            _ => None,
+        };
+        self.volume.rename(who, from, to, mode).await?;
+        if let Some(Lookup::Found(entry)) = replaced {
+            self.remember_removed(entry.attr);
+        }
+        Ok(())
     }
     async fn link(&self, who: &Identity, ino: InodeId, dir: InodeId, name: &Name) -> Done<Entry> {
         self.volume.link(who, ino, dir, name).await

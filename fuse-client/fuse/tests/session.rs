@@ -78,6 +78,7 @@ impl Kernel {
 
 /// Plays `script` against a session on another thread; ends when the script's socket closes.
 /// `meanwhile` runs beside the session.
+#[expect(clippy::disallowed_methods, reason = "the kernel's side of the device blocks, as a process does")]
 fn play<F: Future<Output = ()> + 'static>(
     script: impl FnOnce(Kernel) + Send + 'static,
     meanwhile: impl FnOnce(cfs_fuse::Host, Rc<Session<Memory>>, Rc<Memory>) -> F + 'static,

@@ -283,6 +283,12 @@ impl Volume {
         Ok(())
     }
 
+    /// Whether a name is known, without asking, to lead to a directory.
+    pub fn is_directory(&self, dir: InodeId, name: &Name) -> bool {
+        let known = self.core.inodes.name(dir, name, self.core.now());
+        matches!(known, Some((Known::Present(_, FileKind::Directory), _)))
+    }
+
     /// Renames.
     pub async fn rename(
         &self,

@@ -5,6 +5,9 @@ touch file && mkdir dir
 umask 022
 chmod 4711 file && chown 12:34 file
 [ "$(stat -c '%a %u %g' file)" = "711 12 34" ]
+chmod 4711 file && changed=$(stat -c %.9Z file)
+python3 -c 'import os; os.chown("file", -1, -1)'
+[ "$(stat -c '%a %u %g' file)" = "711 12 34" ] && [ "$(stat -c %.9Z file)" != "$changed" ]
 touch -d '1970-01-01 00:00:00.123456789 UTC' file
 [ "$(stat -c %.9Y file)" = 0.123456789 ]
 touch -d '2100-06-01 UTC' file
@@ -30,7 +33,12 @@ if [ "$(id -u)" = 0 ] && id nobody >/dev/null; then
     as touch sticky/theirs && [ "$(stat -c %U sticky/theirs)" = nobody ]
 fi
 # What an attribute of another namespace means nobody here would enforce.
-setfattr -n trusted.key -v value file
+setfattr -n trusted.key -v value file && setfattr -n user.key -v value file
+names() { python3 -c 'import os; print(*sorted(os.listxattr("file")))'; }
+[ "$(names)" = "trusted.key user.key" ]
+if id nobody >/dev/null; then
+    [ "$(export -f names; setpriv --reuid nobody --regid nogroup --clear-groups -- bash -c names)" = user.key ]
+fi
 for name in system.posix_acl_access other.key; do
     if setfattr -n $name -v 0x0200000001000600ffffffff04000400ffffffff20000400ffffffff file 2>errors; then exit 1; fi
     grep -q 'not supported' errors

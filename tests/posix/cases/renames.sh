@@ -27,6 +27,9 @@ for a, b, error in (("g", "g/f/h", errno.EINVAL), ("d", "c", errno.ENOTDIR), ("c
         raise AssertionError((a, b))
     except OSError as e:
         assert e.errno == error, (a, b, e)
+os.makedirs("new/x"); os.mkdir("old")
+old = os.open("old", os.O_DIRECTORY); os.rename("new", "old")
+assert os.fstat(old).st_nlink == 0 and os.listdir(old) == [] and os.listdir("old") == ["x"]
 kept = open("b"); os.rename("c", "b")
 assert kept.read() == "1" and get("b") == "2" and os.fstat(kept.fileno()).st_nlink == 0
 PYTHON

@@ -111,6 +111,17 @@ fn setattr_says_which_fields_it_sets() {
     assert_eq!(change, expected);
 }
 
+#[test]
+fn a_setattr_that_sets_nothing_is_a_chown_that_keeps_both() {
+    // A file handle and a lock owner (FATTR_FH, FATTR_LOCKOWNER) are no changes.
+    for valid in [0u32, 1 << 6 | 1 << 9] {
+        let mut arguments = vec![0; 88];
+        arguments[..4].copy_from_slice(&valid.to_le_bytes());
+        let Ok(FileOperation::Setattr { change, .. }) = operation(4, 1, &arguments) else { panic!("setattr") };
+        assert_eq!(change, AttrChange { kill_privileges: true, ..AttrChange::default() });
+    }
+}
+
 fn write_arguments(size: u32, write_flags: u32, flags: u32, data: &[u8]) -> Vec<u8> {
     let mut arguments = Vec::new();
     arguments.extend(3u64.to_le_bytes());
