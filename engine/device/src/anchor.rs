@@ -133,16 +133,22 @@ impl Anchors {
         [a, a + ANCHOR_COPY_BYTES]
     }
 
-    /// Both copies, for checkers. Reads only.
+    /// Both copies, for checkers; one that cannot be read counts as damaged. Reads only. An error: neither
+    /// can be read.
     pub async fn inspect(&self, id: AnchorId) -> Result<AnchorState, DeviceError> {
-        let mut copies = [CopyState::Blank, CopyState::Blank];
-        for (copy, offset) in copies.iter_mut().zip(self.offsets(id)) {
-            let head = read_at(&*self.disk, offset, BLOCK_BYTES).await?;
-            let fits = record_bytes(&head).is_none_or(|bytes| bytes <= BLOCK_BYTES - HEADER_BYTES);
-            let whole = if fits { head } else { read_at(&*self.disk, offset, COPY_BYTES).await? };
-            *copy = decode(self.device, id, &whole);
-        }
+        let [a, b] = self.offsets(id);
+        let copies = match [self.read_copy(id, a).await, self.read_copy(id, b).await] {
+            [Err(error), Err(_)] => return Err(error),
+            copies => copies.map(|copy| copy.unwrap_or(CopyState::Damaged("the device does not give it"))),
+        };
         Ok(AnchorState { copies })
+    }
+
+    async fn read_copy(&self, id: AnchorId, offset: u64) -> Result<CopyState, DeviceError> {
+        let head = read_at(&*self.disk, offset, BLOCK_BYTES).await?;
+        let fits = record_bytes(&head).is_none_or(|bytes| bytes <= BLOCK_BYTES - HEADER_BYTES);
+        let whole = if fits { head } else { read_at(&*self.disk, offset, COPY_BYTES).await? };
+        Ok(decode(self.device, id, &whole))
     }
 
     /// The newest intact record, or None where no write was ever completed. Reads only.

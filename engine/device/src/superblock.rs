@@ -4,9 +4,9 @@
 //! both. The copy with the higher generation wins.
 
 use crate::format::first_in_use;
-use crate::transfer::{crc32c, flush, read_at, write_at};
+use crate::transfer::{crc32c, flush, write_at};
 use crate::{DeviceError, GENERATIONS, Layout};
-use cfs_seam::{Disk, IoBuf};
+use cfs_seam::{Disk, DiskError, IoBuf};
 use std::fmt;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -121,6 +121,8 @@ pub enum SuperblockCopy {
     Newer(u32),
     /// Ours, but not intact, and why.
     Damaged(&'static str),
+    /// The device does not give it, and what it says.
+    Unreadable(DiskError),
 }
 
 /// What it is, after "this copy is".
@@ -133,6 +135,7 @@ impl fmt::Display for SuperblockCopy {
             SuperblockCopy::Foreign => f.write_str("overwritten"),
             SuperblockCopy::Newer(version) => write!(f, "of version {version}"),
             SuperblockCopy::Damaged(reason) => write!(f, "damaged ({reason})"),
+            SuperblockCopy::Unreadable(error) => write!(f, "unreadable ({error})"),
         }
     }
 }
@@ -230,16 +233,26 @@ pub(crate) fn unfinished() -> [u8; SUPERBLOCK_BYTES] {
     block
 }
 
-/// Both copies as they are, for checkers. Reads only.
+/// Both copies as they are, for checkers. Reads only. An error: neither can be read.
 pub async fn inspect(disk: &dyn Disk) -> Result<[SuperblockCopy; 2], DeviceError> {
-    let mut copies = [SuperblockCopy::Blank; 2];
-    for (copy, offset) in copies.iter_mut().zip(SUPERBLOCK_COPIES_AT) {
-        *copy = Superblock::decode(&read_at(disk, offset, SUPERBLOCK_BYTES).await?);
+    let [first, second] = SUPERBLOCK_COPIES_AT;
+    let copies = [read_copy(disk, first).await, read_copy(disk, second).await];
+    if let [SuperblockCopy::Unreadable(source), SuperblockCopy::Unreadable(_)] = copies {
+        return Err(unreadable(first, source));
     }
     Ok(copies)
 }
 
-/// Reads the superblock; never writes. One damaged copy is survived.
+async fn read_copy(disk: &dyn Disk, offset: u64) -> SuperblockCopy {
+    let done = disk.read(offset, IoBuf::stale(SUPERBLOCK_BYTES)).await;
+    done.result.map_or_else(SuperblockCopy::Unreadable, |()| Superblock::decode(&done.buf))
+}
+
+fn unreadable(offset: u64, source: DiskError) -> DeviceError {
+    DeviceError::Read { offset, bytes: SUPERBLOCK_BYTES, source }
+}
+
+/// Reads the superblock; never writes. One damaged or unreadable copy is survived.
 ///
 /// Refuses with the variant that says why: blank, half formatted, foreign, of a newer version, damaged,
 /// shrunk, or taken out of service.
@@ -297,6 +310,11 @@ fn choose(copies: &[SuperblockCopy; 2]) -> Result<Superblock, DeviceError> {
     });
     if let Some(best) = valid.max_by_key(|superblock| superblock.generation) {
         return Ok(best);
+    }
+    for (copy, offset) in copies.iter().zip(SUPERBLOCK_COPIES_AT) {
+        if let SuperblockCopy::Unreadable(source) = copy {
+            return Err(unreadable(offset, *source));
+        }
     }
     let damaged = copies.iter().find_map(|copy| match copy {
         SuperblockCopy::Damaged(reason) => Some(*reason),

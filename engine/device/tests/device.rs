@@ -1,12 +1,13 @@
 //! Format, open and anchors over a simulated device.
 
 use cfs_device::{
-    ANCHOR_BYTES_MAX, AnchorId, Anchors, DEVICE_BYTES_MIN, DeviceError, FormatOptions, SUPERBLOCK_BYTES,
+    ANCHOR_BYTES_MAX, AnchorId, Anchors, DEVICE_BYTES_MIN, DeviceError, FormatOptions, Mended, SUPERBLOCK_BYTES,
     SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, crc32c, format, inspect, mark_failed, open, recover,
 };
-use cfs_seam::Disk;
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone};
 use cfs_sim::{DiskFaults, MemoryDisk, disk, now};
 use cfs_types::GroupId;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 fn options() -> FormatOptions {
@@ -139,6 +140,83 @@ fn a_start_brings_the_copy_of_an_earlier_generation_up_to_date() {
         let (opened, mended) = now(recover(&device)).expect("both are intact");
         assert_eq!((opened, mended.map(|m| m.offset)), (superblock, Some(at)));
         both_are(&device, superblock);
+    }
+}
+
+/// A device with a sector that is not read before it has been written again, and another like it.
+struct BadSectors {
+    disk: MemoryDisk,
+    at: RefCell<Vec<u64>>,
+}
+
+impl BadSectors {
+    fn new(disk: &MemoryDisk, at: &[u64]) -> Self {
+        BadSectors { disk: disk.clone(), at: RefCell::new(at.to_vec()) }
+    }
+}
+
+impl Disk for BadSectors {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+    fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
+        if self.at.borrow().contains(&offset) {
+            return Io::ready(IoDone { result: Err(DiskError::Device(5)), buf });
+        }
+        self.disk.read(offset, buf)
+    }
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+        self.at.borrow_mut().retain(|at| *at != offset);
+        self.disk.write(offset, buf, durability)
+    }
+    fn flush(&self) -> Io<Result<(), DiskError>> {
+        self.disk.flush()
+    }
+    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
+        self.disk.discard(offset, bytes)
+    }
+}
+
+#[test]
+fn a_start_mends_the_copy_that_cannot_be_read() {
+    for at in SUPERBLOCK_COPIES_AT {
+        let (device, superblock) = formatted();
+        let bad = BadSectors::new(&device, &[at]);
+        assert_eq!(now(open(&bad)), Ok(superblock));
+        let mended = Mended { offset: at, was: SuperblockCopy::Unreadable(DiskError::Device(5)) };
+        assert_eq!(now(recover(&bad)), Ok((superblock, Some(mended))));
+        assert_eq!(now(recover(&bad)), Ok((superblock, None)), "nothing is left to mend");
+    }
+}
+
+#[test]
+fn what_no_intact_copy_stands_beside_is_refused_by_its_place() {
+    let refused = |device: &MemoryDisk, bad: &[u64]| match now(open(&BadSectors::new(device, bad))) {
+        Err(DeviceError::Read { offset, .. }) => offset,
+        other => panic!("{other:?}"),
+    };
+    let [first, second] = SUPERBLOCK_COPIES_AT;
+    let (device, _) = formatted();
+    assert_eq!(refused(&device, &[first, second]), first);
+    device.flip_bit(70, 3);
+    assert_eq!(refused(&device, &[second]), second);
+    assert_eq!(refused(&disk(DEVICE_BYTES_MIN), &[second]), second, "it is not blank for all that is known");
+}
+
+#[test]
+fn an_anchor_outlives_a_copy_that_cannot_be_read() {
+    let id = AnchorId::group(GroupId::new(7));
+    for bad in 0..2 {
+        let (device, superblock) = formatted();
+        let sound = anchors(&device, &superblock);
+        now(sound.write(id, b"record")).expect("a sound device");
+        let at = sound.offsets(id)[bad];
+        let opened = Anchors::new(Rc::new(BadSectors::new(&device, &[at])), &superblock);
+        assert_eq!(now(opened.recover(id)), Ok(Some(b"record".to_vec())));
+        let both = now(opened.inspect(id)).expect("both are read again").copies;
+        assert_eq!(both[0], both[1]);
+        let neither = Anchors::new(Rc::new(BadSectors::new(&device, &sound.offsets(id))), &superblock);
+        assert!(matches!(now(neither.recover(id)), Err(DeviceError::Read { .. })));
     }
 }
 
