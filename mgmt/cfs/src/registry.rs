@@ -34,9 +34,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether the process still runs.
+    /// Whether the process still runs: one that was killed serves nobody, waited for by its parent or not.
     pub fn is_alive(&self) -> bool {
-        start_time(self.pid) == Some(self.started)
+        start_time(self.pid) == Some(self.started) && !is_ending(self.pid)
     }
 
     /// Whether one of its cores listens there. One that listens everywhere does so on loopback too.

@@ -5,7 +5,7 @@ use crate::entry::{self, Batch, DATA_OFFSET};
 use crate::view::StoreView;
 use bytes::Bytes;
 use cfs_consensus::Committed;
-use cfs_kv::{KvError, Pins};
+use cfs_kv::{Fetch, KvError, Pins};
 use cfs_log::LogError;
 use cfs_namespace::{Effect, EntryContext, NeedMore};
 use cfs_seam::sleep;
@@ -13,26 +13,34 @@ use cfs_segment::SpaceError;
 use cfs_types::{FsError, LogIndex};
 use std::time::Duration;
 
-/// How often a read that the device has failed is tried again.
-const READ_TRIES: u32 = 8;
-/// Before the first of them; each one waits twice as long as the one before, so two and a half seconds in all,
-/// well below the deadline of requests.
+/// How often a read that the device has failed is tried again for an entry, without which the group cannot go on.
+const ENTRY_TRIES: u32 = 8;
+/// As often for a query: a tenth of a second in all, then whoever asks is told.
+const QUERY_TRIES: u32 = 3;
+/// Before the first of them; each one waits twice as long as the one before, so two and a half seconds in all for an
+/// entry, well below the deadline of requests.
 const READ_PAUSE: Duration = Duration::from_millis(10);
 
-/// Reads that were tried again for one entry.
-#[derive(Default)]
+/// Reads that are tried again.
 struct Tries {
-    refused: u32,
+    left: u32,
+    pause: Duration,
     damaged: bool,
 }
 
 impl Tries {
+    fn new(tries: u32) -> Self {
+        Tries { left: tries, pause: READ_PAUSE, damaged: false }
+    }
+
     /// How long to wait before the next try. None: it is no use, or was tried often enough.
     fn pause_after(&mut self, error: &KvError) -> Option<Duration> {
         match error {
-            KvError::Space(SpaceError::Read { .. }) if self.refused < READ_TRIES => {
-                self.refused += 1;
-                Some(READ_PAUSE * 2u32.pow(self.refused - 1))
+            KvError::Space(SpaceError::Read { .. }) if self.left > 0 => {
+                self.left -= 1;
+                let pause = self.pause;
+                self.pause *= 2;
+                Some(pause)
             }
             // The bytes may have been changed on their way.
             KvError::Damaged { .. } if !self.damaged => {
@@ -78,13 +86,18 @@ impl Replica {
         Ok(())
     }
 
-    /// Executes the commands of an entry. Reads that fail are tried again, because the group cannot go on
-    /// without them; nothing is written before all have succeeded. Other groups go on meanwhile.
+    /// Executes the commands of an entry; nothing is written before all reads have succeeded. Other groups go on
+    /// meanwhile.
     async fn execute_batch(&self, context: &EntryContext, batch: &Batch) -> Result<Vec<Executed>, FsError> {
-        let mut tries = Tries::default();
+        self.patiently(ENTRY_TRIES, async || self.machine.execute_batch(&self.store, context, batch).await).await
+    }
+
+    /// Does again what a failed read has ended, `tries` times at most.
+    async fn patiently<T>(&self, tries: u32, read: impl AsyncFn() -> Result<T, KvError>) -> Result<T, FsError> {
+        let mut tries = Tries::new(tries);
         loop {
-            match self.machine.execute_batch(&self.store, context, batch).await {
-                Ok(executed) => return Ok(executed),
+            match read().await {
+                Ok(done) => return Ok(done),
                 Err(error) => match tries.pause_after(&error) {
                     Some(pause) => sleep(self.clock.source(), pause).await,
                     None => return Err(self.damaged(error.to_string())),
@@ -105,9 +118,14 @@ impl Replica {
         }
     }
 
-    /// Loads what the state machine missed; it stays in memory while the pins live.
+    /// Loads what a query missed; it stays in memory while the pins live.
     pub async fn load(&self, need: NeedMore) -> Result<Pins, FsError> {
-        StoreView::new(&self.store).load(need).await.map_err(|e| self.damaged(e.to_string()))
+        self.patiently(QUERY_TRIES, async || StoreView::new(&self.store).load(need.clone()).await).await
+    }
+
+    /// Brings blocks of tables into memory for as long as the pins live.
+    pub(super) async fn fetch(&self, fetch: &Fetch) -> Result<Pins, FsError> {
+        self.patiently(QUERY_TRIES, async || self.store.fetch(fetch).await).await
     }
 
     /// Notes damage for whoever asks what an error was about.

@@ -12,7 +12,7 @@ use crate::cells::LOCAL_SPACE;
 use crate::entry;
 use crate::view::StoreView;
 use cfs_consensus::Role;
-use cfs_kv::{DatedScan, Fetch, Lookup, Pins};
+use cfs_kv::{DatedScan, Lookup, Pins};
 use cfs_namespace::{Stop, data};
 use cfs_seam::Instant;
 use cfs_types::{FsError, LogIndex, Term, Timestamp};
@@ -195,9 +195,5 @@ impl Replica {
                 Lookup::Miss(fetch) => pins.merge(self.fetch(&fetch).await?),
             }
         }
-    }
-
-    pub(super) async fn fetch(&self, fetch: &Fetch) -> Result<Pins, FsError> {
-        self.store.fetch(fetch).await.map_err(|_| FsError::Corrupt)
     }
 }

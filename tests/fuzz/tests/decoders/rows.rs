@@ -180,6 +180,7 @@ fn rows_of_the_namespace() {
             let (key, value) = halves(bytes)?;
             let _ =
                 (keys::parse_dentry(key), keys::parse_session(key), keys::parse_result(key), keys::parse_outbox(key));
+            let _ = keys::stem(key);
             let _ = (keys::parse_tx(key), keys::parse_orphan(key), keys::parse_inode(key), keys::after_prefix(key));
             audit::decode(key, value)
         });

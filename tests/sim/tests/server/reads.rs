@@ -1,4 +1,4 @@
-//! Reads of tables that fail while commands are executed.
+//! Reads of tables that fail while commands are executed or questions answered.
 
 use crate::pressure::name;
 use crate::stage::{Setup, Stage, formatted};
@@ -111,14 +111,20 @@ fn all_serve(stage: &Stage) -> bool {
     stage.status().iter().all(|core| core.failed_groups.is_empty())
 }
 
-fn survives(refuse: u32, garble: u32) {
+/// A question that reads.
+async fn ask(volume: &Volume, ino: InodeId) -> Result<(), FsError> {
+    volume.getattr(ino).await.map(drop)
+}
+
+fn survives(refuse: u32, garble: u32, asking: bool) {
     let (stage, plan, files) = with_tables();
     let shared = plan.clone();
     stage.client(move |world, volume| async move {
         for ino in files {
             shared.refuse.set(refuse);
             shared.garble.set(garble);
-            assert_eq!(change(&world, &volume, ino).await.0, Ok(()), "{ino:?}");
+            let done = if asking { ask(&volume, ino).await } else { change(&world, &volume, ino).await.0 };
+            assert_eq!(done, Ok(()), "{ino:?}");
         }
         shared.refuse.set(0);
         shared.garble.set(0);
@@ -131,17 +137,24 @@ fn survives(refuse: u32, garble: u32) {
 
 #[test]
 fn a_read_that_fails_once_takes_no_shard_out_of_service() {
-    survives(1, 0);
+    survives(1, 0, false);
 }
 
 #[test]
 fn reads_that_fail_for_a_while_take_no_shard_out_of_service() {
-    survives(4, 0);
+    survives(4, 0, false);
 }
 
 #[test]
 fn a_read_that_is_garbled_once_takes_no_shard_out_of_service() {
-    survives(0, 1);
+    survives(0, 1, false);
+}
+
+#[test]
+fn a_question_outlives_reads_that_fail_now_and_then() {
+    survives(1, 0, true);
+    survives(3, 0, true);
+    survives(0, 1, true);
 }
 
 /// The longest that a change took until a group was given up, while all reads go wrong.
@@ -170,4 +183,26 @@ fn damage_is_named_at_once_and_a_device_that_fails_all_reads_after_a_bounded_tim
     assert!(garbled < Duration::from_millis(500), "{garbled:?}");
     let refused = given_up_after(u32::MAX, 0);
     assert!(refused > Duration::from_secs(2) && refused < Duration::from_secs(5), "{refused:?}");
+}
+
+#[test]
+fn a_question_to_a_device_that_fails_all_reads_is_refused_soon_and_answered_once_it_reads_again() {
+    let (stage, plan, files) = with_tables();
+    let shared = plan.clone();
+    stage.client(move |world, volume| async move {
+        for ino in files {
+            shared.refuse.set(u32::MAX);
+            let began = world.clock.now();
+            let refused = ask(&volume, ino).await;
+            let took = world.clock.now().since(began);
+            shared.refuse.set(0);
+            assert!(matches!(refused, Ok(()) | Err(FsError::Corrupt)), "{refused:?}");
+            assert!(took < Duration::from_millis(500), "{took:?}");
+            assert_eq!(ask(&volume, ino).await, Ok(()), "{ino:?}");
+        }
+        volume.shutdown().await.expect("a clean end");
+    });
+    assert!(plan.wrong.get() > 10, "hardly a read goes wrong: {}", plan.wrong.get());
+    assert!(all_serve(&stage), "a group has failed: {:?}", stage.status());
+    stage.stop();
 }
