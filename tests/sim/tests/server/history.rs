@@ -121,19 +121,18 @@ impl History<'_> {
         });
     }
 
-    /// The server goes down and comes back, perhaps only after it went down once more.
+    /// The server goes down and comes back, perhaps only after it went down once more; the store is checked each time.
     fn down_and_up(&mut self) {
         let (stage, cores) = (self.stage, self.any_cores());
         stage.say("down");
         self.summary.take_down(stage, &self.chance);
         stage.sim.run_for(Duration::from_micros(self.chance.below(200_000)));
+        self.summary.check(stage);
         if self.chance.below(4) == 0 {
             stage.launch(cores);
             stage.sim.run_for(Duration::from_micros(self.chance.below(100_000)));
             stage.crash_by_chance(&self.chance);
             self.summary.crashes += 1;
-        }
-        if self.chance.below(2) == 0 {
             self.summary.check(stage);
         }
         stage.say("starting");
@@ -141,7 +140,7 @@ impl History<'_> {
         stage.say("up");
     }
 
-    /// Restarts and reads everything back; the store is checked offline before and after.
+    /// Restarts and reads everything back; the store is checked before and after.
     fn verify(&mut self) {
         let stage = self.stage;
         self.summary.note_status(&stage.status());
