@@ -301,7 +301,8 @@ impl Core {
         self.watch_pages(ino, &kernel);
     }
 
-    fn forget_in_kernel(&self, forget: impl FnOnce(&dyn KernelCache)) {
+    /// Tells the kernel, where there is one.
+    pub fn forget_in_kernel(&self, forget: impl FnOnce(&dyn KernelCache)) {
         let kernel = self.kernel.borrow().clone();
         if let Some(kernel) = kernel {
             forget(&*kernel);

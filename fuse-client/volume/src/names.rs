@@ -316,6 +316,15 @@ impl Volume {
             core.inodes.changed_names(to.0, &[to.1]);
         }
         result?;
+        // The kernel moves its entry, and goes on believing it as long as it would have believed the old name. No
+        // revocation would name it: what is recorded here of either name is gone. It waits with this one for
+        // the directories, which the rename has locked, and so comes behind the move.
+        core.forget_in_kernel(|kernel| {
+            kernel.forget_entry(to.0, to.1);
+            if mode == RenameMode::Exchange {
+                kernel.forget_entry(from.0, from.1);
+            }
+        });
         Ok(())
     }
 

@@ -113,7 +113,7 @@ fn run_op(
             entry::make(state, command, (*dir, name), &birth)
         }
         Op::Unlink { dir, name } => entry::unlink(state, (*dir, name), asked, pinned_by),
-        Op::Setattr { ino, change } => attributes::set(state, command.session, *ino, change, begun),
+        Op::Setattr { ino, change } => attributes::set(state, command, *ino, change, begun),
         Op::SetXattr { ino, name, value, mode } => xattr::set(state, *ino, name, value, *mode),
         Op::RemoveXattr { ino, name } => xattr::remove(state, *ino, name),
         _ => Err(Stop::Fail(FsError::NotSupported)),

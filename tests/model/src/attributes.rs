@@ -3,16 +3,30 @@
 use crate::Model;
 use crate::node::NodeBody;
 use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, Nanos};
-use cfs_wire::{AttrChange, Op, Reply, TimeChange, Volume, XattrMode};
+use cfs_wire::{AttrChange, Identity, Op, Reply, TimeChange, Volume, XattrMode};
 
 const XATTR_NAME_MAX: usize = 255;
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
 impl Model {
-    pub(crate) fn set_attributes(&mut self, ino: InodeId, change: &AttrChange, now: Nanos) -> Result<Reply, FsError> {
+    pub(crate) fn set_attributes(
+        &mut self,
+        who: &Identity,
+        ino: InodeId,
+        change: &AttrChange,
+        now: Nanos,
+    ) -> Result<Reply, FsError> {
         let node = self.node_mut(ino)?;
         if *change == AttrChange::default() {
             return self.attr(ino);
+        }
+        if who.uid != 0 {
+            let (owner, new) = (node.uid, change.uid.unwrap_or(node.uid));
+            let times = [change.atime, change.mtime].iter().any(|time| matches!(time, Some(TimeChange::At(_))));
+            let of_owner = times || change.mode.is_some() || change.gid.is_some() || change.uid.is_some();
+            if new != owner || of_owner && who.uid != owner {
+                return Err(FsError::NotPermitted);
+            }
         }
         if let Some(size) = change.size {
             let content = node.file_mut()?;

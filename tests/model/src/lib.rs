@@ -114,7 +114,7 @@ impl Model {
         match &call.op {
             Op::Lookup { dir, name } => self.entry(self.find(*dir, name)?),
             Op::Getattr { ino } => self.attr(*ino),
-            Op::Setattr { ino, change } => self.set_attributes(*ino, change, call.now),
+            Op::Setattr { ino, change } => self.set_attributes(&call.identity, *ino, change, call.now),
             Op::Create { dir, name, mode, exclusive, truncate } => {
                 self.create(call, (*dir, name), *mode, *exclusive, *truncate)
             }

@@ -45,4 +45,36 @@ for round in range(150):
     os.unlink(a + "second")
     assert reader.read() == b"ON" and os.listdir(b) == []
     reader.close()
+
+# A mount that has renamed a file does not keep the name when another renames it on, exchanges it or removes it.
+import ctypes, time
+libc = ctypes.CDLL(None, use_errno=True)
+def exchange(x, y):
+    assert libc.renameat2(-100, x.encode(), -100, y.encode(), 2) == 0, ctypes.get_errno()
+def put(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+def get(path):
+    with open(path) as file:
+        return file.read()
+for round in range(20):
+    a, b = pairs[round % 2]
+    put(a + "log", "one")
+    os.rename(b + "log", b + "log.1")
+    os.rename(a + "log.1", a + "log.2")
+    assert not os.path.exists(b + "log.1"), round
+    assert get(b + "log.2") == "one"
+    put(a + "other", "two")
+    exchange(b + "log.2", b + "other")
+    exchange(a + "log.2", a + "other")
+    assert (get(b + "log.2"), get(b + "other")) == ("one", "two"), round
+    os.rename(b + "other", b + "third")
+    os.unlink(a + "third")
+    assert not os.path.exists(b + "third"), round
+    os.mkdir(a + "dir")
+    os.rename(b + "log.2", b + "dir/log")
+    os.rename(a + "dir/log", a + "dir/log.1")
+    assert not os.path.exists(b + "dir/log") and get(b + "dir/log.1") == "one", round
+    os.unlink(a + "dir/log.1")
+    os.rmdir(b + "dir")
 PYTHON
