@@ -9,7 +9,7 @@ use crate::record::{Position, Record, RecordKind};
 use crate::recover::{CorePart, EntryAt, Found, GroupLog};
 use crate::signal::Signal;
 use crate::slots::{Released, Slots, Urgency};
-use crate::stream::{StreamHead, StreamId};
+use crate::stream::StreamId;
 use crate::{LogError, batch, payload};
 use cfs_device::{AnchorId, Anchors, DeviceError, Superblock};
 use cfs_seam::{Class, Clock, Disk, Geometry, Io, Spawn, TaskHandle, World, gather, io, spawn};
@@ -119,8 +119,7 @@ impl CoreLog {
         let slots = Slots::new(part.free_slots, share).ok_or(LogError::Full)?;
         let anchors = Anchors::new(disk.clone(), superblock);
         let anchor = AnchorId::stream(part.anchor).expect("chosen among those");
-        let head = StreamHead { stream, slot: slots.current(), sequence: 1, previous_crc: 0 };
-        anchors.write(anchor, &head.encode()).await?;
+        anchors.write(anchor, &slots.head(stream).encode()).await?;
         let mut state = State::new(stream, superblock.layout, limits, slots);
         state.old_holds = part.old_holds;
         state.old_exist = part.old_exist;
@@ -371,7 +370,7 @@ impl CoreLog {
     pub fn failed(&self) -> Option<LogError> {
         match &self.shared.state.borrow().phase {
             Phase::Failed(error) => Some(LogError::Failed(error.clone())),
-            Phase::Open | Phase::Closing | Phase::Closed => None,
+            Phase::Open | Phase::Closing | Phase::Ending | Phase::Closed => None,
         }
     }
 
@@ -404,15 +403,17 @@ impl CoreLog {
         marked
     }
 
-    /// Writes out what waits and ends the stream, so that damage of its last batch loses nothing.
+    /// Writes out what waits and ends the stream, so that damage of its last batch loses nothing, and has
+    /// its anchor say where it ended, so that no later start takes a lost tail for a crash.
     /// `Full`: everything acknowledged is durable, but there was no room to end the stream.
     pub async fn close(&self) -> Result<(), LogError> {
         let done = {
             let mut state = self.shared.state.borrow_mut();
-            if !matches!(state.phase, Phase::Open | Phase::Closing) {
-                return tasks::close_answer(&state.phase, state.ended());
+            match state.phase {
+                Phase::Open => state.phase = Phase::Closing,
+                Phase::Closing | Phase::Ending => {}
+                Phase::Closed | Phase::Failed(_) => return tasks::close_answer(&state.phase, state.ended()),
             }
-            state.phase = Phase::Closing;
             let (promise, done) = io();
             state.closers.push(promise);
             done

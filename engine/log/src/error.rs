@@ -61,6 +61,32 @@ pub enum LogError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// Final: a batch of a stream is there, but the stream's anchor is gone.
+    #[error(
+        "the log is damaged: no anchor names stream {boot}.{core}, of which a batch lies in slot {slot} at offset \
+         {offset} of the device"
+    )]
+    AnchorLost {
+        /// Boot number of the stream.
+        boot: u64,
+        /// Core number of the stream.
+        core: u16,
+        /// Slot.
+        slot: u32,
+        /// Device offset of the batch.
+        offset: u64,
+    },
+    /// Final: a group has a manifest, which a start without a log cannot have written.
+    #[error(
+        "the log is damaged: no anchor names a stream, but group {group} has a manifest at offset {offset} of the \
+         device"
+    )]
+    NoStream {
+        /// The group.
+        group: GroupId,
+        /// Device offset of the manifest's first copy.
+        offset: u64,
+    },
     /// Final: an anchor of a stream holds something that is none.
     #[error("the anchor of log stream {stream} holds no stream")]
     BadAnchor {

@@ -1,6 +1,7 @@
 //! Recovery: all streams of a device, whatever the number of cores was, joined by group.
 
 mod merge;
+mod orphans;
 mod walk;
 
 use crate::old::{OldStream, OldStreams};
@@ -141,6 +142,7 @@ async fn read_streams(disk: &Rc<dyn Disk>, superblock: &Superblock, mend: bool) 
         let head = StreamHead::decode(&record).ok_or(LogError::BadAnchor { stream: n })?;
         streams.push((n, walk(&**disk, &layout, head).await?));
     }
+    orphans::refuse(&**disk, &layout, &anchors, &streams).await?;
     streams.sort_by_key(|(_, walked)| (walked.head.stream.boot, walked.head.stream.core));
     let collapsed = smallest(&streams, layout.log_slot_bytes / 2);
     let mut by_group: BTreeMap<GroupId, Vec<Found>> = BTreeMap::new();

@@ -77,6 +77,13 @@ struct LiveSlot {
     holds: BTreeMap<GroupId, Hold>,
 }
 
+impl LiveSlot {
+    /// The stream's head if it begins here.
+    fn head(&self, stream: StreamId) -> StreamHead {
+        StreamHead { stream, slot: self.slot, sequence: self.sequence, previous_crc: self.previous_crc, tail: None }
+    }
+}
+
 /// The slots of a core.
 pub(crate) struct Slots {
     free: BTreeSet<u32>,
@@ -211,7 +218,12 @@ impl Slots {
         let older = self.live.len() - 1;
         let count = self.live.iter().take(older).take_while(|slot| self.holders(slot).next().is_none()).count();
         let first = self.live.get(count).filter(|_| count > 0)?;
-        Some(StreamHead { stream, slot: first.slot, sequence: first.sequence, previous_crc: first.previous_crc })
+        Some(first.head(stream))
+    }
+
+    /// Where the live part begins.
+    pub fn head(&self, stream: StreamId) -> StreamHead {
+        self.live.front().expect("there is always a current slot").head(stream)
     }
 
     /// The stream's anchor says that it begins at `head` now.

@@ -7,7 +7,7 @@ use crate::batch::{BATCH_HEADER_BYTES, Body, Header, padded_bytes};
 use crate::index::EntryIndex;
 use crate::record::{Origin, Position, Record, RecordKind};
 use crate::slots::{Hold, Released, Slots, Urgency};
-use crate::stream::{StreamHead, StreamId};
+use crate::stream::{StreamHead, StreamId, StreamTail};
 use cfs_device::{DeviceError, Layout};
 use cfs_seam::{IoBuf, Promise};
 use cfs_types::GroupId;
@@ -19,6 +19,8 @@ pub(super) enum Phase {
     Open,
     /// Ends once the queue is empty.
     Closing,
+    /// The stream is ended; its anchor does not say so yet.
+    Ending,
     Closed,
     Failed(DeviceError),
 }
@@ -85,6 +87,8 @@ pub(super) struct State {
     sequence: u64,
     previous_crc: u32,
     ends: u8,
+    /// The first of the batches that end the stream.
+    tail: Option<StreamTail>,
 }
 
 /// Empty batches that end a stream: damage of the last one loses nothing.
@@ -112,6 +116,7 @@ impl State {
             sequence: 1,
             previous_crc: 0,
             ends: 0,
+            tail: None,
         }
     }
 
@@ -119,14 +124,14 @@ impl State {
     pub fn refusal(&self) -> Option<LogError> {
         match &self.phase {
             Phase::Open => None,
-            Phase::Closing | Phase::Closed => Some(LogError::Closed),
+            Phase::Closing | Phase::Ending | Phase::Closed => Some(LogError::Closed),
             Phase::Failed(source) => Some(LogError::Failed(source.clone())),
         }
     }
 
     /// What the writer does next.
     pub fn plan(&mut self) -> Step {
-        if matches!(self.phase, Phase::Closed | Phase::Failed(_)) {
+        if matches!(self.phase, Phase::Ending | Phase::Closed | Phase::Failed(_)) {
             return Step::Stop;
         }
         if self.queue.is_empty() {
@@ -154,7 +159,7 @@ impl State {
     fn plan_end(&mut self) -> Step {
         let fits = self.room_bytes() >= padded_bytes(0) || self.advance(Urgency::Boot);
         if self.ends == END_BATCHES || !fits {
-            self.phase = Phase::Closed;
+            self.phase = if self.ended() { Phase::Ending } else { Phase::Closed };
             return Step::Stop;
         }
         self.ends += 1;
@@ -164,6 +169,11 @@ impl State {
     /// Whether the stream was ended on purpose.
     pub fn ended(&self) -> bool {
         self.ends == END_BATCHES
+    }
+
+    /// What the anchor of the stream says once it has ended.
+    pub fn ended_head(&self) -> StreamHead {
+        StreamHead { tail: self.tail, ..self.slots.head(self.stream) }
     }
 
     fn room_bytes(&self) -> usize {
@@ -206,6 +216,9 @@ impl State {
         let (buf, crc) = body.seal(&header);
         assert!(buf.len() > BATCH_HEADER_BYTES, "at least a block");
         header.crc = crc;
+        if header.is_end && self.tail.is_none() {
+            self.tail = Some(StreamTail { sequence: self.sequence, crc });
+        }
         self.at += u64::try_from(buf.len()).expect("a usize fits 64 bits");
         assert!(self.at <= self.layout.log_slot_bytes, "a batch never spans slots");
         self.sequence += 1;
@@ -294,7 +307,7 @@ impl State {
 
     /// The slots that can be freed now, and the states that must be copied out of them first.
     pub fn plan_reclaim(&self) -> Option<Reclaim> {
-        if self.old_exist || matches!(self.phase, Phase::Closed | Phase::Failed(_)) {
+        if self.old_exist || matches!(self.phase, Phase::Ending | Phase::Closed | Phase::Failed(_)) {
             return None;
         }
         let head = self.slots.reclaimable(self.stream)?;

@@ -33,22 +33,23 @@ pub(super) async fn write_batches(shared: Rc<Shared>) {
             Step::Stop => break,
         }
     }
-    shared.tell_closers();
+    shared.note_stopped();
 }
 
-/// Frees slots as groups release them.
+/// Frees slots as groups release them; then, since it alone writes the anchor, notes there that the stream
+/// has ended.
 pub(super) async fn reclaim_slots(shared: Rc<Shared>) {
     loop {
         let plan = shared.state.borrow().plan_reclaim();
         let Some(plan) = plan else {
-            if matches!(shared.state.borrow().phase, Phase::Closed | Phase::Failed(_)) {
-                return;
+            if shared.is_stopped() {
+                break;
             }
             shared.reclaim.wait().await;
             continue;
         };
         if shared.append_copies(plan.copies, Urgency::Reclaim).await.is_err() {
-            return;
+            break;
         }
         if let Err(error) = shared.anchors.write(shared.anchor, &plan.head.encode()).await {
             shared.fail(error).await;
@@ -57,6 +58,7 @@ pub(super) async fn reclaim_slots(shared: Rc<Shared>) {
         shared.state.borrow_mut().slots.reclaim(&plan.head);
         shared.work.notify();
     }
+    shared.note_end().await;
 }
 
 impl Shared {
@@ -129,7 +131,7 @@ impl Shared {
                 state.queue.push_copies(item);
                 Ok(())
             }
-            Phase::Closed => Err(LogError::Closed),
+            Phase::Ending | Phase::Closed => Err(LogError::Closed),
             Phase::Failed(error) => Err(LogError::Failed(error.clone())),
         }
     }
@@ -182,27 +184,66 @@ impl Shared {
         }
     }
 
-    fn tell_closers(&self) {
-        let (closers, room, answer) = {
+    /// Nothing is written to the stream any more.
+    fn is_stopped(&self) -> bool {
+        matches!(self.state.borrow().phase, Phase::Ending | Phase::Closed | Phase::Failed(_))
+    }
+
+    /// The writer has stopped.
+    fn note_stopped(&self) {
+        let (room, ending) = {
             let mut state = self.state.borrow_mut();
-            let answer = close_answer(&state.phase, state.ended());
-            (std::mem::take(&mut state.closers), std::mem::take(&mut state.room), answer)
+            (std::mem::take(&mut state.room), state.phase == Phase::Ending)
         };
         for waiter in room {
             waiter.complete(());
         }
-        for closer in closers {
-            closer.complete(answer.clone());
+        if !ending {
+            self.tell_closers();
         }
         self.reclaim.notify();
     }
+
+    /// Waits until the stream has ended and has its anchor say where. A log that failed or was full has not
+    /// ended.
+    async fn note_end(&self) {
+        while !self.is_stopped() {
+            self.reclaim.wait().await;
+        }
+        let head = {
+            let state = self.state.borrow();
+            (state.phase == Phase::Ending).then(|| state.ended_head())
+        };
+        let Some(head) = head else { return };
+        match self.anchors.write(self.anchor, &head.encode()).await {
+            Err(error) => self.fail(error).await,
+            Ok(()) => {
+                let mut state = self.state.borrow_mut();
+                if state.phase == Phase::Ending {
+                    state.phase = Phase::Closed;
+                }
+            }
+        }
+        self.tell_closers();
+    }
+
+    fn tell_closers(&self) {
+        let (closers, answer) = {
+            let mut state = self.state.borrow_mut();
+            let answer = close_answer(&state.phase, state.ended());
+            (std::mem::take(&mut state.closers), answer)
+        };
+        for closer in closers {
+            closer.complete(answer.clone());
+        }
+    }
 }
 
-/// What [`super::CoreLog::close`] answers once the writer has stopped.
+/// What [`super::CoreLog::close`] answers once nothing more is written.
 pub(super) fn close_answer(phase: &Phase, ended: bool) -> Result<(), LogError> {
     match phase {
         Phase::Failed(error) => Err(LogError::Failed(error.clone())),
-        Phase::Open | Phase::Closing | Phase::Closed if ended => Ok(()),
-        Phase::Open | Phase::Closing | Phase::Closed => Err(LogError::Full),
+        Phase::Open | Phase::Closing | Phase::Ending | Phase::Closed if ended => Ok(()),
+        Phase::Open | Phase::Closing | Phase::Ending | Phase::Closed => Err(LogError::Full),
     }
 }

@@ -13,7 +13,7 @@ use cfs_device::{Layout, read_at};
 use cfs_seam::{BLOCK_BYTES, Disk, IoBuf, gather};
 
 /// First blocks of slots read at once.
-const READS_AT_ONCE: usize = 32;
+pub(super) const READS_AT_ONCE: usize = 32;
 
 /// How a stream ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,12 +55,14 @@ struct Walk<'a> {
 
 /// Reads the stream that begins at `head`. Memory: one slot, and what is found.
 pub(super) async fn walk(disk: &dyn Disk, layout: &Layout, head: StreamHead) -> Result<Walked, LogError> {
+    // The head moves only to a batch that has been flushed, and names its tail only once that is.
+    let first = if head.sequence > 1 { head.sequence } else { 0 };
+    let proven = head.tail.map_or(first, |tail| tail.sequence);
     let walked = Walked {
         head,
         slots: Vec::new(),
         through: head.sequence - 1,
-        // The head moves only to a batch that has been flushed.
-        proven: if head.sequence > 1 { head.sequence } else { 0 },
+        proven,
         end: StreamEnd::Cut,
         end_at: 0,
         bytes: 0,
@@ -111,6 +113,7 @@ impl Walk<'_> {
         header.stream == self.walked.head.stream
             && header.sequence == self.walked.through + 1
             && header.previous_crc == self.previous_crc
+            && self.walked.head.tail.is_none_or(|tail| tail.sequence != header.sequence || tail.crc == header.crc)
     }
 
     /// Takes batches from the beginning of the slot; returns where they end.
@@ -187,7 +190,7 @@ impl Walk<'_> {
         }
         self.look_elsewhere(slot, at).await?;
         if self.walked.proven > self.walked.through {
-            return Err(self.damage(slot, at, "the batch that the stream's anchor names is missing"));
+            return Err(self.missing_by_anchor(slot, at, buf.len()));
         }
         self.walked.end = match (self.is_end, here.torn) {
             (true, _) => StreamEnd::Clean,
@@ -195,6 +198,16 @@ impl Walk<'_> {
             (false, false) => StreamEnd::Cut,
         };
         Ok(())
+    }
+
+    /// The anchor names a batch behind the end of the chain, which is at `at` of `slot`.
+    fn missing_by_anchor(&self, slot: u32, at: usize, slot_bytes: usize) -> LogError {
+        let reason = match self.walked.head.tail {
+            Some(_) => "missing, but the stream's anchor says that it ended later",
+            None => "the batch that the stream's anchor names is missing",
+        };
+        let next = self.next_slot.filter(|next| at == slot_bytes && *next <= self.last_slot());
+        next.map_or_else(|| self.damage(slot, at, reason), |next| self.damage(next, 0, reason))
     }
 
     /// The slot that was named in advance may hold later batches anywhere, other slots have them at

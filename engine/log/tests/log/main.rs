@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod ended;
 mod golden;
 mod harness;
 mod limits;

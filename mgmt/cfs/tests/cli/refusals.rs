@@ -1,10 +1,13 @@
 //! What is refused, with which exit status, and whether the words help.
 
 use crate::stage::{Stage, said};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Output;
 use std::time::{Duration, Instant};
+
+/// Where the log begins.
+const LOG_AT: u64 = 17 << 20;
 
 pub fn refused(output: &Output, code: i32, words: &[&str]) {
     let text = said(output);
@@ -131,4 +134,42 @@ fn fsck_finds_a_flipped_byte_and_says_where() {
         store.write_all_at(&[byte[0] ^ 0x10], at).expect("written");
     }
     refused(&stage.run(&["fsck", "store"]), 1, &["damage", "DAMAGED"]);
+}
+
+/// The blocks of the first MiBs of the log that begin a batch.
+fn batches(store: &File) -> Vec<u64> {
+    let mut log = vec![0; 8 << 20];
+    store.read_exact_at(&mut log, LOG_AT).expect("read");
+    let blocks = (LOG_AT..).step_by(4096).zip(log.chunks(4096));
+    blocks.filter(|(_, block)| block.starts_with(b"cfsL")).map(|(at, _)| at).collect()
+}
+
+#[test]
+fn a_stopped_store_that_lost_the_end_of_its_log_or_its_anchors_is_refused() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    for n in 0..200 {
+        fs::write(stage.path(&format!("mnt/file{n}")), "text").expect("written");
+    }
+    dev.signal("TERM");
+    assert_eq!(dev.wait().code(), Some(0));
+    let store = OpenOptions::new().read(true).write(true).open(stage.path("store/store")).expect("the store");
+    let end = batches(&store).last().expect("it was used") + 4096;
+    let tail = end - (32 << 10);
+    assert!(batches(&store).iter().filter(|at| **at >= tail).count() > 2, "batches that are needed lie there");
+    // The tail, the first MiB, every anchor.
+    let lost = [(tail, 32 << 10, "had been flushed"), (LOG_AT, 1 << 20, "had been flushed")];
+    for (at, bytes, words) in lost.into_iter().chain([(1 << 20, 16 << 20, "no anchor names stream")]) {
+        let mut before = vec![0; bytes];
+        store.read_exact_at(&mut before, at).expect("read");
+        store.write_all_at(&vec![0; bytes], at).expect("written");
+        let damaged = ["the log is damaged", "at offset", words];
+        refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &damaged);
+        refused(&stage.run(&["fsck", "store"]), 1, &[&damaged[..], &["DAMAGED"]].concat());
+        store.write_all_at(&before, at).expect("written");
+    }
+    assert!(stage.run(&["fsck", "store"]).status.success());
+    let dev = stage.dev();
+    assert_eq!(fs::read_to_string(stage.path("mnt/file199")).expect("read"), "text");
+    drop(dev);
 }

@@ -48,7 +48,10 @@ pub async fn read_log(disk: &Rc<dyn Disk>, superblock: &Superblock, findings: &m
         Ok(recovered) => recovered,
         Err(error) => {
             let place = match &error {
-                LogError::Damaged { offset, .. } | LogError::EntryDamaged { offset, .. } => *offset,
+                LogError::Damaged { offset, .. }
+                | LogError::EntryDamaged { offset, .. }
+                | LogError::AnchorLost { offset, .. }
+                | LogError::NoStream { offset, .. } => *offset,
                 LogError::Device(DeviceError::AnchorDamaged { offset_a, .. }) => *offset_a,
                 LogError::BadAnchor { stream } => stream_offset(disk, superblock, *stream),
                 _ => superblock.layout.log_at,

@@ -32,6 +32,21 @@ fn seal_stream(bytes: &mut [u8]) {
     }
 }
 
+/// The golden stream as a close leaves it now: its anchor names the first of the batches that end it.
+fn ended() -> Vec<u8> {
+    let mut bytes = GOLDEN[BLOCK..].to_vec();
+    let is_end = |at: &usize| bytes[*at..].starts_with(b"cfsL") && bytes[at + 6] == 1;
+    let end = (BLOCK..bytes.len()).step_by(BLOCK).find(is_end).expect("it was closed");
+    let (sequence, crc) = (bytes[end + 32..end + 40].to_vec(), bytes[end + 124..end + 128].to_vec());
+    // Bytes of the record, then the record: its version, and what follows it.
+    bytes[32] = 56;
+    bytes[64] = 2;
+    bytes[64 + 40..64 + 48].copy_from_slice(&sequence);
+    bytes[64 + 48..64 + 52].copy_from_slice(&crc);
+    seal_anchor(&mut bytes[..BLOCK]);
+    bytes
+}
+
 #[test]
 fn streams_batches_and_records() {
     let (device, _) = formatted();
@@ -57,7 +72,7 @@ fn streams_batches_and_records() {
     let mut last = GOLDEN[BLOCK..].to_vec();
     last[64 + 8..64 + 16].fill(0xff);
     seal_stream(&mut last);
-    Target::new("stream", sources, vec![GOLDEN[BLOCK..].to_vec()])
+    Target::new("stream", sources, vec![GOLDEN[BLOCK..].to_vec(), ended()])
         // A start after which there is no other.
         .case(last)
         .sealed(|bytes| seal_stream(bytes))

@@ -403,7 +403,7 @@ fn nobody_waits_for_what_is_damaged() {
 }
 
 /// Histories in which a violation must be found.
-const PROOF_SEEDS: u64 = 48;
+const PROOF_SEEDS: u64 = 72;
 
 #[test]
 fn a_flush_that_succeeds_after_one_that_failed_is_noticed() {

@@ -6,6 +6,7 @@ mod bulk;
 mod doubt;
 mod faulty;
 mod full;
+mod gone;
 mod history;
 mod images;
 mod leaks;

@@ -315,6 +315,15 @@ fn an_old_stream_that_cannot_be_freed_ends_the_service_for_good() {
 }
 
 #[test]
+fn a_stop_that_cannot_note_where_the_log_ended_says_so() {
+    let (stage, is_bad) = with_bad_place(Setup::default(), streams, true);
+    is_bad.set(true);
+    stage.tell_to_stop();
+    ends_in_failure(&stage);
+    is_out_of_service(&stage, &is_bad);
+}
+
+#[test]
 fn a_stop_that_cannot_write_all_says_so() {
     let (stage, is_bad) = with_bad_place(Setup::default(), regions, true);
     stage.client(|_, volume| async move {
