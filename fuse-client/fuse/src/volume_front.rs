@@ -253,9 +253,10 @@ impl FileSystem for VolumeFront {
             answer => answer,
         }
     }
-    /// Every reply of the server about names is durable: nothing is left to do.
-    async fn fsyncdir(&self, _dir: InodeId) -> Done<()> {
-        Ok(())
+    /// Every reply of the server about names is durable: nothing is left to do. The root stands for the mount:
+    /// all that is held back is delivered, which the kernel passes no syncfs for, nor asks for when it unmounts.
+    async fn fsyncdir(&self, dir: InodeId) -> Done<()> {
+        if dir == InodeId::ROOT { self.volume.syncfs().await } else { Ok(()) }
     }
     async fn statfs(&self) -> Done<cfs_wire::Volume> {
         self.volume.statfs().await

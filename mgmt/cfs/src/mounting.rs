@@ -11,6 +11,7 @@ use cfs_seam::{Address, Class, World, spawn};
 use cfs_types::{CoreId, SessionId};
 use cfs_volume::{Volume, VolumeOptions};
 use std::cell::RefCell;
+use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ use tokio::sync::oneshot;
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at whether they have.
 const LEAVE_LOOK: Duration = Duration::from_millis(20);
+/// Longest that a mount is waited for to deliver what it holds back before it is taken away.
+const DELIVERY_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at a mount that begins.
 const START_LOOK: Duration = Duration::from_millis(20);
 
@@ -259,8 +262,31 @@ fn detach() -> Result<(), Failure> {
     Err(Failure::plain(format!("the mount did not start ({status})")))
 }
 
+/// Has a mount deliver what it holds back: it hears of its end only afterwards, when nobody waits for it any more.
+/// One that cannot be asked (its process is dead, its root closed to us) is taken away as it is.
+fn deliver(mountpoint: &Path) -> Result<(), Failure> {
+    let (done, delivered) = channel();
+    let place = mountpoint.to_path_buf();
+    let work = move || {
+        let synced = File::open(&place).map(|root| root.sync_all());
+        let _nobody_waits = done.send(synced);
+    };
+    let thread = std::thread::Builder::new().name("cfs-deliver".into()).spawn(work);
+    thread.map_err(|e| Failure::new("starting a thread", e))?;
+    match delivered.recv_timeout(DELIVERY_TIME) {
+        Ok(Ok(Err(error))) => complain!("cfs: not all that was written could be delivered: {error}"),
+        Ok(Ok(Ok(())) | Err(_)) => {}
+        Err(_) => complain!(
+            "cfs: {} does not answer: what it holds back is delivered later, if it can be",
+            mountpoint.display()
+        ),
+    }
+    Ok(())
+}
+
 /// `cfs umount`.
 pub fn unmount(options: &UmountOptions) -> Result<(), Failure> {
+    deliver(&options.mountpoint)?;
     let when_in_use = if options.lazy { WhenInUse::Detach } else { WhenInUse::Refuse };
     let unmounted = cfs_fuse::unmount(&options.mountpoint, when_in_use).map_err(Failure::plain)?;
     if unmounted == Unmounted::Lazy {
