@@ -194,7 +194,6 @@ fn build(
         log: opener.log.clone(),
         store: opened.store,
         clock: opener.clock.clone(),
-        tasks: world.tasks.clone(),
         inline: inline.clone(),
         unpacked,
         group,
