@@ -110,6 +110,14 @@ impl Model {
         self.change(call).map(|reply| (reply, Vec::new()))
     }
 
+    /// As [`Model::apply`], while a file without a name has not been let go of yet. Panics where it is gone.
+    pub fn apply_before_it_goes(&mut self, ino: InodeId, call: &Call) -> Answer {
+        self.node_mut(ino).expect("it is open").nlink += 1;
+        let answer = self.apply(call);
+        self.node_mut(ino).expect("it is open").nlink -= 1;
+        answer
+    }
+
     fn change(&mut self, call: &Call) -> Result<Reply, FsError> {
         match &call.op {
             Op::Lookup { dir, name } => self.entry(self.find(*dir, name)?),

@@ -3,6 +3,9 @@
 //! The search of Wing and Gong (1993) with the memory of Lowe (2017): operations are put in an order
 //! one by one; one may come next if no other ended before it began. An operation whose end nobody
 //! saw may have happened at any time after it began, or never.
+//!
+//! One thing is not a single moment: an operation that takes a file's last name lets go of the file itself at any time
+//! before it ends (docs/decisions/0003-cross-shard.md). Until then a link may still be made to it.
 
 use crate::history::ME;
 use cfs_model::{Call, Model};
@@ -51,6 +54,8 @@ struct State {
     /// The server's number of each of the model's inodes, as far as it is known, and back.
     server: BTreeMap<InodeId, InodeId>,
     model_of: BTreeMap<InodeId, InodeId>,
+    /// The end of the operation that took the last name of one of the model's files.
+    let_go: BTreeMap<InodeId, u64>,
 }
 
 fn is_gone(error: FsError) -> bool {
@@ -94,7 +99,14 @@ impl State {
         }
         let mut next = self.clone();
         let call = Call { op, payload: event.payload.clone(), identity: ME, session: KEEPER, now: Nanos::default() };
-        let answer = next.model.apply(&call);
+        let answer = match (&call.op, &event.seen) {
+            (Op::Link { ino, .. }, Ok(_)) if self.let_go.get(ino).is_some_and(|end| *end > event.begun) => {
+                next.let_go.remove(ino);
+                next.model.apply_before_it_goes(*ino, &call)
+            }
+            _ => next.model.apply(&call),
+        };
+        next.note_let_go(self, event.ended.unwrap_or(u64::MAX));
         if event.ended.is_none() {
             return answer.is_ok().then_some(next);
         }
@@ -112,6 +124,15 @@ impl State {
             _ => false,
         };
         agree.then_some(next)
+    }
+
+    /// Notes the files that have lost their last name since `before`.
+    fn note_let_go(&mut self, before: &State, end: u64) {
+        let nameless = |state: &State, ino: InodeId| state.model.node(ino).is_ok_and(|node| node.nlink == 0);
+        let lost: Vec<InodeId> = self.model.nodes().map(|(ino, _)| ino).collect();
+        let lost = lost.into_iter().filter(|ino| nameless(self, *ino) && !nameless(before, *ino));
+        let lost: Vec<InodeId> = lost.collect();
+        self.let_go.extend(lost.into_iter().map(|ino| (ino, end)));
     }
 
     /// Whether the operation is one on a file without a name, which may be gone or not.
@@ -144,7 +165,7 @@ pub fn explain(events: &[Event]) -> Result<(), String> {
     let events: Vec<Event> = events.iter().filter(says).cloned().collect();
     let root = (InodeId::ROOT, InodeId::ROOT);
     let model = Model::new(0o755, 0, 0, Nanos::default());
-    let state = State { model, server: [root].into(), model_of: [root].into() };
+    let state = State { model, server: [root].into(), model_of: [root].into(), let_go: BTreeMap::new() };
     let done = vec![false; events.len()];
     let mut search = Search {
         events: &events,
@@ -238,6 +259,19 @@ mod tests {
         assert!(explain(&stale).is_err());
         let back = [create(), write((2, 9), b"a"), read((3, 4), b"a"), read((5, 6), b"")];
         assert!(explain(&back).is_err(), "what was seen is not unseen");
+    }
+
+    #[test]
+    fn a_link_to_a_file_may_be_made_until_what_takes_its_last_name_has_ended() {
+        let name = |text: &[u8]| Name::new(text).expect("a name");
+        let unlink = |times| event(times, Op::Unlink { dir: InodeId::ROOT, name: name(b"f") }, b"", Ok(Seen::Done));
+        let link = |times| {
+            let op = Op::Link { ino: file(), dir: InodeId::ROOT, name: name(b"f") };
+            event(times, op, b"", Ok(Seen::Inode(file(), FileKind::File)))
+        };
+        assert_eq!(explain(&[create(), unlink((2, 5)), link((3, 6))]), Ok(()), "of the same name: it came behind");
+        assert!(explain(&[create(), unlink((2, 3)), link((4, 5))]).is_err());
+        assert!(explain(&[create(), unlink((2, 9)), link((3, 4)), link((5, 6))]).is_err(), "the name is taken");
     }
 
     #[test]
