@@ -106,7 +106,9 @@ impl State {
             }
             _ => next.model.apply(&call),
         };
-        next.note_let_go(self, event.ended.unwrap_or(u64::MAX));
+        if matches!(call.op, Op::Unlink { .. } | Op::Rename { .. }) {
+            next.note_let_go(self, event.ended.unwrap_or(u64::MAX));
+        }
         if event.ended.is_none() {
             return answer.is_ok().then_some(next);
         }
@@ -128,11 +130,13 @@ impl State {
 
     /// Notes the files that have lost their last name since `before`.
     fn note_let_go(&mut self, before: &State, end: u64) {
-        let nameless = |state: &State, ino: InodeId| state.model.node(ino).is_ok_and(|node| node.nlink == 0);
-        let lost: Vec<InodeId> = self.model.nodes().map(|(ino, _)| ino).collect();
-        let lost = lost.into_iter().filter(|ino| nameless(self, *ino) && !nameless(before, *ino));
-        let lost: Vec<InodeId> = lost.collect();
-        self.let_go.extend(lost.into_iter().map(|ino| (ino, end)));
+        let nameless = self.model.nodes().filter(|(_, node)| node.nlink == 0);
+        let lost = nameless.filter(|(ino, _)| !before.is_nameless(*ino));
+        self.let_go.extend(lost.map(|(ino, _)| (ino, end)));
+    }
+
+    fn is_nameless(&self, ino: InodeId) -> bool {
+        self.model.node(ino).is_ok_and(|node| node.nlink == 0)
     }
 
     /// Whether the operation is one on a file without a name, which may be gone or not.
@@ -142,7 +146,7 @@ impl State {
             Op::Link { ino, .. } | Op::Setattr { ino, .. } => ino,
             _ => return false,
         };
-        self.model.node(*ino).is_ok_and(|node| node.nlink == 0)
+        self.is_nameless(*ino)
     }
 }
 
