@@ -9,16 +9,17 @@ use crate::replica::Mark;
 use cfs_consensus::VoteState;
 use cfs_device::{AnchorId, Anchors, FormatOptions, Superblock, Uuid};
 use cfs_kv::{BlockCache, Store, StoreConfig};
+use cfs_log::CoreLog;
 use cfs_namespace::data::{
     self, BackRef, ChunkRecord, DataRow, Extent, RangeRecord, Shape, Source, Summary, range_shard,
 };
 use cfs_namespace::record::{Counters, Dentry, Inode, Session, encode};
 use cfs_namespace::{Key, Value, keys};
-use cfs_seam::{Disk, IoBuf};
+use cfs_seam::{Disk, IoBuf, World};
 use cfs_segment::{CellOwner, CellRef, Floors, Lifetime, LocalRegions, Space, SpaceConfig, Written};
 use cfs_types::{
-    ChunkId, FsError, GroupId, InodeId, MoveEpoch, Name, Nanos, RANGE_BYTES, RangeIndex, RequestNumber, SessionId,
-    ShardId, Timestamp, VolumeId,
+    ChunkId, CoreId, FsError, GroupId, InodeId, MoveEpoch, Name, Nanos, RANGE_BYTES, RangeIndex, RequestNumber,
+    SessionId, ShardId, Timestamp, VolumeId,
 };
 use cfs_wire::{FileKind, Reply};
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,6 +157,16 @@ async fn format(disk: &Rc<dyn Disk>) -> Superblock {
     cfs_device::format(&**disk, &options, &mut |_, _| {}).await.expect("a sound device")
 }
 
+/// A server that stopped cleanly leaves an empty stream of the log, and where it ended.
+async fn start_and_stop(world: &World, disk: &Rc<dyn Disk>, superblock: &Superblock) {
+    let recovered = cfs_log::recover(disk, superblock).await.expect("a new log");
+    let (_, parts) = recovered.split(1, |_| CoreId::new(0)).expect("one core");
+    for part in parts {
+        let (log, _) = CoreLog::open(world, disk.clone(), superblock, part).await.expect("enough slots");
+        log.close().await.expect("a sound device");
+    }
+}
+
 /// Writes a sound store with `change` made to its rows, and checks it.
 fn check(change: impl FnOnce(&mut Rows, &Cells) + 'static) -> Report {
     let device = cfs_sim::disk(256 << 20);
@@ -175,6 +186,7 @@ fn check(change: impl FnOnce(&mut Rows, &Cells) + 'static) -> Report {
         for ((shard, key), value) in rows {
             by_shard.entry(shard).or_default().push((key, Some(value)));
         }
+        start_and_stop(&world, &disk, &superblock).await;
         let anchors = Anchors::new(disk.clone(), &superblock);
         for (shard, rows) in by_shard {
             write_group(&space, &anchors, shard.into(), rows).await;
