@@ -78,10 +78,9 @@ pub struct Work {
     pub snapshot: Option<SnapshotPoint>,
     /// To append.
     pub entries: Vec<LogEntry>,
-    /// To append beside the entries.
+    /// To append beside the entries, where term or vote are new. A commit index that has risen alone need not
+    /// be: whoever leads next finds it out.
     pub vote: Option<VoteState>,
-    /// The vote must be durable before `persisted` (a mere commit index need not be).
-    pub must_sync: bool,
     /// To execute.
     pub committed: Vec<Committed>,
     /// To send now.
@@ -236,16 +235,18 @@ impl Group {
             return None;
         }
         let mut ready = self.raw.ready();
-        let mut work = Work { number: ready.number(), must_sync: ready.must_sync(), ..Work::default() };
+        let mut work = Work { number: ready.number(), ..Work::default() };
         if !ready.snapshot().is_empty() {
             let meta = ready.snapshot().get_metadata();
             let (index, term, conf) = (meta.index, meta.term, meta.get_conf_state().clone());
             work.snapshot = Some(SnapshotPoint { index: LogIndex::new(index), term: Term::new(term) });
             self.raw.mut_store().restart_at(index, term, conf);
         }
-        work.vote = ready.hs().map(|hs| VoteState { term: hs.term, vote: hs.vote, commit: hs.commit });
         if let Some(hard) = ready.hs().cloned() {
-            self.raw.mut_store().hard = hard;
+            let known = &mut self.raw.mut_store().hard;
+            let votes = (known.term, known.vote) != (hard.term, hard.vote);
+            work.vote = votes.then_some(VoteState { term: hard.term, vote: hard.vote, commit: hard.commit });
+            *known = hard;
         }
         work.messages = ready.take_messages().into_iter().map(PeerMessage).collect();
         work.messages_after = ready.take_persisted_messages().into_iter().map(PeerMessage).collect();

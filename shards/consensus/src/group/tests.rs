@@ -226,10 +226,11 @@ fn a_sole_voter_elects_itself_and_executes_only_what_is_persisted() {
     assert_eq!(replica.group.role(), Role::Leader);
     let (_, index) = replica.group.propose(b"one".to_vec()).expect("it leads");
     let work = replica.group.poll().expect("work");
-    assert!(work.committed.is_empty() && work.must_sync && work.entries.len() == 2);
+    assert!(work.committed.is_empty() && work.vote.is_some() && work.entries.len() == 2);
     assert_eq!(replica.group.poll().map(|w| w.committed.len()).unwrap_or(0), 0);
     replica.group.persisted(work.number);
     let work = replica.group.poll().expect("commit follows persistence");
+    assert_eq!(work.vote, None, "a commit index is not written");
     assert_eq!(work.committed.last().map(|c| c.entry.index), Some(index));
 }
 

@@ -26,7 +26,7 @@ impl Replica {
         for entry in &work.entries {
             records.push(record(RecordKind::Entry, entry.term, entry.index, entry.data.clone()));
         }
-        if let Some(vote) = work.vote.filter(|_| work.must_sync) {
+        if let Some(vote) = work.vote {
             let mut payload = Vec::with_capacity(24);
             payload.extend_from_slice(&vote.term.to_le_bytes());
             payload.extend_from_slice(&vote.vote.to_le_bytes());
