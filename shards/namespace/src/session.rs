@@ -14,8 +14,13 @@ use crate::view::View;
 use cfs_types::{FsError, RequestNumber, SessionId};
 use cfs_wire::Reply;
 
-/// Results forgotten with one command: more than one a command, so that none pile up.
-const TRIM_COMMAND_MAX: usize = 16;
+/// Results are forgotten with one of so many requests, as their numbers say: to look for them costs as much as to
+/// forget a few.
+const TRIM_EACH: u64 = 8;
+/// With every request of a session that picks its numbers otherwise, once it is so many ahead.
+const TRIM_AHEAD: u64 = 65_536;
+/// Results forgotten with one command: more than are kept until the next one, so that none pile up.
+const TRIM_COMMAND_MAX: usize = 64;
 /// Results and records forgotten with one command of sessions that are over.
 const FORGET_ROWS_MAX: usize = 256;
 /// Sessions looked at in one command.
@@ -50,7 +55,10 @@ pub fn keep(state: &mut State<'_>, command: &Command, result: &Result<Reply, FsE
     session.highest = session.highest.max(command.number);
     session.oldest = session.oldest.max(command.oldest.min(command.number));
     let oldest = session.oldest;
-    trim(state, command.session, &mut session, oldest, TRIM_COMMAND_MAX)?;
+    let ahead = oldest.get().saturating_sub(session.trimmed.get());
+    if command.number.get().is_multiple_of(TRIM_EACH) || ahead >= TRIM_AHEAD {
+        trim(state, command.session, &mut session, oldest, TRIM_COMMAND_MAX)?;
+    }
     state.put(keys::session(command.session), record::encode(&session));
     state.put(keys::result(command.session, command.number), record::encode(result));
     Ok(())
