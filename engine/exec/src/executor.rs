@@ -25,6 +25,8 @@ pub trait TimeSource {
 
 /// Polls between two looks at the clock, which costs as much as a short poll.
 const POLLS_A_LOOK: usize = 4;
+/// Ready tasks for which a turn is cut short.
+const FEW_READY: usize = 32;
 
 /// Settings of an executor.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +121,12 @@ impl Executor {
     /// Fires due timers, then polls ready tasks, sharing between classes, at most as many as the
     /// configuration says.
     pub fn run_turn(&self) -> Turn {
+        self.run_turn_until(|| false)
+    }
+
+    /// As [`Executor::run_turn`]; the turn is over after the poll that makes `is_over` true, while few tasks are
+    /// ready. Where many are, the core is what all wait for, and fewer and larger batches cost it less.
+    pub fn run_turn_until(&self, is_over: impl Fn() -> bool) -> Turn {
         let core = &self.0;
         core.take_remote_wakes();
         core.fire_timers();
@@ -128,7 +136,8 @@ impl Executor {
         while polled < core.config.polls_per_turn {
             let Some(slot) = core.shared.with_ready(|ready| ready.pop()) else { break };
             polled += core.run_slot(slot);
-            if polled.is_multiple_of(POLLS_A_LOOK) && core.time.now() >= end {
+            let over = is_over() && core.shared.with_ready(|ready| ready.len()) <= FEW_READY;
+            if over || polled.is_multiple_of(POLLS_A_LOOK) && core.time.now() >= end {
                 break;
             }
         }

@@ -72,6 +72,11 @@ impl Ready {
         Some(slot)
     }
 
+    /// Slots that are queued, for this turn or the next.
+    pub fn len(&self) -> usize {
+        self.yielded.len() + self.queues.iter().map(VecDeque::len).sum::<usize>()
+    }
+
     /// Whether another turn has something to poll.
     pub fn is_empty(&self) -> bool {
         self.yielded.is_empty() && self.queues.iter().all(VecDeque::is_empty)

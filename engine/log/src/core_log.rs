@@ -12,7 +12,7 @@ use crate::slots::{Released, Slots, Urgency};
 use crate::stream::StreamId;
 use crate::{LogError, batch, payload};
 use cfs_device::{AnchorId, Anchors, DeviceError, Superblock};
-use cfs_seam::{Class, Clock, Disk, Geometry, Io, TaskHandle, World, gather, io, spawn};
+use cfs_seam::{Class, Clock, Disk, Geometry, Io, Spawn, TaskHandle, World, gather, io, spawn};
 use cfs_types::{GroupId, Latencies, LogIndex};
 use queue::{Item, Queued};
 use state::{Phase, State};
@@ -79,6 +79,7 @@ pub struct Usage {
 struct Shared {
     disk: Rc<dyn Disk>,
     clock: Rc<dyn Clock>,
+    tasks: Rc<dyn Spawn>,
     geometry: Geometry,
     superblock: Superblock,
     anchors: Anchors,
@@ -134,6 +135,7 @@ impl CoreLog {
             geometry: disk.geometry(),
             disk,
             clock: world.clock.clone(),
+            tasks: world.tasks.clone(),
             superblock: *superblock,
             anchors,
             anchor,

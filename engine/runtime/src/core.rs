@@ -166,7 +166,7 @@ impl Core {
         let reaped = self.reactor.reap();
         self.cell.take_notified();
         let delivered = self.mesh.deliver();
-        let turn = self.executor.run_turn();
+        let turn = self.executor.run_turn_until(|| self.reactor.is_urgent());
         if self.idle.looks() && (turn.polled > 0 || reaped > 0 || delivered) {
             self.idle.end(self.clock.now());
         }

@@ -102,6 +102,8 @@ pub struct Reactor {
     disk_buffers: Option<DiskBuffers>,
     free_files: RefCell<Vec<u32>>,
     stopping: Cell<bool>,
+    /// What was queued is not to wait for other tasks.
+    urgent: Cell<bool>,
     config: CoreConfig,
 }
 
@@ -121,6 +123,7 @@ impl Reactor {
             disk_buffers,
             free_files: RefCell::new(free_files),
             stopping: Cell::new(false),
+            urgent: Cell::new(false),
             config: config.clone(),
         }))
     }
@@ -161,6 +164,17 @@ impl Reactor {
     /// Has `work` run at the end of this turn.
     pub(crate) fn defer(&self, work: Rc<dyn Deferred>) {
         self.deferred.borrow_mut().push(work);
+    }
+
+    /// Ends the turn after the poll under way: what that queues goes to the kernel at once. For what a
+    /// device is idle without.
+    pub(crate) fn hurry(&self) {
+        self.urgent.set(true);
+    }
+
+    /// Whether the turn is to end.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.get()
     }
 
     fn push(&self, entry: squeue::Entry) {
@@ -261,6 +275,7 @@ impl Reactor {
     /// Runs deferred work, hands everything queued to the kernel and waits as told, all in one
     /// system call where the queue has room. An error means the ring is unusable.
     pub(crate) fn submit(&self, wait: Wait) -> std::io::Result<()> {
+        self.urgent.set(false);
         let deferred = std::mem::take(&mut *self.deferred.borrow_mut());
         for work in deferred {
             work.run();

@@ -43,7 +43,7 @@ use cfs_exec::{Event, Gate, Semaphore};
 use cfs_kv::Store;
 use cfs_log::CoreLog;
 use cfs_namespace::{Effect, TxId};
-use cfs_seam::{Instant, Io, Promise, io, timeout};
+use cfs_seam::{Instant, Io, Promise, Spawn, io, timeout};
 use cfs_types::{FsError, GroupId, LogIndex, MoveEpoch, Term, Timestamp};
 use peers::Peers;
 use std::cell::{Cell, RefCell};
@@ -111,6 +111,7 @@ pub struct Replica {
     log: CoreLog,
     store: Store,
     clock: Rc<HybridClock>,
+    tasks: Rc<dyn Spawn>,
     inline: Rc<InlineCache>,
     group: RefCell<Group>,
     queue: RefCell<VecDeque<Proposal>>,
@@ -163,6 +164,8 @@ pub struct Parts {
     pub store: Store,
     /// The core's hybrid clock.
     pub clock: Rc<HybridClock>,
+    /// The core's tasks.
+    pub tasks: Rc<dyn Spawn>,
     /// The core's cache of small writes.
     pub inline: Rc<InlineCache>,
     /// What of the core's small writes only the log holds.
@@ -190,6 +193,7 @@ impl Replica {
             log: parts.log,
             store: parts.store,
             clock: parts.clock,
+            tasks: parts.tasks,
             inline: parts.inline,
             group: RefCell::new(parts.group),
             queue: RefCell::default(),

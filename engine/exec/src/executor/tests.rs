@@ -420,3 +420,15 @@ fn an_event_wakes_those_who_wait_and_not_those_who_come_later() {
     rig.settle();
     assert_eq!((rig.traced(), event.waiting()), (vec![1, 2], 0));
 }
+
+#[test]
+fn a_turn_is_cut_short_while_few_tasks_are_ready() {
+    for (tasks, polled) in [(FEW_READY + 1, 1), (FEW_READY + 9, 9)] {
+        let rig = Rig::with(ExecConfig::default());
+        for _ in 0..tasks {
+            rig.go(Class::Foreground, async {});
+        }
+        assert_eq!(rig.exec.run_turn_until(|| true).polled, polled, "{tasks} tasks");
+        assert_eq!(rig.exec.run_turn().polled, tasks - polled);
+    }
+}

@@ -13,7 +13,8 @@ use std::time::Duration;
 /// Longest that a failed device is given to take the note that it failed.
 const MARK_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Writes batch after batch; what arrives meanwhile goes into the next one.
+/// Writes batch after batch; what arrives meanwhile goes into the next one. So does what those hand in who
+/// waited for the last one: they come before the next one begins.
 pub(super) async fn write_batches(shared: Rc<Shared>) {
     loop {
         let step = shared.state.borrow_mut().plan();
@@ -21,6 +22,7 @@ pub(super) async fn write_batches(shared: Rc<Shared>) {
             Step::Write(planned) => {
                 let (at, buf, planned) = planned.launch();
                 shared.write_batch(at, buf, planned).await;
+                shared.tasks.yield_now().await;
             }
             Step::Refuse(items) => {
                 for waiter in items.into_iter().filter_map(|item| item.done) {

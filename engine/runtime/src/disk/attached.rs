@@ -105,6 +105,7 @@ impl Disk for RingDisk {
         if let (Durability::Through, Some(errno)) = (durability, self.0.file.poisoned()) {
             return Io::ready(IoDone { result: Err(DiskError::Device(errno)), buf });
         }
+        self.0.reactor.hurry();
         self.0.transfer(Direction::Write(durability), offset, buf)
     }
 
@@ -115,6 +116,7 @@ impl Disk for RingDisk {
         if !self.geometry().volatile_cache {
             return Io::ready(Ok(()));
         }
+        self.0.reactor.hurry();
         let (promise, future) = io();
         let entry = on_file!(self.0, |file| opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build());
         let operation = Box::new(Flush { disk: self.0.clone(), promise });

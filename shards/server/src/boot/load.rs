@@ -194,6 +194,7 @@ fn build(
         log: opener.log.clone(),
         store: opened.store,
         clock: opener.clock.clone(),
+        tasks: world.tasks.clone(),
         inline: inline.clone(),
         unpacked,
         group,

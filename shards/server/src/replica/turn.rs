@@ -78,12 +78,16 @@ impl Replica {
         waiting.into_values().flatten().for_each(|promise| promise.complete(Err(FsError::Conflict)));
     }
 
-    /// Makes records durable and executes entries meanwhile. Where the log has no room, entries
-    /// are executed first: room may depend on them.
+    /// Makes records durable and executes entries meanwhile, once all who waited for the same batch of the log
+    /// have handed in their next records: that batch is on its way to the device while they execute. Where the
+    /// log has no room, entries are executed first: room may depend on them.
     async fn append_and_execute(&self, records: Vec<Record>, committed: Vec<Committed>) -> Result<(), FsError> {
         let (mut later, mut appended) = (Some(records).filter(|r| !r.is_empty()), None);
         if self.log.has_room() {
             appended = later.take().map(|records| self.append(records));
+        }
+        if !committed.is_empty() {
+            self.tasks.yield_now().await;
         }
         for entry in committed {
             self.execute(entry).await?;

@@ -67,6 +67,7 @@ pub async fn run(world: World, disk: Rc<dyn Disk>, seat: Seat) {
         log: log.clone(),
         store: opened.store,
         clock,
+        tasks: world.tasks.clone(),
         inline: Rc::new(InlineCache::new(64 << 10)),
         unpacked: Unpacked::default(),
         group: Group::new(&group_config, opened.restored, world.rng.next_u64()),
