@@ -39,8 +39,8 @@ pub struct Outcome {
     pub effects: Vec<Effect>,
 }
 
-/// Work for the driver that follows from a command. Effects are hints that a driver which starts
-/// anew finds again in the state (`pending`); all but `Data` may be lost.
+/// Work for the driver that follows from a command. Effects are hints: a driver which starts anew finds again in the
+/// state (`pending`, and chunks that nothing names) what comes of those that were lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// A message waits in the outbox: deliver it; replies that follow from it wait until it is

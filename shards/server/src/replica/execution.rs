@@ -10,7 +10,7 @@ use cfs_log::LogError;
 use cfs_namespace::{Effect, EntryContext, NeedMore};
 use cfs_seam::sleep;
 use cfs_segment::SpaceError;
-use cfs_types::{FsError, LogIndex};
+use cfs_types::{FsError, LogIndex, Term};
 use std::time::Duration;
 
 /// How often a read that the device has failed is tried again for an entry, without which the group cannot go on.
@@ -72,7 +72,7 @@ impl Replica {
             let executed = self.execute_batch(&context, &batch).await?;
             self.executed_at.set(batch.timestamp);
             self.unpacked.add(data.len() as u64);
-            self.note_effects(&executed);
+            self.note_effects(term, &executed);
             let promises = self.waiting.borrow_mut().remove(&index).unwrap_or_default();
             for (promise, executed) in promises.into_iter().zip(executed) {
                 promise.complete(Ok(Some(executed)));
@@ -106,13 +106,14 @@ impl Replica {
         }
     }
 
-    fn note_effects(&self, executed: &[Executed]) {
+    /// What an entry of an earlier term asks for, whoever leads finds in the state: after a start nothing of what
+    /// the log still holds is done twice. Another leader does what followers must not.
+    fn note_effects(&self, term: Term, executed: &[Executed]) {
         let effects = || executed.iter().flat_map(|e| &e.effects);
         if effects().any(|effect| *effect == Effect::Unlocked) {
             self.unlocked.notify_all();
         }
-        // Another leader does what followers must not; whoever leads next finds it in the state.
-        if self.leading.get().is_some() {
+        if self.leading.get() == Some(term) {
             self.effects.borrow_mut().extend(effects().filter(|e| **e != Effect::Unlocked).cloned());
             self.effected.notify_all();
         }
