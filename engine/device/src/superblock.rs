@@ -75,7 +75,7 @@ pub struct Superblock {
     pub device: Uuid,
     /// Rises with each change of the superblock.
     pub generation: u64,
-    /// Set after a failed write or flush: the device is never used again.
+    /// Set after a failed write or flush: the device is not used until its content was found sound.
     pub failed: bool,
     /// Where the areas lie.
     pub layout: Layout,
@@ -349,6 +349,13 @@ pub async fn mark_failed(disk: &dyn Disk, superblock: &Superblock) -> Result<(),
         result = result.and(written).and(flushed);
     }
     result
+}
+
+/// Takes a device back into service that [`mark_failed`] took out of it. Durable when it returns. Only for a device
+/// whose whole content was found sound since: whatever was acknowledged before it failed had been flushed.
+pub async fn return_to_service(disk: &dyn Disk) -> Result<(), DeviceError> {
+    let superblock = choose(&inspect(disk).await?)?;
+    store(disk, &Superblock { failed: false, generation: superblock.generation + 1, ..superblock }).await
 }
 
 #[cfg(test)]

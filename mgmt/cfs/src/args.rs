@@ -33,9 +33,9 @@ pub enum Command {
     Mount(MountOptions),
     /// Unmount. A mount in use stays and the exit status is 1.
     Umount(UmountOptions),
-    /// Check a store that is not being served. Changes nothing.
+    /// Check a store that is not being served. Changes nothing, but for --return-to-service.
     #[command(
-        after_help = "Exit status: 0 clean, or only space that leaked; 1 damage, or the check could not be made.\n\nExample:\n  cfs fsck /srv/cfs"
+        after_help = "Exit status: 0 clean, or only space that leaked; 1 damage, out of service, or the check could not be made.\n\nExample:\n  cfs fsck /srv/cfs"
     )]
     Fsck(FsckOptions),
     /// Show the servers that this user runs on this machine.
@@ -147,6 +147,9 @@ pub struct FsckOptions {
     /// Data directory or block device.
     #[arg(value_name = "DIR|DEVICE")]
     pub target: PathBuf,
+    /// If the check finds no damage, let a store that a failed write or flush took out of service be served again.
+    #[arg(long)]
+    pub return_to_service: bool,
 }
 
 /// `cfs status`.

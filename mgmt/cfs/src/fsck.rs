@@ -4,7 +4,7 @@ use crate::Failure;
 use crate::args::FsckOptions;
 use crate::format::{open_locked, refusal};
 use crate::place::Target;
-use cfs_runtime::{CoreConfig, OpenMode, run as run_core};
+use cfs_runtime::{CoreConfig, DiskFile, OpenMode, run as run_core};
 use cfs_server::{FsckError, Progress, Severity, Stage};
 use cfs_types::CoreId;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,9 +18,11 @@ const BAR_AFTER: Duration = Duration::from_secs(1);
 pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
     let target = Target::with_store(&options.target)?;
     let doing = || format!("checking {}", target.path.display());
-    let file = open_locked(&target.store, OpenMode::ReadOnly).map_err(|e| Failure::new(doing(), e))?;
+    let mode = if options.return_to_service { OpenMode::ReadWrite } else { OpenMode::ReadOnly };
+    let file = open_locked(&target.store, mode).map_err(|e| Failure::new(doing(), e))?;
+    let checked_file = file.clone();
     let checked = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
-        let disk = file.attach(&reactor);
+        let disk = checked_file.attach(&reactor);
         let mut bar = Bar::new();
         let report = cfs_server::fsck(&world, disk, |progress| bar.show(progress)).await;
         bar.clear();
@@ -37,7 +39,31 @@ pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
     if report.findings.iter().any(|f| f.severity == Severity::Leak) {
         say!("note: space leaked and no data is affected");
     }
+    if !report.out_of_service {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !options.return_to_service {
+        say!("out of service since a write or flush failed; once its cause is gone: {}", way_back(&target));
+        return Ok(ExitCode::from(1));
+    }
+    return_to_service(&file)?;
+    say!("in service again");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The command that lets a store be served again.
+pub fn way_back(target: &Target) -> String {
+    format!("cfs fsck --return-to-service {}", target.path.display())
+}
+
+fn return_to_service(file: &DiskFile) -> Result<(), Failure> {
+    let doing = || format!("returning {} to service", file.path().display());
+    let same = file.clone();
+    let returned = run_core(CoreConfig::new(CoreId::new(0)), move |_, reactor| async move {
+        let disk = same.attach(&reactor);
+        cfs_device::return_to_service(&*disk).await
+    });
+    returned.map_err(|e| Failure::new(doing(), e))?.map_err(|e| Failure::new(doing(), e))
 }
 
 /// A progress bar that appears once the check takes long.

@@ -3,7 +3,8 @@
 //! Pure and deterministic, like a shard's. Membership and the shard map join it when there is
 //! more than one node.
 //!
-//! Invariants: session numbers rise and are never issued twice; an ended session stays ended.
+//! Invariants: session numbers rise and are never issued twice; an ended session stays ended. They rise with
+//! the time too, so that a store put back to an older image does not give out numbers that clients of the newer one have.
 
 use cfs_namespace::{NeedMore, View, Writes};
 use cfs_types::{Nanos, SessionId};
@@ -20,8 +21,8 @@ const SESSION_END: &[u8] = &[0x01, b't'];
 /// A change of the control group's state. Part of the log's format: append only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ControlCommand {
-    /// Issues a session number.
-    OpenSession {
+    /// Issues the next session number: what the logs of earlier versions hold.
+    OpenNextSession {
         /// When.
         now: Nanos,
     },
@@ -29,6 +30,11 @@ pub enum ControlCommand {
     EndSession {
         /// Which.
         session: SessionId,
+    },
+    /// Issues a session number, none below the time in milliseconds.
+    OpenSession {
+        /// When.
+        now: Nanos,
     },
 }
 
@@ -44,14 +50,8 @@ pub enum ControlAnswer {
 /// Executes a command; the view misses answer `NeedMore`, as in a shard.
 pub fn execute(view: &dyn View, command: &ControlCommand) -> Result<(ControlAnswer, Writes), NeedMore> {
     match command {
-        ControlCommand::OpenSession { now } => {
-            let session = next_session(view)?;
-            let writes = vec![
-                (NEXT_KEY.into(), Some(Rc::from(session.next().get().to_be_bytes().as_slice()))),
-                (session_key(session), Some(Rc::from(now.get().to_be_bytes().as_slice()))),
-            ];
-            Ok((ControlAnswer::Opened(session), writes))
-        }
+        ControlCommand::OpenNextSession { now } => Ok(open(next_session(view)?, *now)),
+        ControlCommand::OpenSession { now } => Ok(open(next_session(view)?.max(first_number(*now)), *now)),
         ControlCommand::EndSession { session } => {
             let key = session_key(*session);
             let open = view.get(&key)?.is_some();
@@ -59,6 +59,14 @@ pub fn execute(view: &dyn View, command: &ControlCommand) -> Result<(ControlAnsw
             Ok((ControlAnswer::Ended(open), writes))
         }
     }
+}
+
+fn open(session: SessionId, now: Nanos) -> (ControlAnswer, Writes) {
+    let writes = vec![
+        (NEXT_KEY.into(), Some(Rc::from(session.next().get().to_be_bytes().as_slice()))),
+        (session_key(session), Some(Rc::from(now.get().to_be_bytes().as_slice()))),
+    ];
+    (ControlAnswer::Opened(session), writes)
 }
 
 /// Whether a session is open.
@@ -95,6 +103,11 @@ pub fn decode_row(key: &[u8], value: &[u8]) -> Option<Row> {
     }
 }
 
+/// Numbers of sessions that are opened now are no lower: milliseconds since the epoch.
+fn first_number(now: Nanos) -> SessionId {
+    SessionId::new(u64::try_from(now.get()).unwrap_or(0) / 1_000_000)
+}
+
 fn session_key(session: SessionId) -> Box<[u8]> {
     [&SESSION_PREFIX[..], &session.get().to_be_bytes()].concat().into()
 }
@@ -123,12 +136,17 @@ mod tests {
         assert_eq!(run(&mut state, open.clone()), ControlAnswer::Opened(two));
         assert_eq!(run(&mut state, ControlCommand::EndSession { session: two }), ControlAnswer::Ended(true));
         assert_eq!(run(&mut state, ControlCommand::EndSession { session: two }), ControlAnswer::Ended(false));
-        assert_eq!(run(&mut state, open), ControlAnswer::Opened(SessionId::new(3)));
+        assert_eq!(run(&mut state, open.clone()), ControlAnswer::Opened(SessionId::new(3)));
         assert_eq!(is_open(&state, one), Ok(true));
         assert_eq!(next_session(&state), Ok(SessionId::new(4)));
         assert_eq!(decode_row(NEXT_KEY, &4u64.to_be_bytes()), Some(Row::Next(SessionId::new(4))));
         assert_eq!(decode_row(&session_key(one), &[0; 8]), Some(Row::Open(one)));
         assert_eq!((decode_row(&[1], &[0; 8]), decode_row(NEXT_KEY, &[0; 7])), (None, None));
         assert_eq!(open_sessions(&state, SessionId::new(0), 10), Ok(vec![one, SessionId::new(3)]));
+        let later = ControlCommand::OpenSession { now: Nanos::new(9_000_000) };
+        assert_eq!(run(&mut state, later), ControlAnswer::Opened(SessionId::new(9)));
+        let next = ControlCommand::OpenNextSession { now: Nanos::new(90_000_000) };
+        assert_eq!(run(&mut state, next), ControlAnswer::Opened(SessionId::new(10)));
+        assert_eq!(run(&mut state, open), ControlAnswer::Opened(SessionId::new(11)), "the clock was set back");
     }
 }

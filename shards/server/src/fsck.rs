@@ -118,6 +118,8 @@ pub struct Report {
     pub more: u64,
     /// Findings of severity `Damage`, all of them.
     pub damage: u64,
+    /// A write or flush had failed, and the device was taken out of service.
+    pub out_of_service: bool,
 }
 
 impl Report {
@@ -126,9 +128,9 @@ impl Report {
         self.damage == 0
     }
 
-    /// Whether nothing at all was found.
+    /// Whether nothing at all was found, and the device is in service.
     pub fn is_clean(&self) -> bool {
-        self.findings.is_empty()
+        self.findings.is_empty() && !self.out_of_service
     }
 }
 
@@ -219,13 +221,7 @@ impl<P: FnMut(Progress)> Check<P> {
         self.step(Stage::Device, 0, 1);
         let disk = self.opener.disk.clone();
         device::check_superblock(&disk, &self.superblock, &mut self.findings).await?;
-        if self.superblock.failed {
-            self.findings.add(
-                Severity::Damage,
-                Site::Device(0),
-                "the device was taken out of service after a failed write",
-            );
-        }
+        self.report.out_of_service = self.superblock.failed;
         let log = device::read_log(&disk, &self.superblock, &mut self.findings).await;
         self.is_whole = log.is_some();
         let log = log.unwrap_or_default();

@@ -22,7 +22,8 @@ fn commands() -> Vec<GroupCommand> {
     let decode = |bytes: Vec<u8>| record::decode::<Command>(&[&[1], &bytes[..]].concat()).expect("an example");
     let shard = shard.map(|bytes| GroupCommand::Shard(Box::new(decode(bytes))));
     let control = [
-        ControlCommand::OpenSession { now: Nanos::new(-5) },
+        ControlCommand::OpenNextSession { now: Nanos::new(-5) },
+        ControlCommand::OpenSession { now: Nanos::new(5) },
         ControlCommand::EndSession { session: SessionId::new(300) },
     ];
     shard.chain(control.map(GroupCommand::Control)).collect()

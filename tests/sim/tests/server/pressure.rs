@@ -5,7 +5,7 @@ use cfs_device::{AnchorId, Anchors, DeviceError, Superblock};
 use cfs_seam::{Class, Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, spawn};
 use cfs_sim::{Crash, DiskFaults};
 use cfs_types::{GroupId, InodeId, Name, RANGE_BYTES, ShardId};
-use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
+use cfs_volume::{Creation, Lookup, OpenFlags, Volume, WriteFlags};
 use cfs_wire::Identity;
 use std::cell::Cell;
 use std::future::Future;
@@ -30,6 +30,16 @@ pub async fn open_new(volume: &Volume, text: &str) -> cfs_volume::Handle {
 async fn write_durably(volume: &Volume, handle: cfs_volume::Handle, at: u64, bytes: &[u8]) {
     assert_eq!(volume.write(handle, at, bytes, WriteFlags::default()).await, Ok(bytes.len()));
     volume.fsync(handle).await.expect("durable");
+}
+
+/// The first 2 MiB of a file of the root directory.
+async fn read_named(volume: &Volume, text: &str) -> Vec<u8> {
+    let found = volume.lookup(&Identity::default(), ROOT, &name(text)).await;
+    let Ok(Lookup::Found(entry)) = found else { panic!("{text}: {found:?}") };
+    let handle = volume.open(&Identity::default(), entry.attr.ino, OpenFlags::default()).await.expect("opened");
+    let bytes = volume.read(handle, 0, 2 << 20).await.expect("read");
+    volume.release(handle);
+    bytes.to_vec()
 }
 
 /// `count` of them at the same time; ends the session when all have.
@@ -127,12 +137,7 @@ async fn make_tiny(world: World, volume: Rc<Volume>, rounds: u32) {
 async fn check_tiny(_world: World, volume: Rc<Volume>, rounds: u32) {
     for maker in 0..64 {
         for round in 0..rounds {
-            let found = volume.lookup(&Identity::default(), ROOT, &name(&format!("{maker}-{round}"))).await;
-            let Ok(cfs_volume::Lookup::Found(entry)) = found else { panic!("{maker}-{round}: {found:?}") };
-            let flags = OpenFlags::default();
-            let handle = volume.open(&Identity::default(), entry.attr.ino, flags).await.expect("opened");
-            assert_eq!(volume.read(handle, 0, 100).await.expect("read").to_vec(), round.to_le_bytes());
-            volume.release(handle);
+            assert_eq!(read_named(&volume, &format!("{maker}-{round}")).await, round.to_le_bytes());
         }
     }
     volume.shutdown().await.expect("a clean end");
@@ -156,12 +161,8 @@ fn a_log_full_of_tiny_writes_comes_free_without_room_for_packing() {
 
 async fn check_together(_world: World, volume: Rc<Volume>) {
     for i in 0..40_u8 {
-        let found = volume.lookup(&Identity::default(), ROOT, &name(&format!("f{i}"))).await;
-        let Ok(cfs_volume::Lookup::Found(entry)) = found else { panic!("f{i}: {found:?}") };
-        let handle = volume.open(&Identity::default(), entry.attr.ino, OpenFlags::default()).await.expect("opened");
-        let bytes = volume.read(handle, 0, 2 << 20).await.expect("read");
+        let bytes = read_named(&volume, &format!("f{i}")).await;
         assert_eq!((bytes.len(), bytes.iter().all(|b| *b == i)), (60 * (32 << 10), true));
-        volume.release(handle);
     }
     volume.shutdown().await.expect("a clean end");
 }
@@ -246,6 +247,7 @@ fn with_bad_place(
         Rc::new(BadPlace { disk, place, refuses_writes, written, is_bad })
     });
     stage.start(2);
+    stage.client(keep_something);
     (stage, is_bad)
 }
 
@@ -262,13 +264,34 @@ fn manifests(superblock: &Superblock) -> Range<u64> {
     from..from + groups * 2 * (16 << 10)
 }
 
-/// The device is not trusted again.
+/// Something that was acknowledged before the device failed.
+async fn keep_something(_world: World, volume: Rc<Volume>) {
+    let handle = open_new(&volume, "kept").await;
+    write_durably(&volume, handle, 0, &[7; SMALL_WRITE]).await;
+    volume.release(handle);
+    volume.shutdown().await.expect("a clean end");
+}
+
+async fn find_it(_world: World, volume: Rc<Volume>) {
+    assert_eq!(read_named(&volume, "kept").await, [7; SMALL_WRITE]);
+    volume.shutdown().await.expect("a clean end");
+}
+
+/// The device is not trusted again, until its whole content was found sound: then all that was acknowledged is there.
 fn is_out_of_service(stage: &Stage, is_bad: &Cell<bool>) {
     is_bad.set(false);
     stage.crash(Crash::Process);
     let device = stage.device();
     let found = cfs_sim::run(1, |_| async move { cfs_device::open(&device).await });
     assert_eq!(found, Err(DeviceError::FailedForGood));
+    let report = stage.check();
+    assert!(report.is_sound() && report.out_of_service, "{report}");
+    let device = stage.device();
+    cfs_sim::run(1, |_| async move { cfs_device::return_to_service(&device).await }).expect("a sound device");
+    stage.start(2);
+    stage.client(find_it);
+    stage.stop();
+    assert!(stage.check().is_clean());
 }
 
 fn regions_that_fail_end_the_service(refuses_writes: bool) {
