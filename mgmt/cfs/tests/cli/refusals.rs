@@ -173,3 +173,47 @@ fn a_stopped_store_that_lost_the_end_of_its_log_or_its_anchors_is_refused() {
     assert_eq!(fs::read_to_string(stage.path("mnt/file199")).expect("read"), "text");
     drop(dev);
 }
+
+/// As a server that has seen a flush fail leaves it: the flag in both superblocks.
+fn take_out_of_service(store: &File) {
+    for at in cfs_device::SUPERBLOCK_COPIES_AT {
+        let mut copy = vec![0; cfs_device::SUPERBLOCK_BYTES];
+        store.read_exact_at(&mut copy, at).expect("read");
+        copy[12] |= 1;
+        let sum_at = copy.len() - 4;
+        let sum = cfs_device::crc32c(&copy[..sum_at]).to_le_bytes();
+        copy[sum_at..].copy_from_slice(&sum);
+        store.write_all_at(&copy, at).expect("written");
+    }
+}
+
+#[test]
+fn a_store_out_of_service_is_refused_until_a_check_has_found_it_sound() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    fs::write(stage.path("mnt/file"), "text").expect("written");
+    dev.signal("TERM");
+    assert_eq!(dev.wait().code(), Some(0));
+    let store = OpenOptions::new().read(true).write(true).open(stage.path("store/store")).expect("the store");
+    take_out_of_service(&store);
+    let way = ["out of service", "cfs fsck --return-to-service"];
+    refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &way);
+    let checked = stage.run(&["fsck", "store"]);
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(way.iter().all(|words| String::from_utf8_lossy(&checked.stdout).contains(words)), "{checked:?}");
+
+    // Damage anywhere, and it stays out of service.
+    let at = *batches(&store).last().expect("it was used") + 100;
+    let mut byte = [0];
+    store.read_exact_at(&mut byte, at).expect("read");
+    store.write_all_at(&[byte[0] ^ 0x10], at).expect("written");
+    assert_eq!(stage.run(&["fsck", "--return-to-service", "store"]).status.code(), Some(1));
+    store.write_all_at(&byte, at).expect("written");
+    refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &way);
+
+    assert!(stage.run(&["fsck", "--return-to-service", "store"]).status.success());
+    assert!(stage.run(&["fsck", "--return-to-service", "store"]).status.success(), "nothing to do");
+    let dev = stage.dev();
+    assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("read"), "text");
+    drop(dev);
+}
