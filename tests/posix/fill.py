@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fills a volume and empties it again, over and over: fill.py ROOT KIND,KIND... ROUNDS WRITERS
+"""Fills a volume and empties it again, over and over: fill.py ROOT KIND[:WRITERS],KIND... ROUNDS WRITERS
 
 The writer is told ENOSPC and nothing else, what was acknowledged is right, deleting works and gives the
 space back. Each writer has a directory of its own."""
@@ -79,13 +79,14 @@ def everywhere(work):
 
 
 if __name__ == "__main__":
-    root, kinds, rounds, writers = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3]), int(sys.argv[4])
-    folders = [os.path.join(root, "writer-%d" % n) for n in range(writers)]
-    for folder in folders:
-        os.mkdir(folder)
+    root, kinds, rounds = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3])
     first = free()
     for round in range(rounds):
-        kind, began = kinds[round % len(kinds)], time.monotonic()
+        kind, _, of_kind = kinds[round % len(kinds)].partition(":")
+        writers, began = int(of_kind or sys.argv[4]), time.monotonic()
+        folders = [os.path.join(root, "writer-%d" % n) for n in range(writers)]
+        for folder in folders:
+            os.mkdir(folder)
         kept = [{} for _ in folders]
         everywhere(lambda n: fill(kind, folders[n], round * writers + n, kept[n]))
         files, used = sum(map(len, kept)), sum(sum(k.values()) for k in kept)
@@ -96,9 +97,9 @@ if __name__ == "__main__":
                 assert open(os.path.join(folder, name), "rb").read() == content(name, names[name]), name
             assert sorted(os.listdir(folder)) == sorted(names)
         everywhere(lambda n: [os.unlink(os.path.join(folders[n], name)) for name in kept[n]])
+        for folder in folders:
+            os.rmdir(folder)
         end = time.monotonic() + 60
         while free() < first * 9 // 10:
             assert time.monotonic() < end, "space does not come back: %d of %d MiB" % (free() >> 20, first >> 20)
             time.sleep(0.1)
-    for folder in folders:
-        os.rmdir(folder)

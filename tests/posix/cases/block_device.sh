@@ -13,7 +13,7 @@ clean_up() {
     losetup --detach "$device"
 }
 trap clean_up EXIT
-port=$(python3 -c 'import random; print(random.randrange(20000, 32000, 20))')
+port=$(python3 -c 'import random; print(random.randrange(29000, 32000, 20))')
 
 serve() {
     : >"$log"

@@ -3,7 +3,7 @@
 python3 - <<'PYTHON'
 import os, time
 mine, other = os.environ["WORK"] + "/", os.environ["OTHER"] + "/"
-READERS, SECONDS = 6, 15
+READERS, SECONDS = 6, 10
 
 def exists(path):
     try:

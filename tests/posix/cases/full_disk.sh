@@ -4,7 +4,7 @@ export STAGE=$STAGE/small STORE_SIZE=512MiB
 mkdir -p "$STAGE"
 trap '"$SERVER" abandon' EXIT
 "$SERVER" start
-python3 "$ROOT/tests/posix/fill.py" "$STAGE/mnt" large,small,mixed "${ROUNDS:-10}" 1
+python3 "$ROOT/tests/posix/fill.py" "$STAGE/mnt" large,small:8,mixed "${ROUNDS:-10}" 1
 for round in 1 2 3; do
     if dd if=/dev/zero of="$STAGE/mnt/endless" bs=1M count=2048 2>"$SCRATCH/told"; then exit 1; fi
     grep "error writing.*No space left" "$SCRATCH/told"
