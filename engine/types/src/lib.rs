@@ -5,12 +5,14 @@
 //!
 //! Invariants: no I/O, no clock, no randomness, no allocation beyond names.
 
+mod attribute_name;
 mod error;
 mod ids;
 mod latencies;
 mod name;
 mod time;
 
+pub use attribute_name::{check_attribute_asked, check_attribute_name};
 pub use error::FsError;
 pub use ids::{
     ChunkId, CoreId, GroupId, InodeId, LogIndex, MapEpoch, MoveEpoch, RangeIndex, RequestNumber, SessionId, ShardId,

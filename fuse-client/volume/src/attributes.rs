@@ -5,7 +5,7 @@ use crate::core::Core;
 use crate::inodes::Known;
 use crate::link::Origin;
 use crate::volume::{Entry, Volume};
-use cfs_types::{FsError, InodeId, Name};
+use cfs_types::{FsError, InodeId, Name, check_attribute_asked};
 use cfs_wire::{Attr, AttrChange, Identity, Op, Reply, XattrMode};
 use std::rc::Rc;
 use std::time::Duration;
@@ -95,6 +95,7 @@ impl Volume {
 
     /// Value of an extended attribute.
     pub async fn getxattr(&self, ino: InodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        check_attribute_asked(name)?;
         // The kernel asks for security.capability of each file that is written.
         if self.core.inodes.is_bare(ino, self.core.now()) {
             return Err(FsError::NoAttribute);

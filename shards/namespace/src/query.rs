@@ -8,7 +8,7 @@ use crate::outcome::{Step, Stop};
 use crate::record::{Counters, Dentry, Inode};
 use crate::state::{find, find_dentry, read_inode};
 use crate::view::{Key, NeedMore, Rows, View};
-use cfs_types::{FsError, InodeId, Name};
+use cfs_types::{FsError, InodeId, Name, check_attribute_asked};
 use cfs_wire::{DirEntry, EntryReply, FileKind, Op, Reply, Volume};
 
 /// Entries of one listing at most, whatever the bytes.
@@ -142,6 +142,7 @@ fn add_attributes(view: &dyn View, ctx: &EntryContext, entries: &mut [DirEntry])
 }
 
 fn get_xattr(view: &dyn View, ino: InodeId, name: &[u8]) -> Step<Reply> {
+    check_attribute_asked(name).map_err(Stop::Fail)?;
     read_inode(view, ino)?;
     let value = view.get(&keys::xattr(ino, name))?.ok_or(Stop::Fail(FsError::NoAttribute))?;
     Ok(Reply::Bytes(value.to_vec()))

@@ -5,34 +5,19 @@ use crate::outcome::{Step, Stop};
 use crate::record::Inode;
 use crate::state::State;
 use crate::view::View;
-use cfs_types::{FsError, InodeId};
+use cfs_types::{FsError, InodeId, check_attribute_name};
 use cfs_wire::{Reply, XattrMode};
 
-/// Longest name, bytes (XATTR_NAME_MAX of Linux).
-pub const NAME_BYTES_MAX: usize = 255;
 /// Longest value, bytes (XATTR_SIZE_MAX of Linux).
 pub const VALUE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of all names of one inode, each with its NUL (XATTR_LIST_MAX of Linux).
 pub const LIST_BYTES_MAX: usize = 64 << 10;
 
-/// Namespaces of names. Others have a meaning that nobody here would give them, POSIX ACLs
-/// (`system.posix_acl_access`) above all: to store such a thing and not enforce it is worse than to refuse it.
-const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 /// Capabilities of an executable file.
 const CAPABILITY: &[u8] = b"security.capability";
 
 fn check_name(name: &[u8]) -> Step<()> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(Stop::Fail(FsError::Range));
-    }
-    if name.contains(&0) {
-        return Err(Stop::Fail(FsError::Invalid));
-    }
-    match NAMESPACES.iter().find_map(|space| name.strip_prefix(*space)) {
-        None => Err(Stop::Fail(FsError::NotSupported)),
-        Some(b"") => Err(Stop::Fail(FsError::Invalid)),
-        Some(_) => Ok(()),
-    }
+    check_attribute_name(name).map_err(Stop::Fail)
 }
 
 /// A file's content or owner changes: it loses its capabilities, whoever does it (Linux:

@@ -73,6 +73,10 @@ impl Model {
                 _ => Err(FsError::Invalid),
             },
             Op::GetXattr { ino, name } => {
+                if name.starts_with(b"system.posix_acl_") {
+                    return Err(FsError::NoAttribute);
+                }
+                check_xattr_name(name)?;
                 let value = self.node(*ino)?.xattrs.get(name).ok_or(FsError::NoAttribute)?;
                 Ok(Reply::Bytes(value.clone()))
             }

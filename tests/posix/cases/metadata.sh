@@ -43,6 +43,26 @@ for name in system.posix_acl_access other.key; do
     if setfattr -n $name -v 0x0200000001000600ffffffff04000400ffffffff20000400ffffffff file 2>errors; then exit 1; fi
     grep -q 'not supported' errors
 done
+# Names that nothing can have are refused as ext4 does, also where they are asked for.
+python3 - <<'PYTHON'
+import errno, os
+EXPECTED = {"user.": "EINVAL", "trusted.": "EINVAL", "user": "EOPNOTSUPP", "foo": "EOPNOTSUPP", "foo.bar": "EOPNOTSUPP", "system.foo": "EOPNOTSUPP"}
+open("bare", "w").close()
+for path in ("file", "bare"):
+    for name, code in EXPECTED.items():
+        for what in (lambda: os.getxattr(path, name), lambda: os.setxattr(path, name, b"v"), lambda: os.removexattr(path, name)):
+            try:
+                what()
+            except OSError as error:
+                assert error.errno == getattr(errno, code), (path, name, error)
+            else:
+                raise AssertionError(name)
+    for name in ("user.none", "security.none", "system.posix_acl_access"):
+        try:
+            raise AssertionError(os.getxattr(path, name))
+        except OSError as error:
+            assert error.errno == errno.ENODATA, (path, name, error)
+PYTHON
 # `..` is listed with the number of the directory above, also after a move.
 mkdir -p above/below other
 python3 - <<'PYTHON'
