@@ -44,12 +44,18 @@ pub enum DeviceError {
         reason: &'static str,
     },
     /// Refusal: the device was shortened after it was formatted.
-    #[error("the device has {actual} bytes, but was formatted with {expected}")]
+    #[error("it has {actual} bytes, and {expected} by its superblock")]
     Shrunk {
         /// Bytes of the device now.
         actual: u64,
         /// Bytes in the superblock.
         expected: u64,
+    },
+    /// Refusal: it ends before the first superblock does, if there ever was one.
+    #[error("it has {actual} bytes, which is not even a superblock")]
+    NoRoom {
+        /// Bytes of the device.
+        actual: u64,
     },
     /// Refusal: too small to be of use.
     #[error("the device has {actual} bytes, at least {needed} are needed")]

@@ -236,6 +236,10 @@ pub(crate) fn unfinished() -> [u8; SUPERBLOCK_BYTES] {
 /// Both copies as they are, for checkers. Reads only. An error: neither can be read.
 pub async fn inspect(disk: &dyn Disk) -> Result<[SuperblockCopy; 2], DeviceError> {
     let [first, second] = SUPERBLOCK_COPIES_AT;
+    let actual = disk.geometry().bytes;
+    if actual < SUPERBLOCK_BYTES as u64 {
+        return Err(DeviceError::NoRoom { actual });
+    }
     let copies = [read_copy(disk, first).await, read_copy(disk, second).await];
     if let [SuperblockCopy::Unreadable(source), SuperblockCopy::Unreadable(_)] = copies {
         return Err(unreadable(first, source));

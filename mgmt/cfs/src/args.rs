@@ -90,7 +90,7 @@ pub struct FormatOptions {
     /// Size of a data directory's store (a device is used whole); default: the size it has, or 8GiB.
     #[arg(long, value_parser = parse_size)]
     pub size: Option<u64>,
-    /// Destroy what is there.
+    /// Destroy what is there; an empty file where a store would be is something too.
     #[arg(long)]
     pub force: bool,
 }

@@ -103,10 +103,7 @@ fn format_directory(
     // Looked at again: somebody may have formatted it meanwhile.
     let is_there = fs::exists(&target.store).unwrap_or(false);
     if is_there != exists || is_there && !force && !is_needed(&target.store)? {
-        return Err(Failure::plain(format!(
-            "{} is not empty: it is a store already; --force destroys what is there",
-            target.store.display()
-        )));
+        return Err(occupied(&target.store));
     }
     let opened = open_locked(&draft, OpenMode::Create { bytes });
     if !exists && !matches!(opened, Err(RuntimeError::Locked { .. })) {
@@ -127,6 +124,15 @@ fn format_directory(
     }
     leftover.keep();
     Ok(superblock)
+}
+
+/// Why a file where the store would be is left alone without `--force`.
+fn occupied(store: &Path) -> Failure {
+    let what = match fs::metadata(store).map(|found| found.len()) {
+        Ok(0) => "is an empty file, perhaps a store that was cut; --force makes a new one of it",
+        _ => "is not empty: it is a store already; --force destroys what is there",
+    };
+    Failure::plain(format!("{} {what}", store.display()))
 }
 
 /// Formats an open device until it is done or a stop is asked for.
@@ -250,6 +256,9 @@ pub fn refusal(target: &Target, error: &DeviceError) -> Failure {
         DeviceError::Foreign => " (cfs format --force would destroy it)".to_owned(),
         DeviceError::HeadLost { .. } => "; nothing was changed".to_owned(),
         DeviceError::FailedForGood => format!("; once the cause is gone: {}", crate::fsck::way_back(target)),
+        DeviceError::Shrunk { .. } | DeviceError::NoRoom { .. } => {
+            "; what was cut off is gone: restore it whole, nothing was changed".to_owned()
+        }
         _ => String::new(),
     };
     Failure::plain(format!("opening {}: {error}{advice}", target.store.display()))

@@ -6,15 +6,16 @@ use crate::stop_sign::StopSign;
 use crate::system::leave_output;
 use crate::{Failure, registry};
 use cfs_fuse::{Host, Negotiated, Session, Unmounted, VolumeFront, WhenInUse};
+use cfs_rpc::RpcError;
 use cfs_runtime::{CoreConfig, Reactor, run as run_core};
-use cfs_seam::{Address, Class, World, spawn};
+use cfs_seam::{Address, Class, NetError, World, spawn};
 use cfs_types::{CoreId, SessionId};
-use cfs_volume::{Volume, VolumeOptions};
+use cfs_volume::{Volume, VolumeError, VolumeOptions};
 use std::cell::RefCell;
 use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -31,6 +32,8 @@ const LEAVE_TIME: Duration = Duration::from_secs(5);
 const LEAVE_LOOK: Duration = Duration::from_millis(20);
 /// Longest that a mount is waited for to deliver what it holds back before it is taken away.
 const DELIVERY_TIME: Duration = Duration::from_secs(5);
+/// Longest wait for a port that has just refused us.
+const PROBE_TIME: Duration = Duration::from_secs(1);
 /// Between two looks at a mount that begins.
 const START_LOOK: Duration = Duration::from_millis(20);
 
@@ -160,7 +163,7 @@ async fn serve(
     mut end: oneshot::Receiver<()>,
 ) -> Result<(), Failure> {
     let connected = or_end(Volume::connect(world.clone(), options), &mut end).await;
-    let volume = connected.ok_or_else(Failure::stopped)?.map_err(|e| Failure::new("connecting", e))?;
+    let volume = connected.ok_or_else(Failure::stopped)?.map_err(not_connected)?;
     let (device, mounted) = cfs_fuse::mount(&place.path, &place.mount).map_err(Failure::plain)?;
     let front = Rc::new(VolumeFront::new(volume.clone()));
     let session = Session::new(Host::new(&world, &reactor, false), device.clone(), front);
@@ -178,6 +181,22 @@ async fn serve(
     let left = volume.shutdown().await;
     served.map_err(Failure::plain)?;
     left.map_err(|e| Failure::new("writing back at the end", e))
+}
+
+/// Says where nobody listens, and what to do then.
+fn not_connected(error: VolumeError) -> Failure {
+    match &error {
+        VolumeError::Connect { address: Address::Tcp(address), error: RpcError::Net(NetError::Closed) }
+            if TcpStream::connect_timeout(address, PROBE_TIME)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) =>
+        {
+            Failure::plain(format!(
+                "no server listens on {address}: start one there (cfs server DIR --listen {address}), or look for the \
+                 address of one with `cfs status` on its machine"
+            ))
+        }
+        _ => Failure::new("connecting", error),
+    }
 }
 
 /// What comes first: the output, or None at the end.

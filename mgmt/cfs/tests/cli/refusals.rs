@@ -1,6 +1,6 @@
 //! What is refused, with which exit status, and whether the words help.
 
-use crate::stage::{Stage, said};
+use crate::stage::{Stage, free_ports, said};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Output;
@@ -134,6 +134,36 @@ fn fsck_finds_a_flipped_byte_and_says_where() {
         store.write_all_at(&[byte[0] ^ 0x10], at).expect("written");
     }
     refused(&stage.run(&["fsck", "store"]), 1, &["damage", "DAMAGED"]);
+}
+
+#[test]
+fn a_store_that_was_cut_is_refused_with_both_lengths_and_not_formatted() {
+    let stage = Stage::new();
+    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
+    let store = OpenOptions::new().write(true).open(stage.path("store/store")).expect("the store");
+    let serve = ["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"];
+    let cuts =
+        [(300 << 20, "536870912 by its superblock"), (8192, "536870912"), (100, "superblock"), (0, "superblock")];
+    for (bytes, words) in cuts {
+        store.set_len(bytes).expect("cut");
+        let words = [&format!("it has {bytes} bytes"), words, "restore it"];
+        refused(&stage.run(&serve), 1, &words);
+        refused(&stage.run(&["fsck", "store"]), 1, &words);
+        refused(&stage.run(&["dev", "store", "mnt", "--size", "512MiB"]), 1, &words);
+    }
+    refused(&stage.run(&["format", "store", "--size", "512MiB"]), 1, &["is an empty file", "--force"]);
+    assert_eq!(fs::metadata(stage.path("store/store")).expect("it is there").len(), 0);
+    assert!(stage.run(&["format", "store", "--size", "512MiB", "--force"]).status.success());
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_named() {
+    let stage = Stage::new();
+    assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    let nobody = free_ports(1);
+    let mount = stage.run(&["mount", &nobody, "mnt", "--secret", "store/secret"]);
+    refused(&mount, 1, &[&format!("no server listens on {nobody}"), "cfs server", "cfs status"]);
 }
 
 /// The blocks of the first MiBs of the log that begin a batch.
