@@ -13,7 +13,7 @@ use crate::{
 };
 use cfs_seam::{Disk, DiskError, Io, IoBuf, IoDone};
 use flush::Flushes;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
@@ -121,6 +121,7 @@ struct Inner {
     grants: Rc<dyn RegionGrants>,
     layout: RegionLayout,
     state: RefCell<State>,
+    refused_reads: Cell<u64>,
 }
 
 /// One core's space on one device. Clones are handles to the same space.
@@ -143,7 +144,8 @@ impl Space {
             failed: Failure::default(),
             started: false,
         };
-        Space { inner: Rc::new(Inner { disk, grants, layout: config.layout, state: RefCell::new(state) }) }
+        let (layout, state) = (config.layout, RefCell::new(state));
+        Space { inner: Rc::new(Inner { disk, grants, layout, state, refused_reads: Cell::new(0) }) }
     }
 
     /// The write or flush that failed, if one did: the process must stop.
@@ -224,10 +226,14 @@ impl Space {
         units: u32,
     ) -> impl Future<Output = Result<IoBuf, SpaceError>> + 'static {
         let reading = self.begin_read(owner, cell, first_unit, units);
+        let inner = self.inner.clone();
         async move {
             let (offset, io, _pin) = reading?;
             let done = io.await;
-            done.result.map_err(|error| SpaceError::Read { offset, error })?;
+            done.result.map_err(|error| {
+                inner.refused_reads.set(inner.refused_reads.get() + 1);
+                SpaceError::Read { offset, error }
+            })?;
             Ok(done.buf)
         }
     }
@@ -340,6 +346,11 @@ impl Space {
     /// Where the space went.
     pub fn usage(&self) -> Usage {
         self.inner.state.borrow().book.usage(self.inner.grants.ungranted())
+    }
+
+    /// Reads of cells that the device refused; some of them were tried again.
+    pub fn refused_reads(&self) -> u64 {
+        self.inner.refused_reads.get()
     }
 
     /// The segment that is best cleaned next, with its live cells; None where cleaning gains

@@ -65,11 +65,22 @@ pub fn health(snapshot: &Snapshot) -> Health {
             let groups: Vec<String> = status.failed_groups.iter().map(u16::to_string).collect();
             say(
                 Level::Critical,
-                format!("groups of core {core} stopped serving because of damage: {}", groups.join(", ")),
+                format!(
+                    "groups of core {core} stopped serving because of damage or reads that the device refused: {}; the \
+                     next start tries again",
+                    groups.join(", ")
+                ),
             );
         }
         if status.damaged_reads > 0 {
             let what = format!("core {core} has read damaged data {} times: run cfs fsck", status.damaged_reads);
+            say(Level::Degraded, what);
+        }
+        if status.refused_reads > 0 {
+            let what = format!(
+                "the device has refused core {core} {} reads: see the kernel's log, and replace the device if it goes on",
+                status.refused_reads
+            );
             say(Level::Degraded, what);
         }
     }
@@ -110,6 +121,7 @@ mod tests {
     #[test]
     fn damage_that_was_read_degrades_and_what_is_not_served_is_critical() {
         assert_eq!(judged(CoreStatus { damaged_reads: 1, ..used(0) }), (Level::Degraded, 1));
+        assert_eq!(judged(CoreStatus { refused_reads: 1, ..used(0) }), (Level::Degraded, 1));
         let failed = CoreStatus { failed_groups: vec![3, 9], damaged_reads: 2, ..used(0) };
         assert_eq!(judged(failed), (Level::Critical, 2));
         assert_eq!(judged(CoreStatus { log_failure: Some("write".into()), ..used(0) }), (Level::Critical, 1));

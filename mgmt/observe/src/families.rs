@@ -207,7 +207,8 @@ fn space(snapshot: &Snapshot) -> Vec<Family> {
 
 fn groups(snapshot: &Snapshot) -> Vec<Family> {
     let served = ("cfs_served", Unit::Of("groups"), "Raft groups that the core holds");
-    let failed = ("cfs_failed", Unit::Of("groups"), "Raft groups that stopped serving because of damage");
+    let failed =
+        ("cfs_failed", Unit::Of("groups"), "Raft groups that stopped serving because of damage or refused reads");
     let inodes = ("cfs_used", Unit::Of("inodes"), "Inodes in the core's shards");
     let sessions = ("cfs_connected", Unit::Of("sessions"), "Client sessions with a connection to the core");
     vec![

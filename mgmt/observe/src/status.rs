@@ -69,12 +69,14 @@ pub struct CoreStatus {
     pub core: u16,
     /// Groups it serves.
     pub groups: u64,
-    /// Groups that stopped serving because of damage.
+    /// Groups that stopped serving because of damage, or because the device refused reads.
     pub failed_groups: Vec<u16>,
     /// Why the log takes nothing more, if so.
     pub log_failure: Option<String>,
     /// Reads whose bytes failed their checksum.
     pub damaged_reads: u64,
+    /// Reads that the device answered with an error.
+    pub refused_reads: u64,
     /// Plain numbers.
     pub numbers: Vec<Number>,
     /// Latencies of answered requests, by operation.

@@ -368,6 +368,10 @@ async fn fill(core: &Rc<Core>, shard: &Rc<Shard>, piece: &Piece, into: &mut [u8]
                     core.metrics.damage.bump();
                     return Err(FsError::Corrupt);
                 }
+                Err(FsError::Device) => {
+                    core.metrics.refused_log_reads.bump();
+                    return Err(FsError::Device);
+                }
                 Err(FsError::Stale) => return Ok(false),
                 Err(error) => return Err(error),
             };
@@ -410,7 +414,10 @@ pub async fn read_chunk(
         match reading {
             Ok(reading) => {
                 let mut bytes = reading.await.map_err(|error| {
-                    core.metrics.damage.bump();
+                    // What the device refuses says nothing of the bytes; the space counts it.
+                    if !matches!(error, SpaceError::Read { .. }) {
+                        core.metrics.damage.bump();
+                    }
                     space_error(error)
                 })?;
                 bytes.set_len(len as usize);

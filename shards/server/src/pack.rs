@@ -109,9 +109,11 @@ async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result
             Ok(None) => {}
             // It was packed meanwhile.
             Err(FsError::Stale) => {}
-            // A damaged piece stays where it is: reading it says so.
-            Err(FsError::Corrupt) => {
-                core.metrics.damage.bump();
+            // What is damaged, or refused by the device, stays where it is: reading it says so.
+            Err(error @ (FsError::Corrupt | FsError::Device)) => {
+                if error == FsError::Corrupt {
+                    core.metrics.damage.bump();
+                }
                 moved.all = false;
             }
             Err(error) => return Err(error),

@@ -20,6 +20,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         failed_groups: failed.map(|s| s.group().get()).collect(),
         log_failure: core.log.failed().map(|error| error.to_string()),
         damaged_reads: core.metrics.damage.get(),
+        refused_reads: refused_reads(core),
         numbers: numbers(core, &log),
         requests: core.metrics.requests(),
         log_writes: log.writes,
@@ -77,6 +78,7 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
             m.upkeep_failures.get(),
         ),
         Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", m.damage.get()),
+        Number::counter("refused", of("reads"), "Reads that the device answered with an error", refused_reads(core)),
         Number::counter("log", of("batches"), "Log batches made durable", log.batches),
         Number::counter("log", of("records"), "Log records made durable", log.records),
         Number::counter("log_written", bytes, "Bytes of log batches on the device", log.bytes_written),
@@ -89,6 +91,10 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
         Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
     ]
+}
+
+fn refused_reads(core: &Core) -> u64 {
+    core.space.refused_reads() + core.metrics.refused_log_reads.get()
 }
 
 fn lost(core: &Core) -> u64 {

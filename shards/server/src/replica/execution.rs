@@ -5,6 +5,7 @@ use crate::entry::{self, Batch, DATA_OFFSET};
 use crate::view::StoreView;
 use bytes::Bytes;
 use cfs_consensus::Committed;
+use cfs_device::DeviceError;
 use cfs_kv::{Fetch, KvError, Pins};
 use cfs_log::LogError;
 use cfs_namespace::{Effect, EntryContext, NeedMore};
@@ -100,7 +101,7 @@ impl Replica {
                 Ok(done) => return Ok(done),
                 Err(error) => match tries.pause_after(&error) {
                     Some(pause) => sleep(self.clock.source(), pause).await,
-                    None => return Err(self.damaged(error.to_string())),
+                    None => return Err(self.unread(&error)),
                 },
             }
         }
@@ -121,7 +122,12 @@ impl Replica {
 
     /// Loads what a query missed; it stays in memory while the pins live.
     pub async fn load(&self, need: NeedMore) -> Result<Pins, FsError> {
-        self.patiently(QUERY_TRIES, async || StoreView::new(&self.store).load(need.clone()).await).await
+        self.load_from(&StoreView::new(&self.store), need).await
+    }
+
+    /// [`Replica::load`] of another time.
+    pub(super) async fn load_from(&self, view: &StoreView<'_>, need: NeedMore) -> Result<Pins, FsError> {
+        self.patiently(QUERY_TRIES, async || view.load(need.clone()).await).await
     }
 
     /// Brings blocks of tables into memory for as long as the pins live.
@@ -135,11 +141,18 @@ impl Replica {
         FsError::Corrupt
     }
 
+    /// Notes why a read of the tables was given up.
+    fn unread(&self, error: &KvError) -> FsError {
+        let corrupt = self.damaged(error.to_string());
+        if matches!(error, KvError::Space(SpaceError::Read { .. })) { FsError::Device } else { corrupt }
+    }
+
     /// An error of this group in words: with the place, where it is damage or a failure of the device.
     pub fn describe(&self, error: FsError) -> String {
         match (error, &*self.damage.borrow(), self.log.failed()) {
             (FsError::Corrupt, Some(what), _) => format!("{error}: {what}"),
             (FsError::Device, _, Some(failure)) => format!("{error}: {failure}"),
+            (FsError::Device, Some(what), None) => format!("{error}: {what}"),
             _ => error.to_string(),
         }
     }
@@ -158,6 +171,7 @@ impl Replica {
             Ok(bytes) => Ok(bytes),
             // It was packed and released meanwhile, or never existed.
             Err(LogError::NotFound { .. }) => Err(FsError::Stale),
+            Err(LogError::Device(DeviceError::Read { .. })) => Err(FsError::Device),
             Err(error) => Err(self.damaged(error.to_string())),
         }
     }

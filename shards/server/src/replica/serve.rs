@@ -153,11 +153,11 @@ impl Replica {
     /// The first entry from `from` on whose data area the rows as of `time` name.
     pub(super) async fn log_ref_from(&self, from: u64, time: Timestamp) -> Result<Option<LogIndex>, FsError> {
         let mut pins = Pins::default();
+        let view = StoreView::as_of(&self.store, time);
         loop {
-            let view = StoreView::as_of(&self.store, time);
             match data::log_ref_from(&view, LogIndex::new(from)) {
                 Ok(found) => return Ok(found),
-                Err(Stop::Need(need)) => pins.merge(view.load(need).await.map_err(|_| FsError::Corrupt)?),
+                Err(Stop::Need(need)) => pins.merge(self.load_from(&view, need).await?),
                 Err(Stop::Fail(error)) => return Err(error),
                 Err(Stop::Blocked(_)) => return Err(FsError::Blocked),
             }

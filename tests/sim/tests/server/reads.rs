@@ -4,7 +4,7 @@ use crate::pressure::name;
 use crate::stage::{Setup, Stage, formatted};
 use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World};
 use cfs_types::{FsError, InodeId};
-use cfs_volume::{Creation, OpenFlags, Volume};
+use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
 use cfs_wire::{AttrChange, Identity};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -196,7 +196,7 @@ fn a_question_to_a_device_that_fails_all_reads_is_refused_soon_and_answered_once
             let refused = ask(&volume, ino).await;
             let took = world.clock.now().since(began);
             shared.refuse.set(0);
-            assert!(matches!(refused, Ok(()) | Err(FsError::Corrupt)), "{refused:?}");
+            assert!(matches!(refused, Ok(()) | Err(FsError::Device)), "{refused:?}");
             assert!(took < Duration::from_millis(500), "{took:?}");
             assert_eq!(ask(&volume, ino).await, Ok(()), "{ino:?}");
         }
@@ -205,4 +205,36 @@ fn a_question_to_a_device_that_fails_all_reads_is_refused_soon_and_answered_once
     assert!(plan.wrong.get() > 10, "hardly a read goes wrong: {}", plan.wrong.get());
     assert!(all_serve(&stage), "a group has failed: {:?}", stage.status());
     stage.stop();
+}
+
+#[test]
+fn a_read_that_the_device_refuses_is_counted_as_that_and_one_of_wrong_bytes_as_damage() {
+    let counted = |refuse, garble| {
+        let (stage, plan, _) = with_tables();
+        let ino = stage.client(move |_, volume| async move {
+            let who = Identity::default();
+            let (entry, handle) = volume.create(&who, ROOT, &name("long"), &how()).await.expect("created");
+            volume.write(handle, 0, &vec![7; 1 << 20], WriteFlags::default()).await.expect("held");
+            volume.fsync(handle).await.expect("durable");
+            volume.release(handle);
+            volume.shutdown().await.expect("a clean end");
+            entry.attr.ino
+        });
+        let told = stage.client(move |_, volume| async move {
+            let flags = OpenFlags::default();
+            let handle = volume.open(&Identity::default(), ino, flags).await.expect("opened");
+            plan.refuse.set(refuse);
+            plan.garble.set(garble);
+            let read = volume.read(handle, 0, 4096).await.map(drop);
+            plan.refuse.set(0);
+            plan.garble.set(0);
+            volume.release(handle);
+            read
+        });
+        let status = stage.status();
+        let sum = |of: fn(&cfs_observe::CoreStatus) -> u64| status.iter().map(of).sum::<u64>();
+        (told, sum(|core| core.refused_reads) > 0, sum(|core| core.damaged_reads) > 0)
+    };
+    assert_eq!(counted(u32::MAX, 0), (Err(FsError::Device), true, false));
+    assert_eq!(counted(0, u32::MAX), (Err(FsError::Corrupt), false, true));
 }
