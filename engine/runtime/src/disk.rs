@@ -20,7 +20,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// How to open a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,8 @@ struct Inner {
     direct: bool,
     sparse: bool,
     punch_holes: bool,
+    /// Somebody has shortened it: no write or flush succeeds any more.
+    shortened: AtomicBool,
     /// errno of the first failed flush, 0 while there was none.
     flush_failed: AtomicI32,
 }
@@ -80,8 +82,8 @@ pub fn open_disk(path: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> 
     let metadata = file.metadata().map_err(failed("stat"))?;
     let sparse = metadata.is_file() && metadata.blocks().saturating_mul(512) < metadata.len();
     let punch_holes = metadata.file_type().is_block_device() || sparse;
-    let (path, flush_failed) = (path.to_owned(), AtomicI32::new(0));
-    Ok(DiskFile(Arc::new(Inner { file, path, geometry, direct, sparse, punch_holes, flush_failed })))
+    let (path, shortened, flush_failed) = (path.to_owned(), AtomicBool::new(false), AtomicI32::new(0));
+    Ok(DiskFile(Arc::new(Inner { file, path, geometry, direct, sparse, punch_holes, shortened, flush_failed })))
 }
 
 fn open(path: &Path, mode: OpenMode) -> Result<(File, bool), RuntimeError> {
@@ -180,6 +182,17 @@ impl DiskFile {
     pub fn is_sparse(&self) -> bool {
         self.0.sparse
     }
+    /// Looks how long the file or device is now. Where that is less than `bytes`, no write or flush of any core
+    /// succeeds from then on, and the answer is its length.
+    pub fn take_out_if_shorter(&self, bytes: u64) -> io::Result<Option<u64>> {
+        let metadata = self.0.file.metadata()?;
+        let is_device = metadata.file_type().is_block_device();
+        let now = if is_device { system::block_device_geometry(self.fd())?.0 } else { metadata.len() };
+        if now < bytes {
+            self.0.shortened.store(true, Ordering::Release);
+        }
+        Ok((now < bytes).then_some(now))
+    }
     /// The device for use by one core. Registered with the core's ring where it has room.
     pub fn attach(&self, reactor: &Rc<Reactor>) -> Rc<dyn Disk> {
         attached::attach(self.clone(), reactor.clone())
@@ -187,6 +200,9 @@ impl DiskFile {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.0.file.as_fd()
+    }
+    fn is_shortened(&self) -> bool {
+        self.0.shortened.load(Ordering::Acquire)
     }
     /// Remembers the first failed flush of any core.
     fn poison(&self, errno: i32) {

@@ -45,8 +45,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
     say!("metrics http://{}/metrics", server.http);
     say!("mount   cfs mount {} OTHER_MOUNTPOINT", options.serving.listen);
     say!("ready   {}", mountpoint.display());
-    let remote = server.remote.clone();
-    let managed = manage(api, &remote, &stop, || server.has_ended() || mount.has_ended());
+    let managed = manage(api, &server, &stop, || server.has_ended() || mount.has_ended());
     let unmounted = mount.stop();
     let _gone = std::fs::remove_file(place.session_file());
     server.stop().and(unmounted).and(managed)

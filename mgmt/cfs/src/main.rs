@@ -17,6 +17,7 @@ mod registry;
 mod serving;
 mod status;
 mod stop_sign;
+mod store_watch;
 mod system;
 
 use args::{Arguments, Command};

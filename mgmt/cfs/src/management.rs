@@ -1,6 +1,7 @@
 //! The management executor: the wait for a stop, and the HTTP API beside the cores.
 
 use crate::Failure;
+use crate::serving::Server;
 use crate::stop_sign::StopSign;
 use cfs_api::{Answer, Api, Cores};
 use cfs_runtime::Remote;
@@ -33,13 +34,18 @@ impl Cores for RemoteCores {
     }
 }
 
-/// Serves the HTTP API until a stop is asked for or `ended` says so.
-pub fn manage(api: Api, remote: &Remote, stop: &StopSign, ended: impl Fn() -> bool) -> Result<(), Failure> {
-    let cores = Arc::new(RemoteCores(remote.clone()));
+/// Serves the HTTP API until a stop is asked for, `ended` says so or the store is shortened.
+pub fn manage(api: Api, server: &Server, stop: &StopSign, ended: impl Fn() -> bool) -> Result<(), Failure> {
+    let cores = Arc::new(RemoteCores(server.remote.clone()));
     executor()?.block_on(async {
         tokio::select! {
             served = api.serve(cores) => served.map_err(|e| Failure::new("serving HTTP", e)),
             () = stop.wait(ended) => Ok(()),
+            failure = server.store.shortened() => {
+                // Said at once: what ends now may have more to say.
+                complain!("cfs: {failure}");
+                Err(Failure::plain("the store was shortened"))
+            }
         }
     })
 }

@@ -5,6 +5,7 @@ use crate::mounting::Guest;
 use crate::place::{Place, Target};
 use crate::registry::{self, Entry, Registered};
 use crate::stop_sign::StopSign;
+use crate::store_watch::StoreWatch;
 use crate::{Failure, format};
 use cfs_api::{About, Api};
 use cfs_device::Layout;
@@ -78,6 +79,8 @@ pub struct Server {
     pub http: SocketAddr,
     /// Where its files lie.
     pub place: Place,
+    /// Looks after the length of the store.
+    pub store: StoreWatch,
     _registered: Registered,
 }
 
@@ -167,7 +170,8 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
     let entry = Entry { http: http.to_string(), ..entry(place, options, &config, cores) };
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
     let (place, registered) = (place.clone(), registry::register(&entry)?);
-    Ok((Server { threads, remote, addresses, http, place, _registered: registered }, api, guest))
+    let store = StoreWatch::new(file, superblock.layout.device_bytes);
+    Ok((Server { threads, remote, addresses, http, place, store, _registered: registered }, api, guest))
 }
 
 /// Waits for a guest of this core and serves it.
@@ -400,7 +404,6 @@ pub fn run(options: &ServerOptions) -> Result<(), Failure> {
     say!("  http  http://{}/metrics", server.http);
     say!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);
     say!("ready");
-    let remote = server.remote.clone();
-    let managed = crate::management::manage(api, &remote, &stop, || server.has_ended());
+    let managed = crate::management::manage(api, &server, &stop, || server.has_ended());
     server.stop().and(managed)
 }

@@ -105,6 +105,9 @@ impl Disk for RingDisk {
         if let (Durability::Through, Some(errno)) = (durability, self.0.file.poisoned()) {
             return Io::ready(IoDone { result: Err(DiskError::Device(errno)), buf });
         }
+        if self.0.file.is_shortened() {
+            return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
+        }
         self.0.reactor.hurry();
         self.0.transfer(Direction::Write(durability), offset, buf)
     }
@@ -112,6 +115,9 @@ impl Disk for RingDisk {
     fn flush(&self) -> Io<Result<(), DiskError>> {
         if let Some(errno) = self.0.file.poisoned() {
             return Io::ready(Err(DiskError::Device(errno)));
+        }
+        if self.0.file.is_shortened() {
+            return Io::ready(Err(DiskError::OutOfRange));
         }
         if !self.geometry().volatile_cache {
             return Io::ready(Ok(()));

@@ -1,6 +1,6 @@
 //! What is refused, with which exit status, and whether the words help.
 
-use crate::stage::{Stage, free_ports, said};
+use crate::stage::{Stage, free_ports, is_mounted, said};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Output;
@@ -164,6 +164,24 @@ fn a_port_where_nobody_listens_is_named() {
     let nobody = free_ports(1);
     let mount = stage.run(&["mount", &nobody, "mnt", "--secret", "store/secret"]);
     refused(&mount, 1, &[&format!("no server listens on {nobody}"), "cfs server", "cfs status"]);
+}
+
+#[test]
+fn a_store_that_is_shortened_while_it_is_served_ends_the_server() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    fs::write(stage.path("mnt/file"), "text").expect("written");
+    let store = OpenOptions::new().write(true).open(stage.path("store/store")).expect("the store");
+    store.set_len(400 << 20).expect("cut");
+    let (status, said) = dev.wait_and_hear();
+    assert_eq!(status.code(), Some(1), "{said:?}");
+    let words = ["was shortened", "it has 419430400 bytes", "536870912 by its superblock", "restore it"];
+    assert!(said.iter().any(|line| words.iter().all(|word| line.contains(word))), "{said:?}");
+    assert!(!is_mounted(&stage.path("mnt")), "it is still mounted");
+    // Nothing has made it grow again or called it failed: whole again, it serves again.
+    refused(&stage.run(&["fsck", "store"]), 1, &["it has 419430400 bytes", "restore it"]);
+    store.set_len(512 << 20).expect("grown");
+    drop(stage.dev());
 }
 
 /// The blocks of the first MiBs of the log that begin a batch.

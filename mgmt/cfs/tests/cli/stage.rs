@@ -146,12 +146,19 @@ impl Running {
     }
 
     /// Waits until it has ended.
-    pub fn wait(mut self) -> ExitStatus {
+    pub fn wait(self) -> ExitStatus {
+        self.wait_and_hear().0
+    }
+
+    /// Waits until it has ended; also all that it said.
+    pub fn wait_and_hear(mut self) -> (ExitStatus, Vec<String>) {
         let end = Instant::now() + PATIENCE;
         loop {
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.said.push(line),
-                Err(RecvTimeoutError::Disconnected) => return self.child.wait().expect("our own child"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return (self.child.wait().expect("our own child"), std::mem::take(&mut self.said));
+                }
                 Err(RecvTimeoutError::Timeout) => panic!("it does not end: {:?}", self.said),
             }
         }
