@@ -110,6 +110,7 @@ fn other_threads_ask_a_sleeping_core_and_get_answers() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the thread is what wakes")]
 fn a_waker_used_by_another_thread_wakes_a_sleeping_core() {
     run(config(0), |_, _| async {
         for _ in 0..200 {

@@ -84,8 +84,11 @@ fn frames_are_the_golden_bytes() {
     }
 }
 
+/// Header, extension and payload.
+type Frame = (Header, Vec<u8>, Vec<u8>);
+
 /// All frames of a stream that is fed in pieces, and the first error.
-fn read_all(bytes: &[u8], piece: usize) -> (Vec<(Header, Vec<u8>, Vec<u8>)>, Option<FrameError>) {
+fn read_all(bytes: &[u8], piece: usize) -> (Vec<Frame>, Option<FrameError>) {
     let (mut reader, mut frames, mut rest) = (FrameReader::new(), Vec::new(), bytes);
     loop {
         let head = match reader.poll_head() {

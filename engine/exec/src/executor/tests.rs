@@ -266,6 +266,7 @@ fn a_timeout_gives_up_and_leaves_no_timer_behind() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the thread is what wakes")]
 fn another_thread_wakes_a_task_and_rings() {
     let rig = Rig::new();
     let (sender, receiver) = std::sync::mpsc::channel::<Waker>();

@@ -145,6 +145,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "another thread is the point")]
     fn a_buffer_dropped_by_another_thread_comes_home() {
         let pool = BufferPool::new(1 << 16);
         let installed = pool.install();

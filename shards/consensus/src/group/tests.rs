@@ -17,12 +17,15 @@ impl Seeded {
     }
 }
 
+/// What was executed, by index.
+type State = Vec<(u64, Vec<u8>)>;
+
 /// What a replica's disk holds, plus what was written but not flushed.
 #[derive(Clone, Default)]
 struct Durable {
     vote: VoteState,
     applied: (u64, u64),
-    state: Vec<(u64, Vec<u8>)>,
+    state: State,
     entries: Vec<LogEntry>,
 }
 
@@ -30,7 +33,7 @@ struct Replica {
     group: Group,
     disk: Durable,
     pending: Vec<Work>,
-    state: Vec<(u64, Vec<u8>)>,
+    state: State,
     executed: (u64, u64),
 }
 
@@ -38,7 +41,7 @@ struct Cluster {
     rng: Seeded,
     config: Vec<u64>,
     replicas: Vec<Replica>,
-    wire: Vec<(PeerMessage, Option<Vec<(u64, Vec<u8>)>>)>,
+    wire: Vec<(PeerMessage, Option<State>)>,
     history: std::collections::BTreeMap<u64, (u64, Vec<u8>)>,
     acknowledged: Vec<Vec<u8>>,
     proposed: std::collections::BTreeMap<(u64, u64), Vec<u8>>,
@@ -147,11 +150,11 @@ impl Cluster {
         let replica = &mut self.replicas[at];
         let refused = replica.group.step(message);
         assert!(refused.is_ok() || refused == Err(MessageError::Forbidden));
-        if let (Some((index, term)), Some(state)) = (point, state) {
-            if replica.group.raw.raft.snap().is_some_and(|s| s.get_metadata().index == index) {
-                replica.state = state.into_iter().filter(|(i, _)| *i <= index).collect();
-                replica.executed = (index, term);
-            }
+        if let (Some((index, term)), Some(state)) = (point, state)
+            && replica.group.raw.raft.snap().is_some_and(|s| s.get_metadata().index == index)
+        {
+            replica.state = state.into_iter().filter(|(i, _)| *i <= index).collect();
+            replica.executed = (index, term);
         }
     }
 
