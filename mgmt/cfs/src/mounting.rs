@@ -30,7 +30,8 @@ use tokio::sync::oneshot;
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at whether they have.
 const LEAVE_LOOK: Duration = Duration::from_millis(20);
-/// Longest that a mount is waited for to deliver what it holds back before it is taken away.
+/// Longest that a mount is waited for to deliver what it holds back before it is taken away, or before it is said that
+/// one does not end because of it.
 const DELIVERY_TIME: Duration = Duration::from_secs(5);
 /// Longest wait for a port that has just refused us.
 const PROBE_TIME: Duration = Duration::from_secs(1);
@@ -63,7 +64,7 @@ impl Mount {
                 let _ended = self.cut.send(());
             }
         }
-        self.result.take().unwrap_or_else(|| self.ended.recv().unwrap_or_else(|_| lost()))
+        self.result.take().unwrap_or_else(|| delivered(&self.ended, &self.path))
     }
 
     /// Whether it was unmounted.
@@ -77,6 +78,21 @@ impl Mount {
             };
         }
         result.is_some()
+    }
+}
+
+/// Waits until all that a mount holds is written back, and says so where that takes long.
+fn delivered(ended: &Receiver<Result<(), Failure>>, path: &Path) -> Result<(), Failure> {
+    match ended.recv_timeout(DELIVERY_TIME) {
+        Err(RecvTimeoutError::Timeout) => {
+            complain!(
+                "cfs: {} waits for its server, to write back what it holds; another signal gives that up",
+                path.display()
+            );
+            ended.recv().unwrap_or_else(|_| lost())
+        }
+        Err(RecvTimeoutError::Disconnected) => lost(),
+        Ok(ended) => ended,
     }
 }
 

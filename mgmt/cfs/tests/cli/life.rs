@@ -1,9 +1,9 @@
 //! Beginning and end: mounts that come and go, clean stops, crashes.
 
 use crate::stage::{CORES, Running, Stage, free_ports, is_mounted, said, signal};
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -129,6 +129,38 @@ fn a_mount_that_waits_for_its_server_can_be_stopped() {
     server.signal("CONT");
     assert_eq!(code, Some(0));
     assert!(!is_mounted(&stage.path("mnt")));
+}
+
+#[test]
+fn a_mount_that_holds_bytes_waits_for_its_server_and_says_so() {
+    let stage = Stage::new();
+    let server = stage.server();
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    let mount = || {
+        let mut command = stage.cfs(&["mount", &server.listen, "mnt", "--foreground"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("ready");
+        assert_eq!(line, "ready mnt\n");
+        child
+    };
+    let mut first = mount();
+    let file = stage.path("mnt/file");
+    fs::write(&file, "before").expect("written");
+    let opened = OpenOptions::new().write(true).open(&file).expect("it is there");
+    opened.sync_all().expect("durable");
+    server.signal("STOP");
+    opened.write_all_at(b"behind", 0).expect("held back");
+    drop(opened);
+    signal(first.id(), "TERM");
+    let said = BufReader::new(first.stderr.take().expect("piped")).lines().next().expect("a line").expect("text");
+    server.signal("CONT");
+    assert!(said.contains("waits for its server") && said.contains("another signal"), "{said}");
+    assert_eq!(first.wait().expect("our own child").code(), Some(0));
+    let mut second = mount();
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "behind");
+    signal(second.id(), "TERM");
+    assert_eq!(second.wait().expect("our own child").code(), Some(0));
 }
 
 #[test]
