@@ -4,7 +4,7 @@
 
 mod pool;
 
-pub use pool::{BufferPool, InstalledPool};
+pub use pool::{BufferPool, InstalledPool, SPARE_BYTES_MAX, spare_bytes};
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl IoBuf {
         let capacity = count * BLOCK_BYTES;
         match pool::take(count) {
             Some((blocks, home)) => IoBuf { blocks, len, capacity, home: Some(home) },
-            None => IoBuf { blocks: vec![Block([0; BLOCK_BYTES]); count], len, capacity, home: None },
+            None => IoBuf { blocks: pool::fresh(count), len, capacity, home: None },
         }
     }
     /// A copy of `bytes`; each is written once.

@@ -16,7 +16,7 @@ mod net;
 mod oneshot;
 mod spawn;
 
-pub use buffer::{BLOCK_BYTES, BufferPool, InstalledPool, IoBuf};
+pub use buffer::{BLOCK_BYTES, BufferPool, InstalledPool, IoBuf, SPARE_BYTES_MAX, spare_bytes};
 pub use clock::{Clock, Instant, Sleep, TimerId, sleep, sleep_until, timeout};
 pub use disk::{Disk, DiskError, Durability, Geometry, IoDone};
 pub use gather::gather;

@@ -127,6 +127,7 @@ fn memory(core: &Core, log: &cfs_log::Usage) -> Vec<Bounded> {
         opens(core, PIN_BYTES),
         Bounded { name: "requests", used: core.request_room.used(), limit: limits.requests as u64 },
         Bounded { name: "answers", used: core.answer_room.used(), limit: limits.answers as u64 },
+        bounded("spare_buffers", cfs_seam::spare_bytes(), cfs_seam::SPARE_BYTES_MAX),
         Bounded { name: "changes", used: changing * u64::from(UNIT_BYTES), limit: limits.changes as u64 },
     ]
 }
