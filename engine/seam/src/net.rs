@@ -64,7 +64,8 @@ pub trait Stream {
     fn take_whole(&self, _len: usize) -> Option<IoBuf> {
         None
     }
-    /// Whether payloads change hands as they are, so that a long one delays nothing that is sent after it.
+    /// Whether payloads change hands as they are within this process, at both ends: a long one delays nothing
+    /// that is sent after it, and none can be damaged on a way that it does not go.
     fn hands_over(&self) -> bool {
         false
     }

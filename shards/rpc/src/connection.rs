@@ -4,8 +4,8 @@ use crate::RpcError;
 use crate::allowance::{Allowance, Held, Room, SMALL_BYTES_MAX};
 use crate::queue::{Outgoing, Queue};
 use cfs_seam::{Class, Clock, Instant, IoBuf, NetError, Peer, Stream, TaskHandle, World, spawn, timeout};
-use cfs_wire::frame::PAYLOAD_BYTES_MAX;
-use cfs_wire::{Flags, FrameError, FrameReader, Head, Header, Opcode, encode};
+use cfs_wire::frame::{Cover, PAYLOAD_BYTES_MAX, encode_covering};
+use cfs_wire::{Flags, FrameError, FrameReader, Head, Header, Opcode};
 use serde::{Serialize, de::DeserializeOwned};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -112,7 +112,7 @@ impl Connection {
             }
         }
         let payload = if len == 0 { None } else { Some(self.recv_payload(len).await?) };
-        header.verify(&extension, payload.as_deref().unwrap_or(&[]))?;
+        header.verify_covering(self.cover(), &extension, payload.as_deref().unwrap_or(&[]))?;
         Ok(Frame { header, extension, payload, room, refused: false })
     }
 
@@ -175,12 +175,12 @@ impl Connection {
 
     async fn queue_frame<M: Serialize>(
         &self,
-        (opcode, flags, request): (Opcode, Flags, u32),
+        what: (Opcode, Flags, u32),
         message: &M,
         payload: Option<IoBuf>,
         held: Option<Held>,
     ) -> Result<(), RpcError> {
-        let encoded = encode(opcode, flags, request, message, payload.as_deref().unwrap_or(&[]))?;
+        let encoded = encode_covering(self.cover(), what, message, payload.as_deref().unwrap_or(&[]))?;
         let payload = match encoded.payload {
             Some(message) => Some(IoBuf::copy_of(&message)),
             None => payload.filter(|p| !p.is_empty()),
@@ -257,6 +257,11 @@ impl Connection {
     /// Whether it was closed from this side or by an error.
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
+    }
+
+    /// What the checksums of frames cover: both ends of a stream hand over, or neither.
+    fn cover(&self) -> Cover {
+        if self.stream.hands_over() { Cover::Nothing } else { Cover::Payload }
     }
 
     /// Whether payloads change hands as they are, so that a long one delays nothing that is sent after it.

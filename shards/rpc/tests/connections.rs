@@ -4,7 +4,7 @@ use cfs_rpc::{
     Admission, Allowance, Connection, Pool, QUEUE_BYTES_MAX, RpcError, accept_handshake, answer_hello,
     connect_handshake,
 };
-use cfs_seam::{Address, Class, IoBuf, Stream, World, sleep, spawn};
+use cfs_seam::{Address, Class, Io, IoBuf, NetError, Peer, SendDone, Stream, World, sleep, spawn};
 use cfs_types::{FsError, MapEpoch, SessionId};
 use cfs_wire::{Flags, FrameError, Hello, Opcode, Secret, Welcome, encode};
 use std::cell::{Cell, RefCell};
@@ -156,6 +156,59 @@ fn a_peer_that_stalls_is_dropped() {
         assert!(world.clock.now().since(start) < Duration::from_secs(60));
         assert!(server.is_closed());
     });
+}
+
+/// A stream that damages the end of each payload, and may say that it hands over.
+struct Damaging {
+    inner: Rc<dyn Stream>,
+    hands_over: bool,
+}
+
+impl Stream for Damaging {
+    fn recv(&self) -> Io<Result<Vec<u8>, NetError>> {
+        self.inner.recv()
+    }
+    fn recv_exact(&self, buf: IoBuf, from: usize) -> Io<(Result<(), NetError>, IoBuf)> {
+        self.inner.recv_exact(buf, from)
+    }
+    fn hands_over(&self) -> bool {
+        self.hands_over
+    }
+    fn send(&self, head: Vec<u8>, mut payload: Option<IoBuf>) -> Io<SendDone> {
+        if let Some(last) = payload.as_deref_mut().and_then(|payload| payload.last_mut()) {
+            *last ^= 1;
+        }
+        self.inner.send(head, payload)
+    }
+    fn close(&self) {
+        self.inner.close();
+    }
+    fn peer(&self) -> Peer {
+        self.inner.peer()
+    }
+}
+
+#[test]
+fn a_payload_is_checked_unless_it_changes_hands() {
+    for (seed, hands_over) in [(20, false), (21, true)] {
+        cfs_sim::run(seed, move |world| async move {
+            let (client, server) = pair(&world, tcp()).await;
+            let wrap = |inner| Rc::new(Damaging { inner, hands_over });
+            let admission = Admission { secret: secret("the secret of both"), unix_uid: None };
+            let (server, _) = serve(&world, wrap(server), admission.clone());
+            let client = Connection::new(&world, wrap(client));
+            let secret = Some(&admission.secret);
+            connect_handshake(&client, &world.clock, &*world.rng, secret, hello()).await.expect("welcome");
+            sleep(&world.clock, Duration::from_secs(1)).await;
+            let payload = Some(IoBuf::copy_of(&[7; 9000]));
+            client.send(Opcode::ECHO, Flags::NONE, 1, &(), payload).await.expect("sent");
+            let received = server.recv().await.map(|frame| frame.payload.map(|payload| payload.to_vec()));
+            match hands_over {
+                true => assert_eq!(received.expect("believed").map(|payload| payload[8999]), Some(6)),
+                false => assert_eq!(received.err(), Some(FrameError::BodyChecksum.into())),
+            }
+        });
+    }
 }
 
 /// As `connected`, but the client's end is the bare stream.

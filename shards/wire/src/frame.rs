@@ -156,7 +156,12 @@ impl Header {
 
     /// Verifies the body's checksum.
     pub fn verify(&self, extension: &[u8], payload: &[u8]) -> Result<(), FrameError> {
-        (crc32c(extension, payload) == self.body_crc).then_some(()).ok_or(FrameError::BodyChecksum)
+        self.verify_covering(Cover::Payload, extension, payload)
+    }
+
+    /// The same of a body whose checksum is of this only.
+    pub fn verify_covering(&self, cover: Cover, extension: &[u8], payload: &[u8]) -> Result<(), FrameError> {
+        (crc32c(extension, cover.of(payload)) == self.body_crc).then_some(()).ok_or(FrameError::BodyChecksum)
     }
 
     /// Decodes the message from where the flags say it is. The body must have been verified.
@@ -178,6 +183,24 @@ pub struct Encoded {
     pub payload: Option<Vec<u8>>,
 }
 
+/// What a body's checksum covers beside the extension.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cover {
+    /// The payload: it travels.
+    Payload,
+    /// Nothing: the payload changes hands within one process, and stays where it is in memory.
+    Nothing,
+}
+
+impl Cover {
+    fn of(self, payload: &[u8]) -> &[u8] {
+        match self {
+            Cover::Payload => payload,
+            Cover::Nothing => &[],
+        }
+    }
+}
+
 /// Encodes a frame with the bulk bytes `payload` (empty for none).
 ///
 /// Fails with `TooLong` where the message fits neither the extension nor the payload, or does not
@@ -189,9 +212,19 @@ pub fn encode<M: Serialize>(
     message: &M,
     payload: &[u8],
 ) -> Result<Encoded, FrameError> {
+    encode_covering(Cover::Payload, (opcode, flags, request), message, payload)
+}
+
+/// The same, with a checksum of this only.
+pub fn encode_covering<M: Serialize>(
+    cover: Cover,
+    (opcode, flags, request): (Opcode, Flags, u32),
+    message: &M,
+    payload: &[u8],
+) -> Result<Encoded, FrameError> {
     let head = postcard::to_extend(message, vec![0; HEADER_BYTES]).map_err(|_| FrameError::Message)?;
     if let Ok(extension_len) = u16::try_from(head.len() - HEADER_BYTES) {
-        let head = seal(opcode, flags, request, extension_len, head, payload)?;
+        let head = seal(cover, (opcode, flags, request), extension_len, head, payload)?;
         return Ok(Encoded { head, payload: None });
     }
     if !payload.is_empty() {
@@ -199,15 +232,14 @@ pub fn encode<M: Serialize>(
     }
     let message = head[HEADER_BYTES..].to_vec();
     let flags = flags.with(Flags::MESSAGE_IN_PAYLOAD);
-    let head = seal(opcode, flags, request, 0, vec![0; HEADER_BYTES], &message)?;
+    let head = seal(cover, (opcode, flags, request), 0, vec![0; HEADER_BYTES], &message)?;
     Ok(Encoded { head, payload: Some(message) })
 }
 
 /// Writes the header in front of the extension that `head` holds behind 24 bytes of room.
 fn seal(
-    opcode: Opcode,
-    flags: Flags,
-    request: u32,
+    cover: Cover,
+    (opcode, flags, request): (Opcode, Flags, u32),
     extension_len: u16,
     mut head: Vec<u8>,
     payload: &[u8],
@@ -216,7 +248,7 @@ fn seal(
     if payload.len() > PAYLOAD_BYTES_MAX {
         return Err(FrameError::TooLong(payload_len));
     }
-    let body_crc = crc32c(&head[HEADER_BYTES..], payload);
+    let body_crc = crc32c(&head[HEADER_BYTES..], cover.of(payload));
     let header = Header { flags, opcode, extension_len, request, payload_len, body_crc };
     head[..HEADER_BYTES].copy_from_slice(&header.encode());
     Ok(head)
