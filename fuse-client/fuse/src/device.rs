@@ -85,12 +85,12 @@ impl Device {
     }
 
     /// Answers request `unique`. False if the kernel no longer waits for it.
-    pub fn reply(&self, unique: u64, result: Result<&[u8], Errno>) -> bool {
+    pub fn reply(&self, unique: u64, result: Result<&[&[u8]], Errno>) -> bool {
         let (error, body) = match result {
             Ok(body) => (0, body),
             Err(errno) => (-errno.get(), &[][..]),
         };
-        match self.send(error, unique, &[body]) {
+        match self.send(error, unique, body) {
             Ok(()) => true,
             // A reply the kernel does not accept must not leave a process waiting for ever.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) && error == 0 => {

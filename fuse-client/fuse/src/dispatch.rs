@@ -149,8 +149,7 @@ async fn data<F: FileSystem>(fs: &F, who: &Identity, operation: FileOperation) -
         FileOperation::Read { handle, offset, len } => {
             let len = len.min(TRANSFER_BYTES_MAX);
             let data = fs.read(handle, offset, len).await?;
-            let used = data.len().min(usize::try_from(len).expect("at most a transfer"));
-            return Ok(Body::Data(data, used));
+            return Ok(Body::Data(data, usize::try_from(len).expect("at most a transfer")));
         }
         FileOperation::Write { handle, offset, flags, data } => {
             let written = fs.write(handle, offset, &data, flags).await?.min(data.len());

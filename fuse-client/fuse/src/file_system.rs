@@ -4,10 +4,9 @@
 //! system of a few lines.
 
 use cfs_types::{FsError, InodeId, Name};
-use cfs_volume::{Creation, Entry, Handle, Listing, Lookup, OpenFlags, RenameMode, WriteFlags};
+use cfs_volume::{Creation, Entry, Handle, Listing, Lookup, OpenFlags, Parts, RenameMode, WriteFlags};
 use cfs_wire::{Attr, AttrChange, FallocateMode, FileKind, Identity, SeekWhence, XattrMode};
 use std::future::Future;
-use std::ops::Deref;
 use std::time::Duration;
 
 /// What the kernel's page cache may hold of an open file.
@@ -30,13 +29,31 @@ pub struct Opened {
     pub caching: Caching,
 }
 
+/// Bytes of a read, in parts that lie where they lay.
+pub trait Data {
+    /// The parts, in order.
+    fn slices(&self) -> impl Iterator<Item = &[u8]>;
+}
+
+impl Data for Parts {
+    fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        Parts::slices(self)
+    }
+}
+
+impl Data for Vec<u8> {
+    fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&self[..])
+    }
+}
+
 type Done<T> = Result<T, FsError>;
 
 /// Operations of a file system. Each future runs as a task of its own on the executor that serves
 /// the session and is dropped only when the session is torn down.
 pub trait FileSystem: 'static {
     /// Bytes of a read.
-    type Data: Deref<Target = [u8]>;
+    type Data: Data;
 
     /// `again`: the thread came too late for what it had found before; what it finds now it must be
     /// able to open.

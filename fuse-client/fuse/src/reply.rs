@@ -5,11 +5,10 @@
 
 use crate::abi::{AttrOut, EntryOut, FileAttr, OpenOut, STATX_MASK, StatfsOut, Statx, StatxOut, SxTime, fopen};
 use crate::errno::Errno;
-use crate::file_system::{Caching, Opened};
+use crate::file_system::{Caching, Data, Opened};
 use cfs_types::{FsError, NAME_BYTES_MAX, Nanos};
 use cfs_volume::{Entry, Handle, Lookup};
 use cfs_wire::{Attr, FileKind, Volume};
-use std::ops::Deref;
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
@@ -24,17 +23,24 @@ pub enum Body<D> {
     Empty,
     /// Structures and short bytes.
     Bytes(Vec<u8>),
-    /// The first bytes of what was read.
+    /// At most so many first bytes of what was read.
     Data(D, usize),
 }
 
-impl<D: Deref<Target = [u8]>> Body<D> {
-    /// The bytes to send.
-    pub fn as_slice(&self) -> &[u8] {
+impl<D: Data> Body<D> {
+    /// The bytes to send, in parts.
+    pub fn slices(&self) -> Vec<&[u8]> {
         match self {
-            Body::Empty => &[],
-            Body::Bytes(bytes) => bytes,
-            Body::Data(data, len) => &data[..*len],
+            Body::Empty => Vec::new(),
+            Body::Bytes(bytes) => vec![bytes],
+            Body::Data(data, len) => {
+                let within = data.slices().scan(*len, |room, slice| {
+                    let first = &slice[..slice.len().min(*room)];
+                    *room -= first.len();
+                    Some(first)
+                });
+                within.collect()
+            }
         }
     }
     /// A structure's bytes.

@@ -212,10 +212,10 @@ impl<F: FileSystem> Session<F> {
     fn begin(&self, unique: u64, answer: Result<InitAnswer, FsError>) {
         match answer {
             Ok(InitAnswer::AskAgain(out)) => {
-                self.device.reply(unique, Ok(out.as_bytes()));
+                self.device.reply(unique, Ok(&[out.as_bytes()]));
             }
             Ok(InitAnswer::Agreed(out, negotiated)) => {
-                self.device.reply(unique, Ok(out.as_bytes()));
+                self.device.reply(unique, Ok(&[out.as_bytes()]));
                 self.negotiated.set(Some(negotiated));
                 self.started.notify_all();
             }
@@ -278,7 +278,7 @@ impl<F: FileSystem> Session<F> {
 
     fn answer(&self, unique: u64, answer: &Answer<F::Data>) -> bool {
         match &answer.result {
-            Ok(body) => self.device.reply(unique, Ok(body.as_slice())),
+            Ok(body) => self.device.reply(unique, Ok(&body.slices())),
             Err(errno) => self.device.reply(unique, Err(*errno)),
         }
     }

@@ -6,10 +6,10 @@
 
 use crate::file_system::{Caching, FileSystem, Opened};
 use crate::notifier::Notifier;
-use cfs_seam::IoBuf;
 use cfs_types::{FsError, InodeId, Name};
 use cfs_volume::{
-    Creation, Entry, Handle, KernelCache, Listing, Lookup, OpenFlags, PRIVILEGE_BITS, RenameMode, Volume, WriteFlags,
+    Creation, Entry, Handle, KernelCache, Listing, Lookup, OpenFlags, PRIVILEGE_BITS, Parts, RenameMode, Volume,
+    WriteFlags,
 };
 use cfs_wire::{Attr, AttrChange, FallocateMode, FileKind, Identity, SeekWhence, XattrMode};
 use std::cell::RefCell;
@@ -127,7 +127,7 @@ fn is_gone(error: FsError) -> bool {
 }
 
 impl FileSystem for VolumeFront {
-    type Data = IoBuf;
+    type Data = Parts;
 
     async fn lookup(&self, who: &Identity, dir: InodeId, name: &Name, again: bool) -> Done<Lookup> {
         if again {
@@ -216,8 +216,8 @@ impl FileSystem for VolumeFront {
             }
         }
     }
-    async fn read(&self, handle: Handle, offset: u64, len: u32) -> Done<IoBuf> {
-        self.volume.read(handle, offset, len).await
+    async fn read(&self, handle: Handle, offset: u64, len: u32) -> Done<Parts> {
+        self.volume.read_parts(handle, offset, len).await
     }
     async fn write(&self, handle: Handle, offset: u64, data: &[u8], flags: WriteFlags) -> Done<usize> {
         self.volume.write(handle, offset, data, flags).await

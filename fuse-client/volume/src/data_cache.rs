@@ -1,4 +1,4 @@
-//! File data read ahead, in blocks of 256 KiB, bounded.
+//! File data read ahead, in blocks of 1 MiB, bounded.
 //!
 //! A block belongs to an *era*: one uninterrupted lease of its inode. Blocks of past eras are
 //! never found again and age out. What is held back by writers is not in here: readers lay it
@@ -11,9 +11,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Bytes of a block.
-pub(crate) const BLOCK_BYTES: u64 = 256 << 10;
-const COST: usize = 256 << 10;
+/// Bytes of a block: as much as the kernel asks for at once.
+pub(crate) const BLOCK_BYTES: u64 = 1 << 20;
+/// What one counts in the cache, also where the file ends in it.
+const COST: usize = 1 << 20;
 
 /// Which block of which inode in which era.
 pub(crate) type BlockKey = (InodeId, u64, u64);

@@ -47,7 +47,7 @@ impl VolumeOptions {
             predecessor: None,
             dirty_bytes_max: 64 << 20,
             data_cache_bytes: 64 << 20,
-            read_ahead_bytes: 2 << 20,
+            read_ahead_bytes: 4 << 20,
             inodes_max: 1 << 16,
             entries_max: 1 << 17,
             patience: Patience::Hard,

@@ -5,6 +5,7 @@ use crate::data_cache::{BLOCK_BYTES, BlockKey, Cached};
 use crate::files::Handle;
 use crate::link::Origin;
 use crate::names::all;
+use crate::parts::Parts;
 use crate::volume::Volume;
 use crate::wait::Backoff;
 use cfs_seam::{Class, Instant, IoBuf, timeout};
@@ -33,7 +34,7 @@ const LEASED_PAUSE: Duration = Duration::from_micros(500);
 const UNLEASED_FOR: Duration = Duration::from_secs(1);
 
 /// Bytes, and the era of the lease that speaks for all of them.
-type Found = (IoBuf, Option<u64>);
+type Found = (Parts, Option<u64>);
 
 /// A part of a read.
 enum Piece {
@@ -43,7 +44,7 @@ enum Piece {
 
 impl Core {
     /// Reads what the kernel fills pages with: under a lease, so that it hears when they are old.
-    async fn read_pages(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<IoBuf, FsError> {
+    async fn read_pages(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<Parts, FsError> {
         let (begun, mut pause) = (self.inodes.tick(), LEASED_PAUSE);
         let range = u32::try_from(offset / RANGE_BYTES).map_err(|_| FsError::FileTooLarge)?;
         let elsewhere = RangeIndex::new(range).shard(ino) != ino.shard();
@@ -89,47 +90,55 @@ impl Core {
     }
 
     async fn read_at(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<Found, FsError> {
-        let mut out = IoBuf::zeroed(index(bytes));
         let held = self.inodes.find(ino, |inode| {
-            let whole = inode.dirty.overlay(offset, &mut out).then_some(inode.era);
-            (whole, inode.dirty.snapshot(offset, bytes), !inode.dirty.is_empty())
+            if inode.dirty.is_empty() {
+                return (None, Vec::new(), false);
+            }
+            let mut out = IoBuf::zeroed(index(bytes));
+            if inode.dirty.overlay(offset, &mut out) {
+                return (Some((out.into(), Some(inode.era))), Vec::new(), true);
+            }
+            (None, inode.dirty.snapshot(offset, bytes), true)
         });
         let (whole, snapshot, dirty) = held.unwrap_or_default();
-        if whole.is_some() {
-            return Ok((out, whole));
+        if let Some(whole) = whole {
+            return Ok(whole);
         }
         let size = self.size_for_read(ino, offset, bytes, dirty).await?;
         let bytes = size.map_or(bytes, |(size, _)| bytes.min(size.saturating_sub(offset)));
         let pieces = self.plan(ino, offset, bytes);
-        if let ([Piece::Ask { .. }], true) = (&pieces[..], snapshot.is_empty()) {
-            let (mut base, era) = self.ask_under(ino, offset, bytes).await?;
-            base = extended(base, size.map_or(0, |_| index(bytes)));
-            // A writer may have come meanwhile.
-            self.inodes.find(ino, |inode| inode.dirty.overlay(offset, &mut base));
-            return Ok((base, era.filter(|_| size.is_none_or(|(_, of_size)| of_size == era))));
-        }
-        out.fill(0);
         let fetched = all(pieces.iter().map(|piece| self.fetch(ino, piece)).collect()).await;
-        let mut end = offset;
+        let mut out = Parts::default();
         let mut eras: Vec<Option<u64>> = size.iter().map(|(_, era)| *era).collect();
         for (piece, base) in pieces.iter().zip(fetched) {
             let (base, era) = base?;
             eras.push(era);
             let (Piece::Ask { offset: at, .. } | Piece::Await { offset: at, .. }) = piece;
-            let from = index(at - offset);
-            out[from..from + base.len()].copy_from_slice(&base);
-            if end == *at {
-                end += u64::try_from(base.len()).expect("64-bit");
-            }
+            // The one before may have been shorter than the file is.
+            out.extend_to(index(at - offset));
+            out.append(base);
         }
-        let bytes = if size.is_some() { bytes } else { end - offset };
-        out.set_len(index(bytes));
-        for (start, held) in &snapshot {
+        if size.is_some() {
+            out.extend_to(index(bytes));
+        }
+        let era = eras.first().copied().flatten().filter(|era| eras.iter().all(|other| *other == Some(*era)));
+        Ok((self.under_held(ino, offset, out, &snapshot), era))
+    }
+
+    /// Lays over what was read what is held back: what was when the read began, and what a writer has brought
+    /// meanwhile.
+    fn under_held(&self, ino: InodeId, offset: u64, read: Parts, before: &[(u64, Rc<Vec<u8>>)]) -> Parts {
+        let bytes = u64::try_from(read.len()).expect("64-bit");
+        let now = self.inodes.find(ino, |inode| !inode.dirty.snapshot(offset, bytes).is_empty()) == Some(true);
+        if before.is_empty() && !now {
+            return read;
+        }
+        let mut out = read.into_buf();
+        for (start, held) in before {
             crate::dirty::lay(*start, held, offset, &mut out);
         }
         self.inodes.find(ino, |inode| inode.dirty.overlay(offset, &mut out));
-        let era = eras.first().copied().flatten().filter(|era| eras.iter().all(|other| *other == Some(*era)));
-        Ok((out, era))
+        out.into()
     }
 
     /// The size that ends a read, and the era that it is of. None where the inode's own shard, which knows
@@ -197,10 +206,10 @@ impl Core {
                 Cached::Loading => self.data.changed.changed().await,
                 Cached::Missing => return self.ask_under(ino, offset, bytes).await,
                 Cached::Ready(block) => {
-                    let from = index(offset % BLOCK_BYTES).min(block.len());
-                    let to = (from + index(bytes)).min(block.len());
-                    let (_, era, _) = key;
-                    return Ok((IoBuf::copy_of(&block[from..to]), Some(era)));
+                    let (from, (_, era, _)) = (index(offset % BLOCK_BYTES), key);
+                    let mut part = Parts::default();
+                    part.push(block, from..from + index(bytes));
+                    return Ok((part, Some(era)));
                 }
             }
         }
@@ -208,7 +217,7 @@ impl Core {
 
     async fn ask_under(self: &Rc<Self>, ino: InodeId, offset: u64, bytes: u64) -> Result<Found, FsError> {
         let (read, origin) = self.ask(ino, offset, bytes).await?;
-        Ok((read, origin.and_then(|origin| self.inodes.era_behind(ino, &origin))))
+        Ok((read.into(), origin.and_then(|origin| self.inodes.era_behind(ino, &origin))))
     }
 
     /// Asks the server for bytes within one range.
@@ -273,24 +282,19 @@ fn index(bytes: u64) -> usize {
     usize::try_from(bytes).expect("bounded by the longest read")
 }
 
-/// Zeros behind the stored bytes, up to `len`.
-fn extended(buf: IoBuf, len: usize) -> IoBuf {
-    if buf.len() >= len {
-        return buf;
-    }
-    let mut whole = IoBuf::zeroed(len);
-    whole[..buf.len()].copy_from_slice(&buf);
-    whole
-}
-
 impl Volume {
     /// Reads up to `len` bytes, fewer only at the end of the file; at most 4 MiB.
     pub async fn read(&self, handle: Handle, offset: u64, len: u32) -> Result<IoBuf, FsError> {
+        self.read_parts(handle, offset, len).await.map(Parts::into_buf)
+    }
+
+    /// The same, uncopied.
+    pub async fn read_parts(&self, handle: Handle, offset: u64, len: u32) -> Result<Parts, FsError> {
         let core = &self.core;
         let file = core.files.get(handle)?;
         let bytes = u64::from(len).min(READ_BYTES_MAX).min(FILE_BYTES_MAX.saturating_sub(offset));
         if bytes == 0 {
-            return Ok(IoBuf::zeroed(0));
+            return Ok(Parts::default());
         }
         let run = if file.read_next == offset { file.read_run + 1 } else { 0 };
         core.files.change(handle, |file| {

@@ -253,6 +253,12 @@ fn a_sequential_reader_is_read_ahead_of() {
             sleep(&world.clock, Duration::from_millis(5)).await;
         }
         assert_eq!(read, content);
+        // What was read ahead is given as it lies, to everybody who asks for it.
+        let parts = [volume.read_parts(handle, 2 << 20, 1 << 20), volume.read_parts(handle, 2 << 20, 4096)];
+        let [whole, first] = parts.map(|read| async { read.await.expect("read") });
+        let (whole, first) = (whole.await, first.await);
+        let address = |read: &cfs_volume::Parts| read.slices().map(<[u8]>::as_ptr).collect::<Vec<_>>();
+        assert_eq!((whole.len(), first.len(), address(&whole)), (1 << 20, 4096, address(&first)));
         assert!(volume.read(handle, 3 << 20, 10).await.expect("read").is_empty());
         let asked = fake.count(|op| matches!(op, Op::Read { .. }));
         assert!(asked <= 2 + 12, "{asked} reads of 24 reached the server");
