@@ -1,7 +1,7 @@
 //! Writing back what is held: one flight of extents a file at a time, several extents at once.
 
 use crate::core::Core;
-use crate::names::all;
+use crate::names::some_at_a_time;
 use crate::write::Sending;
 use cfs_seam::Class;
 use cfs_types::{FsError, InodeId};
@@ -103,12 +103,8 @@ impl Core {
 
     async fn send_all(self: &Rc<Self>, ino: InodeId, flight: &[Extent], held: HeldBack) -> Result<(), FsError> {
         let mut result = Ok(());
-        for some in flight.chunks(EXTENTS_IN_FLIGHT_MAX) {
-            let sent = some.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, Sending::HeldBack(held)));
-            for sent in all(sent.collect()).await {
-                result = result.and(sent.map(|_| ()));
-            }
-        }
+        let sends = flight.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, Sending::HeldBack(held)));
+        some_at_a_time(EXTENTS_IN_FLIGHT_MAX, sends, |sent| result = result.and(sent.map(|_| ()))).await;
         result
     }
 }
