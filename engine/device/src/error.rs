@@ -79,7 +79,7 @@ pub enum DeviceError {
     },
     /// Refusal: an earlier write or flush failed; what the device holds is not known.
     #[error("the device was taken out of service after a failed write or flush")]
-    FailedForGood,
+    OutOfService,
     /// Neither copy of an anchor is intact.
     #[error("anchor {entry} is damaged: copies at offsets {offset_a} and {offset_b}")]
     AnchorDamaged {

@@ -289,7 +289,7 @@ async fn admit(disk: &dyn Disk, copies: &[SuperblockCopy; 2]) -> Result<Superblo
         return Err(DeviceError::Shrunk { actual, expected: superblock.layout.device_bytes });
     }
     if superblock.failed {
-        return Err(DeviceError::FailedForGood);
+        return Err(DeviceError::OutOfService);
     }
     Ok(superblock)
 }

@@ -226,7 +226,7 @@ fn a_refused_device_is_not_mended() {
     now(mark_failed(&device, &superblock)).expect("a sound device");
     device.flip_bit(100, 0);
     let before = device.operations();
-    assert_eq!(now(recover(&device)), Err(DeviceError::FailedForGood));
+    assert_eq!(now(recover(&device)), Err(DeviceError::OutOfService));
     assert_eq!(device.operations(), before + 2, "it is only read");
 }
 
@@ -234,10 +234,10 @@ fn a_refused_device_is_not_mended() {
 fn a_device_out_of_service_stays_so() {
     let (device, superblock) = formatted();
     now(mark_failed(&device, &superblock)).expect("a sound device");
-    assert_eq!(now(open(&device.crash(3))), Err(DeviceError::FailedForGood));
+    assert_eq!(now(open(&device.crash(3))), Err(DeviceError::OutOfService));
     // Damage of the first copy does not bring it back.
     device.flip_bit(100, 0);
-    assert_eq!(now(open(&device)), Err(DeviceError::FailedForGood));
+    assert_eq!(now(open(&device)), Err(DeviceError::OutOfService));
 }
 
 #[test]

@@ -193,6 +193,10 @@ impl DiskFile {
         }
         Ok((now < bytes).then_some(now))
     }
+    /// Whether it is a file that has lost its last name: it is gone when it is closed.
+    pub fn is_removed(&self) -> bool {
+        self.0.file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 0)
+    }
     /// The device for use by one core. Registered with the core's ring where it has room.
     pub fn attach(&self, reactor: &Rc<Reactor>) -> Rc<dyn Disk> {
         attached::attach(self.clone(), reactor.clone())

@@ -255,7 +255,7 @@ pub fn refusal(target: &Target, error: &DeviceError) -> Failure {
         DeviceError::Blank | DeviceError::Unfinished => format!(": cfs format {}", target.path.display()),
         DeviceError::Foreign => " (cfs format --force would destroy it)".to_owned(),
         DeviceError::HeadLost { .. } => "; nothing was changed".to_owned(),
-        DeviceError::FailedForGood => format!("; once the cause is gone: {}", crate::fsck::way_back(target)),
+        DeviceError::OutOfService => format!("; once the cause is gone: {}", crate::fsck::way_back(target)),
         DeviceError::Shrunk { .. } | DeviceError::NoRoom { .. } => {
             "; what was cut off is gone: restore it whole, nothing was changed".to_owned()
         }

@@ -20,6 +20,10 @@ pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
     let doing = || format!("checking {}", target.path.display());
     let mode = if options.return_to_service { OpenMode::ReadWrite } else { OpenMode::ReadOnly };
     let file = open_locked(&target.store, mode).map_err(|e| Failure::new(doing(), e))?;
+    if options.return_to_service && !file.is_direct() {
+        let why = "its file system has no direct I/O, so that a check reads what is cached and not what is on the device; copy it elsewhere";
+        return Err(Failure::new(doing(), why));
+    }
     let checked_file = file.clone();
     let checked = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
         let disk = checked_file.attach(&reactor);

@@ -100,7 +100,7 @@ fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
         return PathBuf::from(folder);
     }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) if !crate::serving::is_root() => PathBuf::from(dir).join("cfs"),
         _ if crate::serving::is_root() => PathBuf::from("/run/cfs"),
         _ => home().join(".cache/cfs/run"),

@@ -181,7 +181,7 @@ async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellR
             Found::Place(..) | Found::Absent => return Ok(false),
             Found::Damaged => return Err(FsError::Corrupt),
             Found::Miss(fetch) => {
-                pins.merge(shard.replica.store().fetch(&fetch).await.map_err(|_| FsError::Corrupt)?);
+                pins.merge(shard.replica.fetch(&fetch).await?);
             }
         }
     };

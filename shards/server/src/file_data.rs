@@ -333,7 +333,10 @@ pub async fn read(core: &Rc<Core>, shard: &Rc<Shard>, op: &Op) -> Result<IoBuf, 
                 && from % UNIT_BYTES == 0
             {
                 match read_chunk(core, shard, *id, *from, *n).await? {
-                    Some(whole) => return Ok(whole),
+                    Some(whole) => {
+                        core.metrics.read_bytes.add(whole.len() as u64);
+                        return Ok(whole);
+                    }
                     None => continue 'again,
                 }
             }
@@ -424,7 +427,7 @@ pub async fn read_chunk(
                 return Ok(Some(bytes));
             }
             Err(fetch) => {
-                pins.merge(shard.replica.store().fetch(&fetch).await.map_err(|_| FsError::Corrupt)?);
+                pins.merge(shard.replica.fetch(&fetch).await?);
             }
         }
     }
@@ -493,7 +496,7 @@ async fn forget_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId) -> Result
             Found::Place(place, _) => break place,
             Found::Absent | Found::Damaged => return Ok(()),
             Found::Miss(fetch) => {
-                pins.merge(shard.replica.store().fetch(&fetch).await.map_err(|_| FsError::Corrupt)?);
+                pins.merge(shard.replica.fetch(&fetch).await?);
             }
         }
     };

@@ -131,6 +131,8 @@ pub struct Replica {
     failed: Cell<Option<FsError>>,
     /// The first damage that was met, in words.
     damage: RefCell<Option<String>>,
+    /// Reads of tables and entries whose bytes failed their checksum, since the start.
+    damaged_reads: Cell<u64>,
     epoch: Cell<MoveEpoch>,
     anchors: Rc<Anchors>,
     /// One change of the store's tables at a time.
@@ -210,6 +212,7 @@ impl Replica {
             leading: Cell::new(None),
             failed: Cell::new(None),
             damage: RefCell::default(),
+            damaged_reads: Cell::default(),
             epoch: Cell::new(parts.epoch),
             anchors: parts.anchors,
             maintenance: Semaphore::new(1),
@@ -262,6 +265,11 @@ impl Replica {
     /// Entries whose small writes were lost to damage since the start.
     pub fn lost(&self) -> u64 {
         self.lost.get()
+    }
+
+    /// Reads of tables and entries whose bytes failed their checksum, since the start.
+    pub fn damaged_reads(&self) -> u64 {
+        self.damaged_reads.get()
     }
 
     /// The core's hybrid clock.

@@ -19,7 +19,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         groups: core.groups.len() as u64,
         failed_groups: failed.map(|s| s.group().get()).collect(),
         log_failure: core.log.failed().map(|error| error.to_string()),
-        damaged_reads: core.metrics.damage.get(),
+        damaged_reads: damaged_reads(core),
         refused_reads: refused_reads(core),
         numbers: numbers(core, &log),
         requests: core.metrics.requests(),
@@ -77,7 +77,7 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
             "Checkpoints and other upkeep that failed",
             m.upkeep_failures.get(),
         ),
-        Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", m.damage.get()),
+        Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", damaged_reads(core)),
         Number::counter("refused", of("reads"), "Reads that the device answered with an error", refused_reads(core)),
         Number::counter("log", of("batches"), "Log batches made durable", log.batches),
         Number::counter("log", of("records"), "Log records made durable", log.records),
@@ -91,6 +91,10 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
         Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
     ]
+}
+
+fn damaged_reads(core: &Core) -> u64 {
+    core.metrics.damage.get() + core.groups.values().map(|shard| shard.replica.damaged_reads()).sum::<u64>()
 }
 
 fn refused_reads(core: &Core) -> u64 {

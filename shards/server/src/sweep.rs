@@ -22,17 +22,29 @@ use std::time::Duration;
 const PAGE: usize = 256;
 /// Between two questions to a core that has not started yet.
 const RETRY: Duration = Duration::from_millis(20);
+/// Between two tries to take up what a shard has left unfinished.
+const RESUME_PAUSE: Duration = Duration::from_secs(30);
 
 /// Takes up what the start found, then gives back what nothing names.
 pub async fn run(core: Rc<Core>) {
     let shards = || core.groups.values().filter(|shard| shard.group().shard().is_some());
     let mut sent = Vec::new();
-    for shard in shards() {
-        match effects::resume(&core, shard).await {
-            Ok(found) => sent.push((shard.clone(), found)),
-            // What it has to say to others stays unsaid: chunks may be named there.
-            Err(_) => return core.metrics.upkeep_failures.bump(),
+    let mut left: Vec<_> = shards().cloned().collect();
+    loop {
+        let mut failed = Vec::new();
+        for shard in left {
+            match effects::resume(&core, &shard).await {
+                Ok(found) => sent.push((shard, found)),
+                Err(_) => failed.push(shard),
+            }
         }
+        if failed.is_empty() {
+            break;
+        }
+        // What these have to say to others stays unsaid, and chunks may be named there: nothing is swept before.
+        core.metrics.upkeep_failures.bump();
+        left = failed;
+        sleep(&core.world.clock, RESUME_PAUSE).await;
     }
     for (shard, messages) in sent {
         for (to, sequence) in messages {
@@ -65,7 +77,7 @@ async fn sweep(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
         let (rows, more) = match store.scan(&from, &to, Timestamp::MAX, PAGE) {
             Scan::Rows { rows, more } => (rows, more),
             Scan::Miss(fetch) => {
-                pins.merge(store.fetch(&fetch).await.map_err(|_| FsError::Corrupt)?);
+                pins.merge(shard.replica.fetch(&fetch).await?);
                 continue;
             }
         };

@@ -203,7 +203,7 @@ fn a_failed_flush_ends_the_log_and_the_device() {
             failed.await;
             // Whoever waits for this stops the process: by then the device must say that it failed.
             marked.await;
-            assert_eq!(cfs_device::open(&device).await, Err(DeviceError::FailedForGood), "seed {seed}");
+            assert_eq!(cfs_device::open(&device).await, Err(DeviceError::OutOfService), "seed {seed}");
         });
     }
 }

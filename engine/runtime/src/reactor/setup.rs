@@ -80,7 +80,7 @@ fn explain(refused: io::Error) -> RuntimeError {
         (Some(libc::EPERM | libc::EACCES), _) => forbidden(
             "a seccomp filter or security module refuses it; containers need a profile that allows io_uring_setup, io_uring_enter and io_uring_register",
         ),
-        (Some(libc::ENOMEM), _) => forbidden("no memory may be locked for it; raise the limit `ulimit -l`"),
+        (Some(libc::ENOMEM), _) => forbidden("it may lock too little memory for its ring; raise the limit `ulimit -l`"),
         _ => RuntimeError::System { operation: "io_uring_setup", source: refused },
     }
 }

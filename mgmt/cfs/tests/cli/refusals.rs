@@ -184,6 +184,19 @@ fn a_store_that_is_shortened_while_it_is_served_ends_the_server() {
     drop(stage.dev());
 }
 
+#[test]
+fn a_store_that_is_removed_while_it_is_served_is_missed() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    fs::write(stage.path("mnt/file"), "text").expect("written");
+    fs::remove_file(stage.path("store/store")).expect("removed");
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("served on"), "text");
+    dev.signal("TERM");
+    let (_, said) = dev.wait_and_hear();
+    assert!(said.iter().any(|line| line.contains("was removed or replaced") && line.contains("/proc/")), "{said:?}");
+}
+
 /// The blocks of the first MiBs of the log that begin a batch.
 fn batches(store: &File) -> Vec<u64> {
     let mut log = vec![0; 8 << 20];
@@ -222,12 +235,16 @@ fn a_stopped_store_that_lost_the_end_of_its_log_or_its_anchors_is_refused() {
     drop(dev);
 }
 
-/// As a server that has seen a flush fail leaves it: the flag in both superblocks.
-fn take_out_of_service(store: &File) {
-    for at in cfs_device::SUPERBLOCK_COPIES_AT {
+/// As a server that has seen a flush fail leaves it: the flag and the next generation in the first `copies` superblocks
+/// (docs/formats/device.md); the failing device may have taken one only.
+fn take_out_of_service(store: &File, copies: usize) {
+    const FLAGS_AT: usize = 12;
+    const GENERATION_AT: usize = 64;
+    for at in cfs_device::SUPERBLOCK_COPIES_AT.into_iter().take(copies) {
         let mut copy = vec![0; cfs_device::SUPERBLOCK_BYTES];
         store.read_exact_at(&mut copy, at).expect("read");
-        copy[12] |= 1;
+        copy[FLAGS_AT] |= 1;
+        copy[GENERATION_AT] += 1;
         let sum_at = copy.len() - 4;
         let sum = cfs_device::crc32c(&copy[..sum_at]).to_le_bytes();
         copy[sum_at..].copy_from_slice(&sum);
@@ -243,7 +260,7 @@ fn a_store_out_of_service_is_refused_until_a_check_has_found_it_sound() {
     dev.signal("TERM");
     assert_eq!(dev.wait().code(), Some(0));
     let store = OpenOptions::new().read(true).write(true).open(stage.path("store/store")).expect("the store");
-    take_out_of_service(&store);
+    take_out_of_service(&store, 2);
     let way = ["out of service", "cfs fsck --return-to-service"];
     refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &way);
     let checked = stage.run(&["fsck", "store"]);
@@ -261,6 +278,10 @@ fn a_store_out_of_service_is_refused_until_a_check_has_found_it_sound() {
 
     assert!(stage.run(&["fsck", "--return-to-service", "store"]).status.success());
     assert!(stage.run(&["fsck", "--return-to-service", "store"]).status.success(), "nothing to do");
+    take_out_of_service(&store, 1);
+    refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &way);
+    assert!(stage.run(&["fsck", "--return-to-service", "store"]).status.success());
+    assert!(stage.run(&["fsck", "store"]).status.success());
     let dev = stage.dev();
     assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("read"), "text");
     drop(dev);

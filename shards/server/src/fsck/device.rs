@@ -26,7 +26,9 @@ pub async fn check_superblock(
             SuperblockCopy::Valid(_) => "this copy of the superblock is of an earlier generation".into(),
             other => format!("this copy of the superblock is {other}"),
         };
-        findings.add(Severity::Damage, Site::Device(offset), what);
+        // A device that has failed may have taken one mark only; its return to service writes both copies.
+        let severity = if best.failed { Severity::Note } else { Severity::Damage };
+        findings.add(severity, Site::Device(offset), what);
     }
     Ok(())
 }

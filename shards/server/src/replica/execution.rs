@@ -108,14 +108,20 @@ impl Replica {
     }
 
     /// What an entry of an earlier term asks for, whoever leads finds in the state: after a start nothing of what
-    /// the log still holds is done twice. Another leader does what followers must not.
+    /// the log still holds is done twice. Only that messages wait is said again: it costs nothing, and they go out before
+    /// all shards were looked at. Another leader does what followers must not.
     fn note_effects(&self, term: Term, executed: &[Executed]) {
         let effects = || executed.iter().flat_map(|e| &e.effects);
         if effects().any(|effect| *effect == Effect::Unlocked) {
             self.unlocked.notify_all();
         }
-        if self.leading.get() == Some(term) {
-            self.effects.borrow_mut().extend(effects().filter(|e| **e != Effect::Unlocked).cloned());
+        if let Some(leading) = self.leading.get() {
+            let is_due = |effect: &&Effect| match effect {
+                Effect::Unlocked => false,
+                Effect::Sent { .. } => true,
+                _ => leading == term,
+            };
+            self.effects.borrow_mut().extend(effects().filter(is_due).cloned());
             self.effected.notify_all();
         }
     }
@@ -131,20 +137,24 @@ impl Replica {
     }
 
     /// Brings blocks of tables into memory for as long as the pins live.
-    pub(super) async fn fetch(&self, fetch: &Fetch) -> Result<Pins, FsError> {
+    pub async fn fetch(&self, fetch: &Fetch) -> Result<Pins, FsError> {
         self.patiently(QUERY_TRIES, async || self.store.fetch(fetch).await).await
     }
 
-    /// Notes damage for whoever asks what an error was about.
+    /// Counts damage, and notes it for whoever asks what an error was about.
     pub(super) fn damaged(&self, what: String) -> FsError {
+        self.damaged_reads.set(self.damaged_reads.get() + 1);
         self.damage.borrow_mut().get_or_insert(what);
         FsError::Corrupt
     }
 
-    /// Notes why a read of the tables was given up.
+    /// Notes why a read of the tables was given up. What the device refuses says nothing of the bytes; the space counts it.
     fn unread(&self, error: &KvError) -> FsError {
-        let corrupt = self.damaged(error.to_string());
-        if matches!(error, KvError::Space(SpaceError::Read { .. })) { FsError::Device } else { corrupt }
+        if matches!(error, KvError::Space(SpaceError::Read { .. })) {
+            self.damage.borrow_mut().get_or_insert(error.to_string());
+            return FsError::Device;
+        }
+        self.damaged(error.to_string())
     }
 
     /// An error of this group in words: with the place, where it is damage or a failure of the device.

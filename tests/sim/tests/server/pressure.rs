@@ -283,7 +283,7 @@ fn is_out_of_service(stage: &Stage, is_bad: &Cell<bool>) {
     stage.crash(Crash::Process);
     let device = stage.device();
     let found = cfs_sim::run(1, |_| async move { cfs_device::open(&device).await });
-    assert_eq!(found, Err(DeviceError::FailedForGood));
+    assert_eq!(found, Err(DeviceError::OutOfService));
     let report = stage.check();
     assert!(report.is_sound() && report.out_of_service, "{report}");
     let device = stage.device();
