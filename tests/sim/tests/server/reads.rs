@@ -238,3 +238,24 @@ fn a_read_that_the_device_refuses_is_counted_as_that_and_one_of_wrong_bytes_as_d
     assert_eq!(counted(u32::MAX, 0), (Err(FsError::Device), true, false));
     assert_eq!(counted(0, u32::MAX), (Err(FsError::Corrupt), false, true));
 }
+
+#[test]
+fn so_is_a_read_of_tables() {
+    let counted = |refuse, garble| {
+        let (stage, plan, files) = with_tables();
+        let told = stage.client(move |_, volume| async move {
+            plan.refuse.set(refuse);
+            plan.garble.set(garble);
+            let mut told = Ok(());
+            for ino in files {
+                told = told.and(ask(&volume, ino).await);
+            }
+            told
+        });
+        let status = stage.status();
+        let sum = |of: fn(&cfs_observe::CoreStatus) -> u64| status.iter().map(of).sum::<u64>();
+        (told, sum(|core| core.refused_reads) > 0, sum(|core| core.damaged_reads) > 0)
+    };
+    assert_eq!(counted(u32::MAX, 0), (Err(FsError::Device), true, false));
+    assert_eq!(counted(0, u32::MAX), (Err(FsError::Corrupt), false, true));
+}
