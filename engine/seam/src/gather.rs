@@ -43,7 +43,7 @@ pub async fn gather<F: Future>(futures: impl IntoIterator<Item = F>, at_once: us
 mod tests {
     use super::*;
     use crate::{Io, Promise, io};
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::pin::pin;
     use std::task::{Context, Waker};
 
@@ -69,6 +69,24 @@ mod tests {
         promises[2].take().expect("once").complete(12);
         assert_eq!(poll(), Poll::Ready(vec![10, 11, 12, 13]));
         assert_eq!(most.get(), 2);
+    }
+
+    #[test]
+    fn what_is_slow_holds_up_no_more_than_its_place() {
+        let (begun, ended) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+        let (begun, ended, slow) = (&begun, &ended, &Cell::new(true));
+        let one = |n: u32| async move {
+            begun.borrow_mut().push(n);
+            poll_fn(|_| if n == 0 && slow.get() { Poll::Pending } else { Poll::Ready(()) }).await;
+            ended.borrow_mut().push(n);
+        };
+        let mut driver = pin!(gather((0..5).map(one), 2));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(driver.as_mut().poll(&mut cx).is_pending());
+        assert_eq!((&begun.borrow()[..], &ended.borrow()[..]), (&[0, 1, 2, 3, 4][..], &[1, 2, 3, 4][..]));
+        slow.set(false);
+        assert!(driver.as_mut().poll(&mut cx).is_ready());
+        assert_eq!(ended.borrow().last(), Some(&0));
     }
 
     #[test]

@@ -6,11 +6,10 @@ use crate::files::{Handle, OpenFlags};
 use crate::inodes::Known;
 use crate::link::Origin;
 use crate::volume::{Entry, Listed, Listing, Lookup, RenameMode, Volume};
+use cfs_seam::gather;
 use cfs_types::{FsError, InodeId, Name};
 use cfs_wire::{AttrChange, DirEntry, EntryReply, FileKind, Identity, Op, Reply};
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 /// A name that leads to an inode which is gone is looked up again so many times.
@@ -120,13 +119,11 @@ impl Core {
             }
             lines.push(Listed { cookie, name, ino, kind, entry });
         }
-        for some in missing.chunks(ATTRS_IN_FLIGHT_MAX) {
-            let asked = some.iter().map(|at| self.attr(lines[*at].ino));
-            let answers = all(asked.collect()).await;
-            for (at, answer) in some.iter().zip(answers) {
-                let entry = |(attr, attr_ttl)| Entry { attr, attr_ttl, entry_ttl: Duration::ZERO };
-                lines[*at].entry = answer.ok().map(entry);
-            }
+        let asked = missing.iter().map(|at| self.attr(lines[*at].ino));
+        let answers = gather(asked, ATTRS_IN_FLIGHT_MAX).await;
+        for (at, answer) in missing.iter().zip(answers) {
+            let entry = |(attr, attr_ttl)| Entry { attr, attr_ttl, entry_ttl: Duration::ZERO };
+            lines[*at].entry = answer.ok().map(entry);
         }
         if !missing.is_empty() {
             for line in &mut lines {
@@ -141,58 +138,6 @@ enum Asked {
     Missing(Duration),
     Whole(Entry),
     Elsewhere(InodeId),
-}
-
-/// Drives the futures, at most `limit` of them at a time: where one ends the next begins.
-pub(crate) async fn some_at_a_time<F: Future>(
-    limit: usize,
-    futures: impl Iterator<Item = F>,
-    mut done: impl FnMut(F::Output),
-) {
-    let (mut waiting, mut running) = (futures.fuse(), Vec::with_capacity(limit));
-    std::future::poll_fn(move |cx| {
-        loop {
-            running.extend(waiting.by_ref().take(limit - running.len()).map(Box::pin));
-            let begun = running.len();
-            running.retain_mut(|future| match future.as_mut().poll(cx) {
-                Poll::Ready(output) => {
-                    done(output);
-                    false
-                }
-                Poll::Pending => true,
-            });
-            match running.len() {
-                0 if begun == 0 => return Poll::Ready(()),
-                still if still == begun => return Poll::Pending,
-                _ => {}
-            }
-        }
-    })
-    .await;
-}
-
-/// Drives all futures together.
-pub(crate) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = futures.into_iter().map(|f| (Some(Box::pin(f)), None)).collect();
-    let mut driver = pin!(std::future::poll_fn(move |cx| {
-        let mut pending = false;
-        for (future, output) in &mut running {
-            if let Some(running) = future {
-                match running.as_mut().poll(cx) {
-                    Poll::Ready(value) => {
-                        *future = None;
-                        *output = Some(value);
-                    }
-                    Poll::Pending => pending = true,
-                }
-            }
-        }
-        if pending {
-            return Poll::Pending;
-        }
-        Poll::Ready(running.drain(..).map(|(_, output)| output.expect("all are ready")).collect())
-    }));
-    driver.as_mut().await
 }
 
 impl Volume {
@@ -405,29 +350,4 @@ pub struct Creation {
     pub truncate: bool,
     /// How it is opened.
     pub flags: OpenFlags,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::RefCell;
-    use std::task::{Context, Waker};
-
-    #[test]
-    fn what_is_slow_holds_up_no_more_than_its_place() {
-        let (begun, ended) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
-        let (begun, slow) = (&begun, &std::cell::Cell::new(true));
-        let one = |n: u32| async move {
-            begun.borrow_mut().push(n);
-            std::future::poll_fn(|_| if n == 0 && slow.get() { Poll::Pending } else { Poll::Ready(()) }).await;
-            n
-        };
-        let mut driver = pin!(some_at_a_time(2, (0..5).map(one), |n| ended.borrow_mut().push(n)));
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(driver.as_mut().poll(&mut cx).is_pending());
-        assert_eq!((&begun.borrow()[..], &ended.borrow()[..]), (&[0, 1, 2, 3, 4][..], &[1, 2, 3, 4][..]));
-        slow.set(false);
-        assert!(driver.as_mut().poll(&mut cx).is_ready());
-        assert_eq!(ended.borrow().last(), Some(&0));
-    }
 }

@@ -4,11 +4,10 @@ use crate::core::Core;
 use crate::data_cache::{BLOCK_BYTES, BlockKey, Cached};
 use crate::files::Handle;
 use crate::link::Origin;
-use crate::names::all;
 use crate::parts::Parts;
 use crate::volume::Volume;
 use crate::wait::Backoff;
-use cfs_seam::{Class, Instant, IoBuf, timeout};
+use cfs_seam::{Class, Instant, IoBuf, gather, timeout};
 use cfs_types::{CHUNK_BYTES_MAX, FILE_BYTES_MAX, FsError, InodeId, RANGE_BYTES, RangeIndex};
 use cfs_wire::{Identity, Op, Reply, SeekWhence};
 use std::rc::Rc;
@@ -107,7 +106,7 @@ impl Core {
         let size = self.size_for_read(ino, offset, bytes, dirty).await?;
         let bytes = size.map_or(bytes, |(size, _)| bytes.min(size.saturating_sub(offset)));
         let pieces = self.plan(ino, offset, bytes);
-        let fetched = all(pieces.iter().map(|piece| self.fetch(ino, piece)).collect()).await;
+        let fetched = gather(pieces.iter().map(|piece| self.fetch(ino, piece)), usize::MAX).await;
         let mut out = Parts::default();
         let mut eras: Vec<Option<u64>> = size.iter().map(|(_, era)| *era).collect();
         for (piece, base) in pieces.iter().zip(fetched) {

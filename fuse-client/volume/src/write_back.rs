@@ -1,9 +1,8 @@
 //! Writing back what is held: one flight of extents a file at a time, several extents at once.
 
 use crate::core::Core;
-use crate::names::some_at_a_time;
 use crate::write::Sending;
-use cfs_seam::Class;
+use cfs_seam::{Class, gather};
 use cfs_types::{FsError, InodeId};
 use cfs_wire::HeldBack;
 use std::rc::Rc;
@@ -102,9 +101,8 @@ impl Core {
     }
 
     async fn send_all(self: &Rc<Self>, ino: InodeId, flight: &[Extent], held: HeldBack) -> Result<(), FsError> {
-        let mut result = Ok(());
         let sends = flight.iter().map(|(offset, bytes)| self.send_write(ino, *offset, bytes, Sending::HeldBack(held)));
-        some_at_a_time(EXTENTS_IN_FLIGHT_MAX, sends, |sent| result = result.and(sent.map(|_| ()))).await;
-        result
+        let sent = gather(sends, EXTENTS_IN_FLIGHT_MAX).await;
+        sent.into_iter().try_for_each(|sent| sent.map(|_| ()))
     }
 }
