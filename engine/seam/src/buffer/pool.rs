@@ -30,13 +30,15 @@ thread_local! {
 
 struct Size {
     blocks: usize,
+    /// Free ones that are kept at most.
+    spares_max: usize,
     free: Mutex<Vec<Vec<Block>>>,
 }
 
 impl Size {
-    fn new(blocks: usize, count: usize) -> Self {
+    fn new(blocks: usize, count: usize, spares_max: usize) -> Self {
         let free = (0..count).map(|_| fresh(blocks)).collect();
-        Size { blocks, free: Mutex::new(free) }
+        Size { blocks, spares_max, free: Mutex::new(free) }
     }
     fn with<R>(&self, work: impl FnOnce(&mut Vec<Vec<Block>>) -> R) -> R {
         work(&mut self.free.lock().unwrap_or_else(PoisonError::into_inner))
@@ -61,14 +63,14 @@ impl BufferPool {
     /// A pool of about `bytes` bytes, a quarter of them in buffers of 4 KiB. Long buffers come on top, once
     /// they were used.
     pub fn new(bytes: usize) -> Arc<Self> {
-        let small = Size::new(SMALL_BLOCKS, bytes / 4 / (SMALL_BLOCKS * BLOCK_BYTES));
-        let large = Size::new(LARGE_BLOCKS, bytes / 4 * 3 / (LARGE_BLOCKS * BLOCK_BYTES));
+        let small = Size::new(SMALL_BLOCKS, bytes / 4 / (SMALL_BLOCKS * BLOCK_BYTES), usize::MAX);
+        let large = Size::new(LARGE_BLOCKS, bytes / 4 * 3 / (LARGE_BLOCKS * BLOCK_BYTES), usize::MAX);
         let mut regions = Vec::new();
         for size in [&small, &large] {
             let region = |blocks: &Vec<Block>| (blocks.as_ptr().addr(), size.blocks * BLOCK_BYTES);
             size.with(|free| regions.extend(free.iter().map(region)));
         }
-        Arc::new(BufferPool { small, large, long: Size::new(LONG_BLOCKS, 0), regions })
+        Arc::new(BufferPool { small, large, long: Size::new(LONG_BLOCKS, 0, SPARES_MAX), regions })
     }
 
     /// Address and length in bytes of every buffer that stays as long as the pool lives.
@@ -99,15 +101,13 @@ impl BufferPool {
     }
 
     pub(super) fn give_back(&self, blocks: Vec<Block>) {
-        let spares_max = if blocks.len() == LONG_BLOCKS { SPARES_MAX } else { usize::MAX };
-        let refused = self.size(blocks.len()).and_then(|size| {
-            size.with(|free| {
-                if free.len() >= spares_max {
-                    return Some(blocks);
-                }
-                free.push(blocks);
-                None
-            })
+        let Some(size) = self.size(blocks.len()) else { return };
+        let refused = size.with(|free| {
+            if free.len() >= size.spares_max {
+                return Some(blocks);
+            }
+            free.push(blocks);
+            None
         });
         // Freed without the lock.
         drop(refused);
