@@ -18,7 +18,7 @@ use crate::steps::{command, conclude};
 use bytes::Bytes;
 use cfs_kv::Pins;
 use cfs_namespace::data::{
-    Admission, ChunkSlice, DataCommand, Layout, Piece, WriteAt, WriteData, admit, plan_read, range_sequence,
+    Admission, ChunkSlice, DataCommand, Layout, LogRef, Piece, WriteAt, WriteData, admit, plan_read, range_sequence,
     range_shard,
 };
 use cfs_namespace::{Answer, Command, CommandBody, NeedMore, Stop};
@@ -364,17 +364,8 @@ async fn fill(core: &Rc<Core>, shard: &Rc<Shard>, piece: &Piece, into: &mut [u8]
     match piece {
         Piece::Zero(_) => into.fill(0),
         Piece::Log { slice, len } => {
-            let bytes = shard.replica.read_data(slice.index, slice.data_offset, slice.data_len).await;
-            let bytes = match bytes {
-                Ok(bytes) if block_checksums(&bytes) == slice.checksums => bytes,
-                Ok(_) | Err(FsError::Corrupt) => {
-                    core.metrics.damage.bump();
-                    return Err(FsError::Corrupt);
-                }
-                Err(FsError::Device) => {
-                    core.metrics.refused_log_reads.bump();
-                    return Err(FsError::Device);
-                }
+            let bytes = match read_logged(core, shard, slice).await {
+                Ok(bytes) => bytes,
                 Err(FsError::Stale) => return Ok(false),
                 Err(error) => return Err(error),
             };
@@ -391,6 +382,16 @@ async fn fill(core: &Rc<Core>, shard: &Rc<Shard>, piece: &Piece, into: &mut [u8]
         }
     }
     Ok(true)
+}
+
+/// The bytes of a small write that the log holds, verified. `Stale`: it holds them no more.
+pub async fn read_logged(core: &Rc<Core>, shard: &Rc<Shard>, slice: &LogRef) -> Result<Vec<u8>, FsError> {
+    let bytes = shard.replica.read_data(slice.index, slice.data_offset, slice.data_len).await?;
+    if block_checksums(&bytes) != slice.checksums {
+        core.metrics.damage.bump();
+        return Err(FsError::Corrupt);
+    }
+    Ok(bytes)
 }
 
 /// Reads `len` bytes of a chunk from `from`, a multiple of 4 KiB: one aligned device read,
@@ -411,7 +412,10 @@ pub async fn read_chunk(
                 Ok(core.space.read(CellOwner::Chunk(id), place.cell, &sums, first, units))
             }
             Found::Absent => return Ok(None),
-            Found::Damaged => return Err(FsError::Corrupt),
+            Found::Damaged => {
+                core.metrics.damage.bump();
+                return Err(FsError::Corrupt);
+            }
             Found::Miss(fetch) => Err(fetch),
         };
         match reading {

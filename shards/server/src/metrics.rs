@@ -68,8 +68,6 @@ pub struct Metrics {
     pub upkeep_failures: Counter,
     /// Reads that failed their checksum.
     pub damage: Counter,
-    /// Reads of small writes in the log that the device refused; those of cells are counted by the space.
-    pub refused_log_reads: Counter,
     requests: RefCell<BTreeMap<Opcode, Latencies>>,
 }
 

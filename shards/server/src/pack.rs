@@ -4,7 +4,7 @@
 //! the same. So a write that comes between wins, and nothing is lost where a step fails.
 
 use crate::core::Core;
-use crate::file_data::{free_chunk, read_chunk, settle, store_chunk};
+use crate::file_data::{free_chunk, read_chunk, read_logged, settle, store_chunk};
 use crate::shard::Shard;
 use bytes::Bytes;
 use cfs_namespace::data::{
@@ -110,12 +110,7 @@ async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result
             // It was packed meanwhile.
             Err(FsError::Stale) => {}
             // What is damaged, or refused by the device, stays where it is: reading it says so.
-            Err(error @ (FsError::Corrupt | FsError::Device)) => {
-                if error == FsError::Corrupt {
-                    core.metrics.damage.bump();
-                }
-                moved.all = false;
-            }
+            Err(FsError::Corrupt | FsError::Device) => moved.all = false,
             Err(error) => return Err(error),
         }
     }
@@ -126,7 +121,7 @@ async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result
 async fn bytes_of(core: &Rc<Core>, shard: &Rc<Shard>, found: &Found) -> Result<Option<Vec<u8>>, FsError> {
     match &found.extent.place {
         Place::Log(slice) if shard.replica.is_lost(slice.index).await? => Ok(None),
-        Place::Log(slice) => log_bytes(shard, slice, found.extent.len).await.map(Some),
+        Place::Log(slice) => log_bytes(core, shard, slice, found.extent.len).await.map(Some),
         Place::Chunk { id, offset } => {
             let skip = offset % UNIT_BYTES;
             let read = read_chunk(core, shard, *id, offset - skip, found.extent.len + skip).await?;
@@ -136,11 +131,8 @@ async fn bytes_of(core: &Rc<Core>, shard: &Rc<Shard>, found: &Found) -> Result<O
     }
 }
 
-async fn log_bytes(shard: &Rc<Shard>, slice: &LogRef, len: u32) -> Result<Vec<u8>, FsError> {
-    let bytes = shard.replica.read_data(slice.index, slice.data_offset, slice.data_len).await?;
-    if crate::file_data::block_checksums(&bytes) != slice.checksums {
-        return Err(FsError::Corrupt);
-    }
+async fn log_bytes(core: &Rc<Core>, shard: &Rc<Shard>, slice: &LogRef, len: u32) -> Result<Vec<u8>, FsError> {
+    let bytes = read_logged(core, shard, slice).await?;
     let skip = slice.skip as usize;
     bytes.get(skip..skip + len as usize).map(<[u8]>::to_vec).ok_or(FsError::Corrupt)
 }

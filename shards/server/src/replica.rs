@@ -133,6 +133,8 @@ pub struct Replica {
     damage: RefCell<Option<String>>,
     /// Reads of tables and entries whose bytes failed their checksum, since the start.
     damaged_reads: Cell<u64>,
+    /// Reads of small writes in the log that the device refused; those of cells are counted by the space.
+    refused_reads: Cell<u64>,
     epoch: Cell<MoveEpoch>,
     anchors: Rc<Anchors>,
     /// One change of the store's tables at a time.
@@ -213,6 +215,7 @@ impl Replica {
             failed: Cell::new(None),
             damage: RefCell::default(),
             damaged_reads: Cell::default(),
+            refused_reads: Cell::default(),
             epoch: Cell::new(parts.epoch),
             anchors: parts.anchors,
             maintenance: Semaphore::new(1),
@@ -270,6 +273,11 @@ impl Replica {
     /// Reads of tables and entries whose bytes failed their checksum, since the start.
     pub fn damaged_reads(&self) -> u64 {
         self.damaged_reads.get()
+    }
+
+    /// Reads of small writes in the log that the device refused, since the start.
+    pub fn refused_reads(&self) -> u64 {
+        self.refused_reads.get()
     }
 
     /// The core's hybrid clock.

@@ -98,7 +98,7 @@ fn damaged_reads(core: &Core) -> u64 {
 }
 
 fn refused_reads(core: &Core) -> u64 {
-    core.space.refused_reads() + core.metrics.refused_log_reads.get()
+    core.space.refused_reads() + core.groups.values().map(|shard| shard.replica.refused_reads()).sum::<u64>()
 }
 
 fn lost(core: &Core) -> u64 {

@@ -12,6 +12,7 @@ use cfs_namespace::{Effect, EntryContext, NeedMore};
 use cfs_seam::sleep;
 use cfs_segment::SpaceError;
 use cfs_types::{FsError, LogIndex, Term};
+use std::ops::Range;
 use std::time::Duration;
 
 /// How often a read that the device has failed is tried again for an entry, without which the group cannot go on.
@@ -167,22 +168,30 @@ impl Replica {
         }
     }
 
-    /// Reads `bytes` bytes at `offset` of an entry's data area. `Stale`: the log has it no more.
+    /// Reads `bytes` bytes at `offset` of an entry's data area; what goes wrong is counted. `Stale`: the log has it no more.
     pub async fn read_data(&self, index: LogIndex, offset: u32, bytes: u32) -> Result<Vec<u8>, FsError> {
         let (from, len) = (offset as usize, bytes as usize);
         if let Some(area) = self.inline.get(self.id, index) {
-            return area.get(from..from + len).map(<[u8]>::to_vec).ok_or(FsError::Corrupt);
+            return self.part_of(index, &area, from..from + len);
         }
         if let Some(area) = self.kept_area(index).await? {
-            return area.get(from..from + len).map(<[u8]>::to_vec).ok_or(FsError::Corrupt);
+            return self.part_of(index, &area, from..from + len);
         }
         let range = DATA_OFFSET + from..DATA_OFFSET + from + len;
         match self.log.read_payload_range(self.id, index, range).await {
             Ok(bytes) => Ok(bytes),
             // It was packed and released meanwhile, or never existed.
             Err(LogError::NotFound { .. }) => Err(FsError::Stale),
-            Err(LogError::Device(DeviceError::Read { .. })) => Err(FsError::Device),
+            Err(LogError::Device(DeviceError::Read { .. })) => {
+                self.refused_reads.set(self.refused_reads.get() + 1);
+                Err(FsError::Device)
+            }
             Err(error) => Err(self.damaged(error.to_string())),
         }
+    }
+
+    fn part_of(&self, index: LogIndex, area: &[u8], bytes: Range<usize>) -> Result<Vec<u8>, FsError> {
+        let part = area.get(bytes).map(<[u8]>::to_vec);
+        part.ok_or_else(|| self.damaged(format!("entry {index} of group {} is shorter than its small writes", self.id)))
     }
 }

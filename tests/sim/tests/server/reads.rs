@@ -207,6 +207,12 @@ fn a_question_to_a_device_that_fails_all_reads_is_refused_soon_and_answered_once
     stage.stop();
 }
 
+/// Reads that were refused, and those of wrong bytes, on all cores.
+fn counts(stage: &Stage) -> (u64, u64) {
+    let status = stage.status();
+    (status.iter().map(|core| core.refused_reads).sum(), status.iter().map(|core| core.damaged_reads).sum())
+}
+
 #[test]
 fn a_read_that_the_device_refuses_is_counted_as_that_and_one_of_wrong_bytes_as_damage() {
     let counted = |refuse, garble| {
@@ -231,9 +237,8 @@ fn a_read_that_the_device_refuses_is_counted_as_that_and_one_of_wrong_bytes_as_d
             volume.release(handle);
             read
         });
-        let status = stage.status();
-        let sum = |of: fn(&cfs_observe::CoreStatus) -> u64| status.iter().map(of).sum::<u64>();
-        (told, sum(|core| core.refused_reads) > 0, sum(|core| core.damaged_reads) > 0)
+        let (refused, damaged) = counts(&stage);
+        (told, refused > 0, damaged > 0)
     };
     assert_eq!(counted(u32::MAX, 0), (Err(FsError::Device), true, false));
     assert_eq!(counted(0, u32::MAX), (Err(FsError::Corrupt), false, true));
@@ -252,9 +257,8 @@ fn so_is_a_read_of_tables() {
             }
             told
         });
-        let status = stage.status();
-        let sum = |of: fn(&cfs_observe::CoreStatus) -> u64| status.iter().map(of).sum::<u64>();
-        (told, sum(|core| core.refused_reads) > 0, sum(|core| core.damaged_reads) > 0)
+        let (refused, damaged) = counts(&stage);
+        (told, refused > 0, damaged > 0)
     };
     assert_eq!(counted(u32::MAX, 0), (Err(FsError::Device), true, false));
     assert_eq!(counted(0, u32::MAX), (Err(FsError::Corrupt), false, true));
