@@ -25,6 +25,6 @@ pub use layout::{
 };
 pub use superblock::{
     FORMAT_VERSION, Mended, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, inspect,
-    mark_failed, open, recover, return_to_service,
+    mark_failed, newest, open, recover, return_to_service,
 };
 pub use transfer::{crc32c, flush, read_at, write_at};

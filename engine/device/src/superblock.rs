@@ -355,10 +355,15 @@ pub async fn mark_failed(disk: &dyn Disk, superblock: &Superblock) -> Result<(),
     result
 }
 
+/// The superblock of a device that may be out of service, from the better copy. For checkers; reads only.
+pub async fn newest(disk: &dyn Disk) -> Result<Superblock, DeviceError> {
+    choose(&inspect(disk).await?)
+}
+
 /// Takes a device back into service that [`mark_failed`] took out of it. Durable when it returns. Only for a device
 /// whose whole content was found sound since: whatever was acknowledged before it failed had been flushed.
 pub async fn return_to_service(disk: &dyn Disk) -> Result<(), DeviceError> {
-    let superblock = choose(&inspect(disk).await?)?;
+    let superblock = newest(disk).await?;
     store(disk, &Superblock { failed: false, generation: superblock.generation + 1, ..superblock }).await
 }
 

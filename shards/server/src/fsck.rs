@@ -161,7 +161,7 @@ impl fmt::Display for Report {
 /// Checks the store on `disk`, which nobody may write to meanwhile.
 pub async fn fsck(world: &World, disk: Rc<dyn Disk>, progress: impl FnMut(Progress)) -> Result<Report, FsckError> {
     let superblock = match cfs_device::open(&*disk).await {
-        Err(DeviceError::OutOfService) => failed_superblock(&disk).await?,
+        Err(DeviceError::OutOfService) => cfs_device::newest(&*disk).await?,
         opened => opened?,
     };
     let layout = region_layout(&superblock.layout).ok_or(FsckError::Layout)?;
@@ -190,15 +190,6 @@ pub async fn fsck(world: &World, disk: Rc<dyn Disk>, progress: impl FnMut(Progre
     check.run(world).await?;
     let Findings { kept, more, damage } = check.findings;
     Ok(Report { findings: kept, more, damage, ..check.report })
-}
-
-async fn failed_superblock(disk: &Rc<dyn Disk>) -> Result<Superblock, FsckError> {
-    let copies = cfs_device::inspect(&**disk).await?;
-    let valid = copies.into_iter().filter_map(|copy| match copy {
-        cfs_device::SuperblockCopy::Valid(superblock) => Some(superblock),
-        _ => None,
-    });
-    valid.max_by_key(|s| s.generation).ok_or(FsckError::Superblock(DeviceError::OutOfService))
 }
 
 struct Check<P> {

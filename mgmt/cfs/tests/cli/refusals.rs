@@ -6,6 +6,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+/// Serves the store that `Stage::dev` serves, where nothing else listens.
+const SERVE: [&str; 6] = ["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"];
+
 /// Where the log begins.
 const LOG_AT: u64 = 17 << 20;
 
@@ -141,13 +144,12 @@ fn a_store_that_was_cut_is_refused_with_both_lengths_and_not_formatted() {
     let stage = Stage::new();
     assert!(stage.run(&["format", "store", "--size", "512MiB"]).status.success());
     let store = OpenOptions::new().write(true).open(stage.path("store/store")).expect("the store");
-    let serve = ["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"];
     let cuts =
         [(300 << 20, "536870912 by its superblock"), (8192, "536870912"), (100, "superblock"), (0, "superblock")];
     for (bytes, words) in cuts {
         store.set_len(bytes).expect("cut");
         let words = [&format!("it has {bytes} bytes"), words, "restore it"];
-        refused(&stage.run(&serve), 1, &words);
+        refused(&stage.run(&SERVE), 1, &words);
         refused(&stage.run(&["fsck", "store"]), 1, &words);
         refused(&stage.run(&["dev", "store", "mnt", "--size", "512MiB"]), 1, &words);
     }
@@ -225,7 +227,7 @@ fn a_stopped_store_that_lost_the_end_of_its_log_or_its_anchors_is_refused() {
         store.read_exact_at(&mut before, at).expect("read");
         store.write_all_at(&vec![0; bytes], at).expect("written");
         let damaged = ["the log is damaged", "at offset", words];
-        refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &damaged);
+        refused(&stage.run(&SERVE), 1, &damaged);
         refused(&stage.run(&["fsck", "store"]), 1, &[&damaged[..], &["DAMAGED"]].concat());
         store.write_all_at(&before, at).expect("written");
     }
@@ -262,7 +264,7 @@ fn a_store_out_of_service_is_refused_until_a_check_has_found_it_sound() {
     let store = OpenOptions::new().read(true).write(true).open(stage.path("store/store")).expect("the store");
     take_out_of_service(&store, 2);
     let way = ["out of service", "cfs fsck --return-to-service"];
-    refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &way);
+    refused(&stage.run(&SERVE), 1, &way);
     let checked = stage.run(&["fsck", "store"]);
     assert_eq!(checked.status.code(), Some(1));
     assert!(way.iter().all(|words| String::from_utf8_lossy(&checked.stdout).contains(words)), "{checked:?}");
@@ -274,12 +276,12 @@ fn a_store_out_of_service_is_refused_until_a_check_has_found_it_sound() {
     store.write_all_at(&[byte[0] ^ 0x10], at).expect("written");
     assert_eq!(stage.run(&["fsck", "--return-to-service", "store"]).status.code(), Some(1));
     store.write_all_at(&byte, at).expect("written");
-    refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &way);
+    refused(&stage.run(&SERVE), 1, &way);
 
     assert!(stage.run(&["fsck", "--return-to-service", "store"]).status.success());
     assert!(stage.run(&["fsck", "--return-to-service", "store"]).status.success(), "nothing to do");
     take_out_of_service(&store, 1);
-    refused(&stage.run(&["server", "store", "--listen", "127.0.0.1:1", "--http", "127.0.0.1:0"]), 1, &way);
+    refused(&stage.run(&SERVE), 1, &way);
     assert!(stage.run(&["fsck", "--return-to-service", "store"]).status.success());
     assert!(stage.run(&["fsck", "store"]).status.success());
     let dev = stage.dev();
