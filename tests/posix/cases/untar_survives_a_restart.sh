@@ -1,7 +1,7 @@
 # A large source tree unpacked on the mount is the same, byte for byte, after the server's restart.
 registry=$(find "${CARGO_HOME:-$HOME/.cargo}/registry/src" -mindepth 1 -maxdepth 1 -type d | head -n 1)
 mapfile -t crates < <(ls "$registry" | head -n 40)
-tar -cf "$SCRATCH/tree.tar" --exclude=./target --exclude=./.git -C "$ROOT" . -C "$registry" "${crates[@]}"
+tar -cf "$SCRATCH/tree.tar" --exclude=target --exclude=.git -C "$ROOT" . -C "$registry" "${crates[@]}"
 mkdir "$SCRATCH/tree"
 tar -xf "$SCRATCH/tree.tar" -C "$SCRATCH/tree"
 tar -xf "$SCRATCH/tree.tar"
