@@ -24,7 +24,9 @@ pub use capability::{Capabilities, Negotiated};
 pub use device::Device;
 pub use errno::Errno;
 pub use file_system::{Caching, FileSystem, Opened};
-pub use mount::{Mount, MountError, MountOptions, Unmounted, WhenInUse, check_place, mend_dead_mount, mount, unmount};
+pub use mount::{
+    Mount, MountError, MountOptions, MountedAt, Unmounted, WhenInUse, check_place, mend_dead_mount, mount, unmount,
+};
 pub use notifier::{Notifier, Settled};
 pub use session::{Host, Readable, Session, SessionError};
 pub use volume_front::VolumeFront;

@@ -103,11 +103,17 @@ pub enum Unmounted {
 /// A mounted file system; unmounted (lazily) and its connection ended when dropped.
 #[derive(Debug)]
 pub struct Mount {
-    path: PathBuf,
-    device_number: String,
+    at: MountedAt,
     mounted: bool,
     /// None where the system has no shell to start.
     guard: Option<Guard>,
+}
+
+/// Where a file system is mounted, and which: not what is mounted there later.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MountedAt {
+    path: PathBuf,
+    device_number: String,
 }
 
 /// Mounts at `path`; the calling thread must live as long as the session: its end is taken for that of the
@@ -121,7 +127,7 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Device, Mount), Mou
         Ok(Some(MountPoint { device_number, fs_type })) if fs_type == FS_TYPE => {
             raise_readahead(&device_number);
             let guard = Guard::start(&device_number).ok();
-            Ok((device, Mount { path, device_number, mounted: true, guard }))
+            Ok((device, Mount { at: MountedAt { path, device_number }, mounted: true, guard }))
         }
         Ok(_) => Err(MountError::NotMounted(path)),
         Err(error) => Err(place_error(&path, error)),
@@ -173,15 +179,22 @@ pub fn mend_dead_mount(path: &Path) -> Result<bool, MountError> {
 }
 
 impl Mount {
-    /// Where, absolute and without symlinks.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Its place.
+    pub fn at(&self) -> &MountedAt {
+        &self.at
     }
 
-    /// Takes it off. Programs' mapped pages are written back first, so the session must be served
-    /// meanwhile.
+    /// Takes it off, as [`MountedAt::unmount`] does.
     pub fn unmount(mut self) -> Result<Unmounted, MountError> {
         self.mounted = false;
+        self.at.unmount()
+    }
+}
+
+impl MountedAt {
+    /// Takes it off. Programs' mapped pages are written back first, so the session must be served
+    /// meanwhile. It may live on in the mount namespaces of other processes, whatever is answered.
+    pub fn unmount(&self) -> Result<Unmounted, MountError> {
         if self.is_there() { detach(&self.path, WhenInUse::Detach) } else { Ok(Unmounted::Gone) }
     }
 
@@ -193,9 +206,9 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.mounted && self.is_there() {
+        if self.mounted && self.at.is_there() {
             // Nobody is left to tell; the mount is then found dead and mended by the next one.
-            let _ = detach_lazily(&self.path);
+            let _ = detach_lazily(&self.at.path);
         }
         if let Some(guard) = self.guard.as_mut().filter(|_| self.mounted) {
             guard.abort();

@@ -5,7 +5,7 @@ use crate::place::read_secret;
 use crate::stop_sign::StopSign;
 use crate::system::leave_output;
 use crate::{Failure, registry};
-use cfs_fuse::{Host, Negotiated, Session, Unmounted, VolumeFront, WhenInUse};
+use cfs_fuse::{Host, MountedAt, Negotiated, Session, Unmounted, VolumeFront, WhenInUse};
 use cfs_rpc::RpcError;
 use cfs_runtime::{CoreConfig, Reactor, run as run_core};
 use cfs_seam::{Address, Class, NetError, World, spawn};
@@ -23,13 +23,11 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// How long programs that use a mount have to leave it when it is stopped.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
-/// Between two looks at whether they have.
-const LEAVE_LOOK: Duration = Duration::from_millis(20);
 /// Longest that a mount is waited for to deliver what it holds back before it is taken away, or before it is said that
 /// one does not end because of it.
 const DELIVERY_TIME: Duration = Duration::from_secs(5);
@@ -43,28 +41,41 @@ pub struct Mount {
     ended: Receiver<Result<(), Failure>>,
     result: RefCell<Option<Result<(), Failure>>>,
     path: PathBuf,
+    at: MountedAt,
+    served: Receiver<Served>,
     cut: oneshot::Sender<()>,
     /// Its session.
     pub session: SessionId,
 }
 
+/// Nothing is ever sent: that nobody is left who could says it.
+#[derive(PartialEq, Eq, Debug)]
+enum Served {}
+
 impl Mount {
     /// Unmounts, writes back what is held, and waits. Programs that still use it have a moment to
     /// leave; then they get errors.
     pub fn stop(self) -> Result<(), Failure> {
-        if !self.has_ended()
-            && cfs_fuse::unmount(&self.path, WhenInUse::Detach).map_err(Failure::plain)? == Unmounted::Lazy
-        {
-            let end = Instant::now() + LEAVE_TIME;
-            while !self.has_ended() && Instant::now() < end {
-                std::thread::sleep(LEAVE_LOOK);
-            }
-            if !self.has_ended() {
-                complain!("cfs: {} is still in use: whoever uses it gets errors now", self.path.display());
-                let _ended = self.cut.send(());
+        let has_ended = self.has_ended();
+        let Mount { ended, result, path, at, served, cut, .. } = self;
+        let mut unmounted = Ok(Unmounted::Gone);
+        if !has_ended {
+            unmounted = at.unmount();
+            // Also where nobody used it here, or it is not here any more: a container or a service that began
+            // while it was mounted has it in a mount namespace of its own, and may not hear of this.
+            let time = if unmounted.is_ok() { LEAVE_TIME } else { Duration::ZERO };
+            if served.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+                if unmounted.is_ok() {
+                    let place = path.display();
+                    complain!(
+                        "cfs: {place} is still in use, perhaps in another mount namespace: whoever uses it gets errors now"
+                    );
+                }
+                let _ended = cut.send(());
             }
         }
-        self.result.take().unwrap_or_else(|| delivered(&self.ended, &self.path))
+        let delivered = result.take().unwrap_or_else(|| delivered(&ended, &path));
+        unmounted.map_err(Failure::plain).and(delivered)
     }
 
     /// Whether it was unmounted.
@@ -123,18 +134,20 @@ pub fn start(
     let (ready, wait) = channel();
     let (cut, end) = oneshot::channel();
     let (done, ended) = channel();
+    let (serving, served) = channel();
     let place = Place { path: mountpoint.to_path_buf(), mount };
+    let ties = Ties { ready, serving, end };
     match seat {
         Seat::Core(core) => {
             let guest: Guest = Box::new(move |world, reactor| {
                 Box::pin(async move {
-                    let _gone = done.send(serve(world, reactor, volume, place, ready, end).await);
+                    let _gone = done.send(serve(world, reactor, volume, place, ties).await);
                 })
             });
             core.send(guest).map_err(|_| Failure::plain("the server's core ended before it could mount"))?;
         }
         Seat::Thread => {
-            let main = move |world, reactor| serve(world, reactor, volume, place, ready, end);
+            let main = move |world, reactor| serve(world, reactor, volume, place, ties);
             let body = move || {
                 let ran = run_core(CoreConfig::new(CoreId::new(0)), main);
                 let _gone = done.send(ran.map_err(Failure::plain).and_then(|served| served));
@@ -145,9 +158,9 @@ pub fn start(
     }
     loop {
         match wait.recv_timeout(START_LOOK) {
-            Ok((session, agreed)) => {
+            Ok(Begun { session, agreed, at }) => {
                 let (result, path) = (RefCell::new(None), mountpoint.to_path_buf());
-                return Ok((Mount { ended, result, path, cut, session }, agreed));
+                return Ok((Mount { ended, result, path, at, served, cut, session }, agreed));
             }
             Err(RecvTimeoutError::Timeout) if !stop.is_asked() => {}
             Err(RecvTimeoutError::Timeout) => {
@@ -169,31 +182,46 @@ struct Place {
     mount: cfs_fuse::MountOptions,
 }
 
+/// A mount that the kernel and we have agreed on.
+struct Begun {
+    session: SessionId,
+    agreed: Negotiated,
+    at: MountedAt,
+}
+
+/// How a mount hears from who started it, and the other way round.
+struct Ties {
+    ready: Sender<Begun>,
+    /// Dropped when the kernel has let go of it, or it was cut off.
+    serving: Sender<Served>,
+    end: oneshot::Receiver<()>,
+}
+
 /// Serves a mount until it is unmounted or `end` comes.
 async fn serve(
     world: World,
     reactor: Rc<Reactor>,
     options: VolumeOptions,
     place: Place,
-    ready: Sender<(SessionId, Negotiated)>,
-    mut end: oneshot::Receiver<()>,
+    ties: Ties,
 ) -> Result<(), Failure> {
+    let Ties { ready, serving, mut end } = ties;
     let connected = or_end(Volume::connect(world.clone(), options), &mut end).await;
     let volume = connected.ok_or_else(Failure::stopped)?.map_err(not_connected)?;
     let (device, mounted) = cfs_fuse::mount(&place.path, &place.mount).map_err(Failure::plain)?;
     let front = Rc::new(VolumeFront::new(volume.clone()));
     let session = Session::new(Host::new(&world, &reactor, false), device.clone(), front);
-    let (begun, owner) = (session.clone(), volume.clone());
+    let (begun, owner, at) = (session.clone(), volume.clone(), mounted.at().clone());
     let announce = async move {
-        let negotiated = begun.started().await;
-        if let Ok(notifier) = cfs_fuse::Notifier::start(device, negotiated) {
+        let agreed = begun.started().await;
+        if let Ok(notifier) = cfs_fuse::Notifier::start(device, agreed) {
             owner.set_kernel_cache(Rc::new(notifier));
         }
-        let _gone = ready.send((owner.session(), negotiated));
+        let _gone = ready.send(Begun { session: owner.session(), agreed, at });
     };
     let _announcing = spawn(&world.tasks, Class::Foreground, announce);
     let served = or_end(session.serve(), &mut end).await.unwrap_or(Ok(()));
-    drop(mounted);
+    drop((mounted, serving));
     let left = volume.shutdown().await;
     served.map_err(Failure::plain)?;
     left.map_err(|e| Failure::new("writing back at the end", e))

@@ -285,6 +285,65 @@ fn somebody_who_stays_in_the_mount_does_not_hold_up_the_stop() {
     assert!(!is_mounted(&stage.path("mnt")));
 }
 
+/// A process in a mount namespace of its own that does not hear of ours, as a container's or a service's: it has
+/// whatever is mounted now until it ends.
+fn elsewhere(stage: &Stage) -> Child {
+    let script = "ls mnt >/dev/null && echo there && exec cat";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script]).current_dir(&stage.dir);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("unshare");
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "there\n");
+    child
+}
+
+#[test]
+fn a_mount_that_lives_on_in_another_namespace_does_not_hold_up_the_stop() {
+    if fs::metadata("/proc/self").expect("/proc").uid() != 0 {
+        eprintln!("not tested: an ordinary user makes no mount namespaces");
+        return;
+    }
+    let stage = Stage::new();
+    let dev = stage.dev();
+    let mut other = elsewhere(&stage);
+    write_durably(&stage.path("mnt/file"), "text");
+    dev.signal("TERM");
+    let (status, said) = dev.wait_and_hear();
+    drop(other.stdin.take());
+    other.wait().expect("our own child");
+    assert_eq!(status.code(), Some(0), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("another mount namespace")), "{said:?}");
+    assert!(!is_mounted(&stage.path("mnt")));
+}
+
+#[test]
+fn a_stop_ends_a_detached_mount_and_leaves_alone_what_is_mounted_there_since() {
+    let stage = Stage::new();
+    let server = stage.server();
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    let mount = || {
+        let command = stage.cfs(&["mount", &server.listen, "mnt", "--foreground"]);
+        Running::start(command, server.listen.clone()).expect("it mounts")
+    };
+    for replaced in [false, true] {
+        let first = mount();
+        let file = File::create(stage.path("mnt/file")).expect("created");
+        assert!(stage.run(&["umount", "mnt", "--lazy"]).status.success());
+        file.write_all_at(b"written back", 0).expect("still served");
+        let second = replaced.then(&mount);
+        first.signal("TERM");
+        let (status, said) = first.wait_and_hear();
+        assert_eq!(status.code(), Some(0), "{said:?}");
+        assert_eq!(is_mounted(&stage.path("mnt")), replaced);
+        let second = second.unwrap_or_else(&mount);
+        assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("read"), "written back");
+        second.signal("TERM");
+        assert_eq!(second.wait().code(), Some(0));
+        drop(file);
+    }
+}
+
 #[test]
 fn a_second_mount_in_the_background_sees_the_same_files_and_gives_its_output_back() {
     let stage = Stage::new();

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for anything: these tests share the machine with builds.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at a process.
+const LOOK: Duration = Duration::from_millis(5);
 /// Cores that servers are started with.
 pub const CORES: u16 = 2;
 
@@ -156,12 +158,16 @@ impl Running {
         loop {
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.said.push(line),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return (self.child.wait().expect("our own child"), std::mem::take(&mut self.said));
-                }
+                Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("it does not end: {:?}", self.said),
             }
         }
+        // Whose terminal has gone says nothing more and may yet run.
+        while self.child.try_wait().expect("our own child").is_none() {
+            assert!(Instant::now() < end, "it does not end: {:?}", self.said);
+            std::thread::sleep(LOOK);
+        }
+        (self.child.wait().expect("our own child"), std::mem::take(&mut self.said))
     }
 
     /// GET over HTTP/1.0: code and body.
