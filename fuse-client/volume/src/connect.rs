@@ -7,7 +7,7 @@ use crate::signal::Signal;
 use crate::wait::Backoff;
 use cfs_rpc::{Connection, RpcError, connect_handshake};
 use cfs_seam::{Address, Class, Instant, timeout};
-use cfs_types::{FsError, InodeId, SessionId, ShardId};
+use cfs_types::{FsError, InodeId, SessionId, ShardId, Timestamp};
 use cfs_wire::frame::PROTOCOL_VERSION;
 use cfs_wire::{Flags, Hello, Identity, Op, OpenMode, Welcome};
 use std::cell::{Cell, RefCell};
@@ -297,6 +297,7 @@ impl Core {
         let before = self.links.incarnation.replace(Some(welcome.incarnation));
         let anew = before.is_some_and(|before| before != welcome.incarnation);
         if anew {
+            self.seen.server_began();
             self.void_leases();
         }
         *self.links.map.borrow_mut() = Some(map);
@@ -310,13 +311,18 @@ impl Core {
         let mut open = self.inodes.open_files();
         open.retain(|(ino, _)| self.links.core_of(ino.shard()) == Some(link.core));
         let mut rest: Vec<InodeId> = open.iter().map(|(ino, _)| *ino).collect();
+        let mut seen = self.seen_of(link.core);
         loop {
             let later = rest.split_off(rest.len().min(REOPENED_AT_ONCE));
             let last = later.is_empty();
-            let op = Op::Reopen { inodes: std::mem::replace(&mut rest, later), last };
+            let op = Op::Reopen { inodes: std::mem::replace(&mut rest, later), last, seen: std::mem::take(&mut seen) };
             let end = self.now().after(REOPEN_TIME_MAX);
             let request = self.build(shard, Default::default(), &Identity::default(), &op, end);
-            link.request(self, &request, None, end).await?;
+            let answered = link.request(self, &request, None, end).await?;
+            if answered.response.result == Err(FsError::Stale) {
+                self.break_down(FsError::Stale);
+                return Err(Lost::Gone);
+            }
             if last {
                 break;
             }
@@ -325,6 +331,12 @@ impl Core {
             self.reopen_one(link, ino, write).await?;
         }
         Ok(())
+    }
+
+    /// How far the shards of a core were before the server began.
+    fn seen_of(&self, core: u16) -> Vec<(ShardId, Timestamp)> {
+        let shards = ShardId::all().filter(|shard| self.links.core_of(*shard) == Some(core));
+        shards.filter_map(|shard| Some((shard, self.seen.before(shard)?))).collect()
     }
 
     async fn reopen_one(self: &Rc<Self>, link: &Rc<Link>, ino: InodeId, write: bool) -> Result<(), Lost> {

@@ -7,11 +7,12 @@ use crate::files::Files;
 use crate::inodes::Inodes;
 use crate::link::{Link, Origin, Sent};
 use crate::options::VolumeOptions;
+use crate::seen::Seen;
 use crate::session::Session;
 use crate::signal::Signal;
 use cfs_rpc::Frame;
 use cfs_seam::{Class, Instant, World, spawn};
-use cfs_types::{FsError, InodeId, Name};
+use cfs_types::{FsError, InodeId, Name, ShardId};
 use cfs_wire::{Callback, CallbackReply, Lease, Reply, Response};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -67,8 +68,12 @@ pub(crate) struct Core {
     leaving: Cell<bool>,
     /// No lease could be had for a read: until then reads do without.
     pub unleased_until: Cell<Instant>,
+    /// How far each shard was.
+    pub seen: Seen,
     /// Why the volume can never work again.
     broken: Cell<Option<FsError>>,
+    /// It broke down.
+    broke: Signal,
 }
 
 impl Core {
@@ -91,7 +96,9 @@ impl Core {
             closed: Cell::new(false),
             leaving: Cell::new(false),
             unleased_until: Cell::default(),
+            seen: Seen::default(),
             broken: Cell::new(None),
+            broke: Signal::default(),
             world,
             options,
         })
@@ -117,6 +124,12 @@ impl Core {
     pub fn is_closed(&self) -> bool {
         self.closed.get()
     }
+    /// Resolves once the volume can never work again.
+    pub async fn broken(&self) {
+        while self.broken.get().is_none() {
+            self.broke.changed().await;
+        }
+    }
     /// From now on the session's end is no loss.
     pub fn begin_leave(&self) {
         self.leaving.set(true);
@@ -130,9 +143,15 @@ impl Core {
         self.wake_keeper.notify();
         self.inodes.changed.notify();
     }
-    /// The server is not the one this volume belongs to.
+    /// The server's store is not the one that this volume has used.
     pub fn break_down(&self, error: FsError) {
-        self.broken.set(Some(error));
+        if self.broken.replace(Some(error)).is_some() {
+            return;
+        }
+        self.void_leases();
+        let dropped = self.inodes.drop_all_dirty(error);
+        self.less_dirty(dropped);
+        self.broke.notify();
         self.links.changed.notify();
         self.drained.notify();
         self.inodes.changed.notify();
@@ -177,8 +196,9 @@ impl Core {
     }
 
     /// Takes what every response carries. Called in the order of arrival.
-    pub fn absorb(&self, response: &Response, sent: Sent) -> Origin {
+    pub fn absorb(&self, response: &Response, shard: ShardId, sent: Sent) -> Origin {
         self.session.observe(response.timestamp);
+        self.seen.note(shard, response.timestamp);
         self.heard_full(response.full_percent, FULL_FOR);
         if let Ok(Reply::Attr(attr) | Reply::Written { attr, .. }) = &response.result {
             self.inodes.observe(attr);

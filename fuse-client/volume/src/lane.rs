@@ -3,7 +3,7 @@
 use crate::core::Core;
 use cfs_rpc::{Connection, Frame, RpcError};
 use cfs_seam::{Instant, IoBuf, Promise, io, timeout};
-use cfs_types::{FsError, InodeId};
+use cfs_types::{FsError, InodeId, ShardId};
 use cfs_wire::{CallbackReply, Flags, Request, Response};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -59,6 +59,7 @@ pub(crate) enum Lost {
 }
 
 struct Pending {
+    shard: ShardId,
     sent: Sent,
     promise: Promise<Result<Answered, Lost>>,
 }
@@ -94,7 +95,7 @@ impl Lane {
     ) -> Result<Answered, Lost> {
         let number = self.connection.next_request();
         let (promise, answer) = io();
-        self.pending.borrow_mut().insert(number, Pending { sent, promise });
+        self.pending.borrow_mut().insert(number, Pending { shard: request.context.shard, sent, promise });
         let _forget = Forget(self, number);
         let opcode = request.op.opcode();
         let exchange = async {
@@ -128,7 +129,7 @@ impl Lane {
         let pending = self.pending.borrow_mut().remove(&frame.header.request);
         // A caller that gave up has taken its entry away: its leases are not wanted.
         let Some(pending) = pending else { return Ok(()) };
-        let origin = volume.absorb(&response, pending.sent);
+        let origin = volume.absorb(&response, pending.shard, pending.sent);
         let payload = frame.into_bulk();
         pending.promise.complete(Ok(Answered { response, payload, origin }));
         Ok(())

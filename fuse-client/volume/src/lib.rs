@@ -26,6 +26,7 @@ mod names;
 mod options;
 mod parts;
 mod read;
+mod seen;
 mod session;
 mod signal;
 mod volume;

@@ -144,6 +144,12 @@ impl Volume {
         *self.core.kernel.borrow_mut() = Some(kernel);
     }
 
+    /// Resolves once the server's store turned out to be another than the one used until then, or an older copy of
+    /// it: everything fails with `Stale` from then on.
+    pub async fn broken(&self) {
+        self.core.broken().await;
+    }
+
     /// The session, for a successor to end after a crash.
     pub fn session(&self) -> SessionId {
         self.core.session.id()

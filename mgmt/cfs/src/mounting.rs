@@ -220,11 +220,22 @@ async fn serve(
         let _gone = ready.send(Begun { session: owner.session(), agreed, at });
     };
     let _announcing = spawn(&world.tasks, Class::Foreground, announce);
+    let _telling = spawn(&world.tasks, Class::Foreground, tell_of_another_store(volume.clone(), place.path));
     let served = or_end(session.serve(), &mut end).await.unwrap_or(Ok(()));
     drop((mounted, serving));
     let left = volume.shutdown().await;
     served.map_err(Failure::plain)?;
     left.map_err(|e| Failure::new("writing back at the end", e))
+}
+
+/// Says why everything fails now.
+async fn tell_of_another_store(volume: Rc<Volume>, mountpoint: PathBuf) {
+    volume.broken().await;
+    let path = mountpoint.display();
+    complain!(
+        "cfs: the store behind {path} is another one, or an older copy of what this mount has used: everything on it \
+         fails now (\"Stale file handle\"). Unmount it (cfs umount {path}) and mount it again"
+    );
 }
 
 /// Says where nobody listens, and what to do then.

@@ -47,11 +47,15 @@ async fn accept(connection: &Connection, rng: &dyn Rng, admission: &Admission) -
     let hello: Hello = frame.message()?;
     let nonce = random_bytes(rng);
     let challenge = HelloReply::Challenge {
-        version: hello.version.min(PROTOCOL_VERSION),
+        version: PROTOCOL_VERSION,
         nonce,
         proof: admission.secret.server_proof(&hello.nonce, &nonce),
     };
     connection.respond(&frame.header, &challenge, None).await?;
+    if hello.version != PROTOCOL_VERSION {
+        connection.drained().await;
+        return Err(RpcError::Version(hello.version));
+    }
     let frame = expect(connection.recv().await?, Opcode::PROOF, Flags::NONE)?;
     let Proof { proof } = frame.message()?;
     let by_uid = match (connection.peer().uid, admission.unix_uid) {
@@ -121,6 +125,7 @@ async fn connect(
     let request = connection.next_request();
     connection.send(Opcode::HELLO, Flags::NONE, request, &hello, None).await?;
     let (theirs, proof) = match reply(connection, Opcode::HELLO, request).await? {
+        HelloReply::Challenge { version, .. } if version != PROTOCOL_VERSION => return Err(RpcError::Version(version)),
         HelloReply::Challenge { nonce, proof, .. } => (nonce, proof),
         HelloReply::Refused(error) => return Err(RpcError::Refused(error)),
         HelloReply::Welcome(_) => return Err(RpcError::Protocol),

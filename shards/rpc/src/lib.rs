@@ -20,6 +20,7 @@ pub use queue::QUEUE_BYTES_MAX;
 use cfs_seam::NetError;
 use cfs_types::FsError;
 use cfs_wire::FrameError;
+use cfs_wire::frame::PROTOCOL_VERSION;
 
 /// Why a connection ended or did not begin. It is closed in every case; reconnecting is safe
 /// unless the variant says otherwise.
@@ -40,6 +41,9 @@ pub enum RpcError {
     /// The peer does not know the secret. Final.
     #[error("the peer could not prove the shared secret")]
     NotProven,
+    /// The peer speaks another version of the protocol. Final.
+    #[error("the server speaks version {0} of the protocol, this program {own}: both must be of one build", own = PROTOCOL_VERSION)]
+    Version(u16),
     /// The server refuses this client. Final unless the error says otherwise.
     #[error("refused: {0}")]
     Refused(FsError),

@@ -6,6 +6,7 @@ use cfs_rpc::{
 };
 use cfs_seam::{Address, Class, Io, IoBuf, NetError, Peer, SendDone, Stream, World, sleep, spawn};
 use cfs_types::{FsError, MapEpoch, SessionId};
+use cfs_wire::frame::PROTOCOL_VERSION;
 use cfs_wire::{Flags, FrameError, Hello, Opcode, Secret, Welcome, encode};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,7 +17,7 @@ fn secret(text: &str) -> Secret {
 }
 
 fn hello() -> Hello {
-    Hello { version: 1, nonce: [0; 32], session: SessionId::new(0), instance: 1, bulk: false }
+    Hello { version: PROTOCOL_VERSION, nonce: [0; 32], session: SessionId::new(0), instance: 1, bulk: false }
 }
 
 fn welcome() -> Welcome {

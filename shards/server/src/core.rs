@@ -30,7 +30,7 @@ use cfs_namespace::{Command, CommandBody};
 use cfs_rpc::{Connection, Pool};
 use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
 use cfs_segment::{Space, SpaceError};
-use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId, UNIT_BYTES};
+use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId, Timestamp, UNIT_BYTES};
 use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, RequestContext, Response};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,10 +134,10 @@ impl Core {
         self.groups.get(&shard.into()).ok_or(FsError::WrongShard)
     }
 
-    /// A response without leases.
+    /// A response that is no shard's, without leases.
     pub fn response(&self, result: Result<Reply, FsError>) -> Response {
         Response {
-            timestamp: self.clock.last(),
+            timestamp: Timestamp::default(),
             map_epoch: self.config.map_epoch,
             leases: Vec::new(),
             full_percent: self.full_percent(),
@@ -198,6 +198,7 @@ impl Core {
         direct: bool,
     ) -> (Response, Option<IoBuf>) {
         let wait = self.patience(&request.context);
+        let shard = self.shard(request.context.shard).ok().cloned();
         self.clock.observe(request.context.timestamp);
         self.metrics.in_service.add(1);
         let end = self.world.clock.now().after(wait);
@@ -211,6 +212,7 @@ impl Core {
         let (result, leases, payload) = answered.unwrap_or((Err(FsError::TimedOut), Vec::new(), None));
         let mut response = self.response(result);
         response.leases = leases;
+        response.timestamp = shard.map(|shard| shard.replica.executed_at()).unwrap_or_default();
         (response, payload)
     }
 

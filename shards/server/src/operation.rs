@@ -15,7 +15,7 @@ use cfs_namespace::txn::{Coordinator, Request as TxRequest};
 use cfs_namespace::{Command, CommandBody, pending};
 use cfs_seam::{Class, IoBuf, spawn};
 use cfs_segment::Purpose;
-use cfs_types::{CoreId, FILE_BYTES_MAX, FsError, InodeId, SessionId, UNIT_BYTES};
+use cfs_types::{CoreId, FILE_BYTES_MAX, FsError, InodeId, SessionId, ShardId, Timestamp, UNIT_BYTES};
 use cfs_wire::{
     Attr, EntryReply, FallocateMode, Lease, LeaseKind, Op, OpenMode, Reply, Request, RequestContext, Volume,
 };
@@ -58,7 +58,10 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
             core.leases_moved.notify_all();
             (Ok(Reply::Done), Vec::new(), None)
         }
-        Op::Reopen { inodes, last } => {
+        Op::Reopen { inodes, last, seen } => {
+            if is_behind(&core, &seen).await {
+                return (Err(FsError::Stale), Vec::new(), None);
+            }
             let said = inodes.iter().map(|ino| core.reopened(*ino, session));
             let said = said.fold(Ok(()), Result::and);
             if last {
@@ -82,6 +85,20 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
         op if op.is_mutation() => Box::pin(mutate(&core, &shard, &context, op, direct)).await,
         op => Box::pin(look(&core, &shard, session, &op, direct)).await,
     }
+}
+
+/// Whether a shard was further, before this server began, than what it has taken over. One that cannot be used says
+/// nothing about that.
+async fn is_behind(core: &Core, seen: &[(ShardId, Timestamp)]) -> bool {
+    for (shard, seen) in seen {
+        if let Ok(shard) = core.shard(*shard)
+            && shard.replica.ready().await.is_ok()
+            && shard.replica.taken_over_at() < *seen
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// Refuses what no file can have (an id that the kernel takes for none, a target that ends before its

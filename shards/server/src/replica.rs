@@ -126,6 +126,8 @@ pub struct Replica {
     mark: Cell<Mark>,
     /// Commit timestamp of the last executed entry, or one above it.
     executed_at: Cell<Timestamp>,
+    /// The same before the first entry of the newest term.
+    taken_over_at: Cell<Timestamp>,
     /// The term in which this replica was found to lead at the beginning of the turn.
     leading: Cell<Option<Term>>,
     failed: Cell<Option<FsError>>,
@@ -211,6 +213,7 @@ impl Replica {
             effected: Event::new(),
             mark: Cell::new(parts.mark),
             executed_at: Cell::new(parts.flushed.1),
+            taken_over_at: Cell::new(parts.flushed.1),
             leading: Cell::new(None),
             failed: Cell::new(None),
             damage: RefCell::default(),
@@ -243,6 +246,17 @@ impl Replica {
     /// What is executed and applied now; a flush that freezes the memtable in the same turn covers it.
     pub fn mark(&self) -> Mark {
         self.mark.get()
+    }
+
+    /// Commit timestamp of the last entry executed: what a read shows now.
+    pub fn executed_at(&self) -> Timestamp {
+        self.executed_at.get()
+    }
+
+    /// The same when this replica began to lead, before the first entry of its term: whatever a leader before
+    /// it has shown is no newer.
+    pub fn taken_over_at(&self) -> Timestamp {
+        self.taken_over_at.get()
     }
 
     /// Current term, for transaction ids.

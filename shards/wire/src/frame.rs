@@ -18,7 +18,7 @@ pub const MAGIC: u16 = 0xc0f5;
 /// Version of the frame's layout.
 pub const FRAME_VERSION: u8 = 1;
 /// Version of the messages, negotiated by `Hello`.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Longest extension: what its length field holds.
 pub const EXTENSION_BYTES_MAX: usize = 65_535;
 /// Longest payload: a chunk of file data, or a message that did not fit the extension.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// First message on a connection, from the client.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {
-    /// Highest protocol version the client speaks.
+    /// Version of the protocol that the client speaks.
     pub version: u16,
     /// Random bytes the server's proof must cover.
     pub nonce: [u8; 32],
@@ -25,7 +25,7 @@ pub enum HelloReply {
     /// HMAC-SHA256(secret, "server" | client nonce | server nonce) proves the server; the client
     /// answers with HMAC-SHA256(secret, "client" | server nonce | client nonce).
     Challenge {
-        /// Version both speak.
+        /// Version of the protocol that the server speaks.
         version: u16,
         /// The server's random bytes.
         nonce: [u8; 32],
@@ -314,8 +314,10 @@ pub enum Op {
     /// Any core: echoes the payload (benches, path probes). Reply: Done.
     Echo,
     /// On a new connection, before anything else: the session still holds these open in the core's
-    /// shards. With `last` these are all, and the session is back after a restart. Reply: Done.
-    Reopen { inodes: Vec<InodeId>, last: bool },
+    /// shards. With `last` these are all, and the session is back after a restart. `seen`: of shards of the
+    /// core, the newest timestamp of their answers before the server's last start. Reply: Done; `Stale` where a
+    /// shard has not got that far: the store is an older copy.
+    Reopen { inodes: Vec<InodeId>, last: bool, seen: Vec<(ShardId, Timestamp)> },
 }
 
 /// A directory entry in a listing.
@@ -401,7 +403,8 @@ pub struct Lease {
 /// Reply to a [`Request`]; bulk bytes travel in the frame's payload.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Response {
-    /// The server's hybrid clock.
+    /// Commit timestamp of the last entry that the shard had executed: the state that this shows. 0 where no
+    /// shard answers.
     pub timestamp: Timestamp,
     /// The map in force: a client with an older one asks for it.
     pub map_epoch: MapEpoch,

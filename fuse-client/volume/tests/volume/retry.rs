@@ -2,7 +2,7 @@
 
 use crate::fake::{Fake, address, ino, name, secret, stage};
 use cfs_seam::{Class, sleep, spawn};
-use cfs_types::{FsError, InodeId};
+use cfs_types::{FsError, InodeId, ShardId, Timestamp};
 use cfs_volume::{Creation, OpenFlags, Patience, Volume, VolumeError, VolumeOptions, WriteFlags};
 use cfs_wire::{AttrChange, Identity, Op, Secret};
 use std::cell::RefCell;
@@ -58,7 +58,8 @@ fn after_a_restart_open_files_are_pinned_before_anything_else() {
         fake.restart();
         volume.getattr(ino(1)).await.expect("answered");
         let first: Vec<Op> = fake.log.borrow().iter().take(2).map(|request| request.op.clone()).collect();
-        assert_eq!(first[0], Op::Reopen { inodes: vec![ino(1)], last: true });
+        let seen = [0, 1, 7].map(|shard| (ShardId::new(shard), Timestamp::new(1)));
+        assert_eq!(first[0], Op::Reopen { inodes: vec![ino(1)], last: true, seen: seen.to_vec() });
         assert!(matches!(first[1], Op::Open { ino: opened, .. } if opened == ino(1)), "{first:?}");
         volume.release(handle);
         sleep(&world.clock, Duration::from_secs(1)).await;

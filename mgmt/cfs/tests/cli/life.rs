@@ -164,6 +164,48 @@ fn a_mount_that_holds_bytes_waits_for_its_server_and_says_so() {
 }
 
 #[test]
+fn a_mount_ends_where_its_store_is_put_back_to_an_older_copy_and_says_so() {
+    let stage = Stage::new();
+    let copied = |from: &str, to: &str| {
+        let done = Command::new("cp").args(["-r", "--sparse=always", from, to]).current_dir(&stage.dir).status();
+        assert!(done.is_ok_and(|status| status.success()), "{from} to {to}");
+    };
+    let stopped = |server: Running| {
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+    };
+    stopped(stage.server());
+    copied("store", "copy");
+    let server = stage.start(&["server", "store"], CORES);
+    let listen = server.listen.clone();
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    let mount = stage.cfs(&["mount", &listen, "mnt", "--foreground"]);
+    let mount = Running::start(mount, listen.clone()).expect("it mounts");
+    let path = stage.path("mnt/newer");
+    write_durably(&path, "not in the copy");
+    let opened = OpenOptions::new().read(true).write(true).open(&path).expect("it is there");
+    stopped(server);
+    fs::remove_dir_all(stage.path("store")).expect("removed");
+    copied("copy", "store");
+    let again = ["server", "store", "--cores", "2", "--listen", &listen, "--http", "127.0.0.1:0"];
+    let server = Running::start(stage.cfs(&again), listen.clone()).expect("it serves the copy");
+    let stale = |result: std::io::Result<()>| assert_eq!(result.map_err(|e| e.raw_os_error()), Err(Some(116)));
+    stale(opened.write_all_at(b"lost", 0).and_then(|()| opened.sync_all()));
+    stale(opened.metadata().map(|_| ()));
+    stale(fs::metadata(&path).map(|_| ()));
+    stale(File::create(stage.path("mnt/other")).map(|_| ()));
+    drop(opened);
+    mount.signal("TERM");
+    let (_, said) = mount.wait_and_hear();
+    assert!(said.iter().any(|line| line.contains("older copy") && line.contains("cfs umount")), "{said:?}");
+    assert!(!is_mounted(&stage.path("mnt")));
+    let mount = stage.cfs(&["mount", &listen, "mnt", "--foreground"]);
+    let mount = Running::start(mount, listen).expect("it mounts anew");
+    write_durably(&path, "of the copy");
+    drop((mount, server));
+}
+
+#[test]
 fn after_kill_9_the_same_command_mends_the_mount_and_finds_the_file() {
     let stage = Stage::new();
     let mut dev = stage.dev();

@@ -64,7 +64,10 @@ impl Replica {
     pub(super) async fn execute(&self, committed: Committed) -> Result<(), FsError> {
         let log_entry = committed.entry;
         let (index, term) = (log_entry.index, log_entry.term);
-        if !log_entry.data.is_empty() {
+        if log_entry.data.is_empty() {
+            // What a new leader begins its term with.
+            self.taken_over_at.set(self.executed_at.get());
+        } else {
             let decoded = entry::decode(&log_entry.data);
             let (batch, data) =
                 decoded.map_err(|e| self.damaged(format!("entry {index} of group {}: {e}", self.id)))?;

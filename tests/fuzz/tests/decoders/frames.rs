@@ -6,7 +6,7 @@ use cfs_rpc::{Admission, Connection, accept_handshake, answer_hello, connect_han
 use cfs_seam::{Class, Io, IoBuf, NetError, Peer, SendDone, Spawn, Stream, TaskHandle, World};
 use cfs_sim::at_once;
 use cfs_types::{MapEpoch, SessionId};
-use cfs_wire::frame::{HEADER_BYTES, MAGIC, PAYLOAD_BYTES_MAX};
+use cfs_wire::frame::{HEADER_BYTES, MAGIC, PAYLOAD_BYTES_MAX, PROTOCOL_VERSION};
 use cfs_wire::{Flags, FrameReader, Header, Hello, HelloReply, Opcode, Proof, Secret, Welcome, encode};
 use serde::Serialize;
 use std::cell::Cell;
@@ -161,7 +161,8 @@ const SHAKING: u64 = 10_000;
 #[test]
 fn handshakes_of_clients() {
     cfs_sim::run(1, |world| async move {
-        let hello = Hello { version: 1, nonce: [2; 32], session: SessionId::new(0), instance: 1, bulk: false };
+        let hello =
+            Hello { version: PROTOCOL_VERSION, nonce: [2; 32], session: SessionId::new(0), instance: 1, bulk: false };
         let hello = frame(Opcode::HELLO, Flags::NONE, 1, &hello);
         let proof = frame(Opcode::PROOF, Flags::NONE, 2, &Proof { proof: [0; 32] });
         let seeds = vec![[&hello[..], &proof, &golden().concat()].concat()];
@@ -187,7 +188,8 @@ fn handshakes_of_clients() {
 #[test]
 fn a_stranger_costs_little() {
     cfs_sim::run(1, |world| async move {
-        let hello = Hello { version: 1, nonce: [2; 32], session: SessionId::new(0), instance: 1, bulk: false };
+        let hello =
+            Hello { version: PROTOCOL_VERSION, nonce: [2; 32], session: SessionId::new(0), instance: 1, bulk: false };
         let seeds = vec![frame(Opcode::HELLO, Flags::NONE, 1, &hello)];
         let admission = Admission { secret: Secret::new(&[1; 32]).expect("long enough"), unix_uid: None };
         Target::new("handshake of a stranger", &["shards/rpc/src/handshake.rs"], seeds)
@@ -207,10 +209,11 @@ fn a_stranger_costs_little() {
 #[test]
 fn handshakes_of_servers() {
     cfs_sim::run(1, |world| async move {
-        let challenge = HelloReply::Challenge { version: 1, nonce: [1; 32], proof: [2; 32] };
+        let challenge = HelloReply::Challenge { version: PROTOCOL_VERSION, nonce: [1; 32], proof: [2; 32] };
         let challenge = frame(Opcode::HELLO, Flags::RESPONSE, 1, &challenge);
         let welcome = frame(Opcode::PROOF, Flags::RESPONSE, 2, &HelloReply::Welcome(welcome()));
-        let hello = Hello { version: 1, nonce: [0; 32], session: SessionId::new(0), instance: 1, bulk: false };
+        let hello =
+            Hello { version: PROTOCOL_VERSION, nonce: [0; 32], session: SessionId::new(0), instance: 1, bulk: false };
         Target::new("handshake of a server", &["shards/rpc/src/handshake.rs"], vec![[challenge, welcome].concat()])
             .sealed(|bytes| seal_frames(bytes))
             .may_hold(16, 16 << 10)

@@ -19,6 +19,7 @@ mod opens;
 mod pressure;
 mod private;
 mod proof;
+mod put_back;
 mod ranges;
 mod raw;
 mod reads;
