@@ -3,8 +3,8 @@
 //! A notification can wait in the kernel: INVAL_ENTRY for the directory's lock, which a create that
 //! waits for our answer may hold, and INVAL_INODE for pages that a read of ours is to fill. So a
 //! thread of its own writes them, in order, and whoever needs to know waits with
-//! [`Notifier::settled`] (bounded by a time-out where the lock's holder may wait for him in turn; what
-//! [`Notifier::distrust`] says needs no lock and then makes up for the rest).
+//! [`Notifier::settled`] (bounded by a time-out where [`Notifier::waits_for_lock`], whose holder may wait for
+//! him in turn; what [`Notifier::distrust`] says needs no lock and then makes up for the rest, but for mappings).
 //!
 //! Names are expired, not dropped, where the kernel can (protocol 7.38): it looks them up again at
 //! the next use, and a working directory stays what it is.
@@ -16,8 +16,9 @@ use cfs_types::{InodeId, Name};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use zerocopy::IntoBytes;
 
@@ -60,6 +61,8 @@ impl Queue {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
+    /// What the kernel says of the thread that writes (proc_pid_stat(5)); unset until it has run.
+    state: OnceLock<PathBuf>,
 }
 
 impl Shared {
@@ -122,6 +125,13 @@ impl Notifier {
         self.shared.lock().overflowed
     }
 
+    /// Whether the thread that writes sleeps in the kernel, for a lock then, rather than waits for a CPU. Reads /proc,
+    /// which does not wait for devices.
+    pub fn waits_for_lock(&self) -> bool {
+        let Some(state) = self.shared.state.get() else { return false };
+        std::fs::read_to_string(state).map_or(true, |stat| sleeps_deaf(&stat))
+    }
+
     fn push(&self, notice: Notice) {
         let mut queue = self.shared.lock();
         if queue.notices.len() < NOTICES_MAX {
@@ -168,6 +178,9 @@ impl Future for Settled {
 
 /// The thread: writes until the notifier is dropped or the session is over.
 fn write_notices(shared: &Shared, device: &Device, negotiated: Negotiated) {
+    if let Ok(own) = std::fs::read_link("/proc/thread-self") {
+        let _first = shared.state.set(Path::new("/proc").join(own).join("stat"));
+    }
     let mut over = false;
     loop {
         let notice = {
@@ -189,6 +202,11 @@ fn write_notices(shared: &Shared, device: &Device, negotiated: Negotiated) {
             waker.wake();
         }
     }
+}
+
+/// State D, behind the name in parentheses, which may hold any bytes.
+fn sleeps_deaf(stat: &str) -> bool {
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('D'))
 }
 
 /// A negative offset leaves pages alone; the next read drops them where the attributes moved.
@@ -215,5 +233,18 @@ fn write(device: &Device, notice: &Notice, negotiated: Negotiated) -> io::Result
         }
         Notice::Names if negotiated.minor >= MINOR_INC_EPOCH => device.notify(notify::INC_EPOCH, &[]),
         Notice::Names => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_waits_for_a_lock_where_it_sleeps_deaf_or_nothing_is_known() {
+        assert!(sleeps_deaf("7 (cfs-notify) D 1 7 7 0"));
+        assert!(!sleeps_deaf("7 (cfs) D) R 1 7 7 0"));
+        assert!(!sleeps_deaf("7 (cfs-notify) S 1 7 7 0"));
+        assert!(sleeps_deaf(""));
     }
 }

@@ -291,6 +291,9 @@ impl KernelCache for Notifier {
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(Notifier::settled(self))
     }
+    fn waits_for_lock(&self) -> bool {
+        Notifier::waits_for_lock(self)
+    }
     fn distrust(&self, inodes: &[InodeId]) {
         Notifier::distrust(self, inodes);
     }

@@ -35,10 +35,13 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// Answers asked of the server are held this much shorter than it grants, for drifting clocks.
 const LEASE_MARGIN_DIVISOR: u32 = 16;
 
-/// Longest wait for the kernel to forget what is revoked. The lock it needs may be held by an
+/// Longest wait for the kernel to forget what is revoked while it waits for a lock. That may be held by an
 /// operation of ours that the server lets through only after our answer: then the kernel is told to
 /// ask again for everything, which needs no lock, and the answer goes first.
 const KERNEL_WAIT_MAX: Duration = Duration::from_millis(10);
+/// Longest wait where no lock is waited for, only a CPU. A mapping would show what is old meanwhile: nothing that is
+/// told without a lock helps there. Half of a lease, after which the server goes on without us.
+const STARVED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Longest that the kernel waits for an open file's attributes while it forgets pages.
 const PAGES_WAIT_MAX: Duration = Duration::from_millis(250);
 
@@ -249,11 +252,11 @@ impl Core {
                 kernel.forget_entry(ino, name);
             }
         });
-        let (kernel, mut settled) = (self.kernel.borrow().clone(), true);
-        if let Some(kernel) = &kernel {
-            let end = self.now().after(KERNEL_WAIT_MAX);
-            settled = cfs_seam::timeout(&self.world.clock, end, kernel.settled()).await.is_some();
-        }
+        let kernel = self.kernel.borrow().clone();
+        let settled = match &kernel {
+            Some(kernel) => self.forgotten(&**kernel).await,
+            None => true,
+        };
         let filled = self.inodes.given_up(ino);
         let Some(kernel) = kernel else { return };
         filled.iter().for_each(|(offset, bytes)| kernel.forget_pages(ino, *offset, *bytes));
@@ -262,6 +265,20 @@ impl Core {
         }
         if !settled {
             kernel.distrust(&[ino]);
+        }
+    }
+
+    /// Waits until the kernel has forgotten what it was told to; false where that takes too long.
+    async fn forgotten(&self, kernel: &dyn KernelCache) -> bool {
+        let (mut settled, last) = (kernel.settled(), self.now().after(STARVED_WAIT_MAX));
+        loop {
+            let end = self.now().after(KERNEL_WAIT_MAX);
+            if cfs_seam::timeout(&self.world.clock, end, &mut settled).await.is_some() {
+                return true;
+            }
+            if kernel.waits_for_lock() || self.now() >= last {
+                return false;
+            }
         }
     }
 

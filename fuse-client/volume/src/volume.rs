@@ -28,6 +28,11 @@ pub trait KernelCache {
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(std::future::ready(()))
     }
+    /// Whether what keeps [`KernelCache::settled`] waiting may be a lock that an operation holds, not only the want
+    /// of a CPU.
+    fn waits_for_lock(&self) -> bool {
+        true
+    }
     /// From now on ask again for the attributes of these inodes and for every name. Called where forgetting
     /// takes long; must not wait for any lock that an operation may hold.
     fn distrust(&self, inodes: &[InodeId]);

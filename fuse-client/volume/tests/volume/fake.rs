@@ -397,6 +397,8 @@ pub struct Kernel {
     pub distrusted: RefCell<Vec<InodeId>>,
     /// Forgetting never ends: an operation holds the lock.
     pub stuck: Cell<bool>,
+    /// Forgetting waits for no lock, but for a CPU, so long.
+    pub starved: RefCell<Option<(World, Duration)>>,
 }
 
 impl Kernel {
@@ -419,7 +421,15 @@ impl KernelCache for Kernel {
         self.entries.borrow_mut().push((dir, name.clone()));
     }
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()>>> {
-        if self.stuck.get() { Box::pin(std::future::pending()) } else { Box::pin(std::future::ready(())) }
+        let starved = self.starved.borrow().clone();
+        match starved {
+            Some((world, time)) => Box::pin(async move { sleep(&world.clock, time).await }),
+            None if self.stuck.get() => Box::pin(std::future::pending()),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+    fn waits_for_lock(&self) -> bool {
+        self.stuck.get()
     }
     fn distrust(&self, inodes: &[InodeId]) {
         self.distrusted.borrow_mut().extend(inodes);

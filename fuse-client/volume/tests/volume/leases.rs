@@ -5,6 +5,8 @@ use cfs_seam::{Class, sleep, spawn};
 use cfs_types::{FsError, InodeId};
 use cfs_volume::{Creation, Lookup, OpenFlags, Volume};
 use cfs_wire::{FileKind, Identity, LeaseKind, Op, XattrMode};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 async fn lookup(volume: &Volume, text: &str) -> Lookup {
@@ -101,6 +103,32 @@ fn a_kernel_that_cannot_forget_is_told_to_ask_again() {
         fake.revoke(InodeId::ROOT).await;
         assert_eq!(*kernel.distrusted.borrow(), [InodeId::ROOT]);
     });
+}
+
+/// Revokes inode 1 while what tells the kernel gets no CPU for so long; when that was answered.
+fn answered_while_starved(starved: Duration) -> Duration {
+    let answered = Rc::new(Cell::new(Duration::ZERO));
+    let told = answered.clone();
+    cfs_sim::run(4, |world| async move {
+        let (fake, volume) = stage(&world).await;
+        let kernel = Kernel::of(&volume);
+        fake.lease.set(Some(LeaseKind::Shared));
+        let who = Identity::default();
+        let _handle = volume.open(&who, ino(1), OpenFlags::default()).await.expect("open");
+        *kernel.starved.borrow_mut() = Some((world.clone(), starved));
+        let begun = world.clock.now();
+        fake.revoke(ino(1)).await;
+        told.set(world.clock.now().since(begun));
+    });
+    answered.get()
+}
+
+#[test]
+fn a_revocation_is_answered_once_a_kernel_that_waits_for_no_lock_has_forgotten() {
+    let starved = Duration::from_millis(200);
+    assert!(answered_while_starved(starved) >= starved);
+    let answered = answered_while_starved(Duration::from_secs(60));
+    assert!(answered < Duration::from_secs(2), "longer than a lease: {answered:?}");
 }
 
 #[test]
