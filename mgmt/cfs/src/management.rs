@@ -40,7 +40,7 @@ pub fn manage(api: Api, server: &Server, stop: &StopSign, ended: impl Fn() -> bo
     executor()?.block_on(async {
         tokio::select! {
             served = api.serve(cores) => served.map_err(|e| Failure::new("serving HTTP", e)),
-            () = stop.wait(ended) => Ok(()),
+            stopped = stop.wait(ended) => stopped,
             failure = server.store.shortened() => {
                 // Said at once: what ends now may have more to say.
                 complain!("cfs: {failure}");
@@ -52,8 +52,7 @@ pub fn manage(api: Api, server: &Server, stop: &StopSign, ended: impl Fn() -> bo
 
 /// Waits until a stop is asked for or `ended` says so.
 pub fn wait_for_stop(stop: &StopSign, ended: impl Fn() -> bool) -> Result<(), Failure> {
-    executor()?.block_on(stop.wait(ended));
-    Ok(())
+    executor()?.block_on(stop.wait(ended))
 }
 
 fn executor() -> Result<tokio::runtime::Runtime, Failure> {

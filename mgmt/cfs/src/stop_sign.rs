@@ -11,8 +11,8 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Between two looks of somebody who waits.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks at whether what somebody waits for has ended by itself.
+const LOOK: Duration = Duration::from_millis(200);
 /// From the first signal until the next one ends the process: `timeout` and shells send one to the
 /// process and one to its group.
 const SAME_WISH: Duration = Duration::from_secs(1);
@@ -61,10 +61,15 @@ impl StopSign {
     }
 
     /// Waits until one came or `ended` says so.
-    pub async fn wait(&self, ended: impl Fn() -> bool) {
+    pub async fn wait(&self, ended: impl Fn() -> bool) -> Result<(), Failure> {
+        let queue = system::until_readable(&self.queue).map_err(|e| Failure::new("listening for signals", e))?;
         let mut look = tokio::time::interval(LOOK);
         while !self.is_asked() && !ended() {
-            look.tick().await;
+            tokio::select! {
+                asked = queue.readable() => asked.map_err(|e| Failure::new("listening for signals", e))?.clear_ready(),
+                _ = look.tick() => {}
+            }
         }
+        Ok(())
     }
 }

@@ -4,10 +4,12 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// From now on output goes to the end of a file, or nowhere: whoever reads it must not wait for the end
 /// of a mount, and must not be able to end it by going away.
@@ -75,6 +77,13 @@ pub fn next_stop_signal(mut queue: &File) -> Option<Asked> {
     // Its first field is the number (signalfd(2)).
     let number = u32::from_ne_bytes([entry[0], entry[1], entry[2], entry[3]]);
     Some(if i64::from(number) == i64::from(libc::SIGHUP) { Asked::HungUp } else { Asked::Stop })
+}
+
+/// The queue as the management executor waits for it.
+pub fn until_readable(queue: &File) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: the descriptor is borrowed, so stays open and the same, for as long as the result lives.
+    let registered = unsafe { AsyncFd::register_with_interest(queue.as_fd(), Interest::READABLE) };
+    registered.map_err(|error| error.into_parts().1)
 }
 
 /// From now on SIGINT and SIGTERM end the process at once, as a crash would, as long as the calling
