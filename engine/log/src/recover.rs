@@ -2,13 +2,14 @@
 
 mod merge;
 mod orphans;
+mod spare;
 mod walk;
 
 use crate::old::{OldStream, OldStreams};
 use crate::record::{Origin, Position, Record, RecordKind};
 use crate::stream::StreamHead;
 use crate::{LogError, slots::Hold};
-use cfs_device::{AnchorId, Anchors, Layout, STREAMS_MAX, Superblock};
+use cfs_device::{AnchorId, Anchors, Layout, STREAMS_MAX, Superblock, flush};
 use cfs_seam::Disk;
 use cfs_types::{CoreId, GroupId, LogIndex, MoveEpoch, Term};
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,8 +121,8 @@ pub struct CorePart {
     pub(crate) torn_streams: u64,
 }
 
-/// Reads the log at start, and mends anchors of which a crash or damage left one copy.
-/// Everything else is only read. Errors name the damage; the caller must then refuse to serve.
+/// Reads the log at start, mends anchors of which a crash or damage left one copy, and frees what starts that
+/// ended before they served have left. Everything else is only read. Errors name the damage; the caller must then refuse to serve.
 pub async fn recover(disk: &Rc<dyn Disk>, superblock: &Superblock) -> Result<Recovered, LogError> {
     read_streams(disk, superblock, true).await
 }
@@ -144,6 +145,9 @@ async fn read_streams(disk: &Rc<dyn Disk>, superblock: &Superblock, mend: bool) 
     }
     orphans::refuse(&**disk, &layout, &anchors, &streams).await?;
     streams.sort_by_key(|(_, walked)| (walked.head.stream.boot, walked.head.stream.core));
+    if mend {
+        free_spare(&**disk, &anchors, &mut streams).await?;
+    }
     let collapsed = smallest(&streams, layout.log_slot_bytes / 2);
     let mut by_group: BTreeMap<GroupId, Vec<Found>> = BTreeMap::new();
     for (n, (_, walked)) in streams.iter_mut().enumerate() {
@@ -156,6 +160,20 @@ async fn read_streams(disk: &Rc<dyn Disk>, superblock: &Superblock, mend: bool) 
     }
     let groups = by_group.into_iter().map(|(group, found)| (group, merge::merge(found))).collect();
     Ok(Recovered { groups, streams, collapsed, layout, anchors })
+}
+
+/// Frees the streams that others make needless. What those hold was written by processes that are gone, and need
+/// not have been flushed.
+async fn free_spare(disk: &dyn Disk, anchors: &Anchors, streams: &mut Vec<(u16, Walked)>) -> Result<(), LogError> {
+    let spare = spare::find(streams);
+    if !spare.is_empty() {
+        flush(disk).await?;
+    }
+    for n in spare.into_iter().rev() {
+        let (anchor, _) = streams.remove(n);
+        anchors.write(AnchorId::stream(anchor).expect("it was read from there"), &[]).await?;
+    }
+    Ok(())
 }
 
 /// The smallest streams, at most `bytes` together. They are written again as a whole and freed at

@@ -9,6 +9,7 @@ mod full;
 mod gone;
 mod history;
 mod images;
+mod interrupted;
 mod leaks;
 mod limits;
 mod linear;
