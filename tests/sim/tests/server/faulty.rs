@@ -409,7 +409,7 @@ const PROOF_SEEDS: u64 = 72;
 fn a_flush_that_succeeds_after_one_that_failed_is_noticed() {
     let faults = DiskFaults { flush_error_per_million: 20_000, failed_flush_sticks: false, ..DiskFaults::default() };
     let history = |seed, images: &Images| run_with(seed, &images.stage(seed), (Stream::new(seed), faults));
-    let (_, wrong) = run_all(0..PROOF_SEEDS, Images::new, history);
+    let (_, wrong) = run_all(0..PROOF_SEEDS, 1, Images::new, history);
     println!("wrong histories of the first: {wrong:?}");
     assert!(!wrong.is_empty());
 }

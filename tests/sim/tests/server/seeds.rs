@@ -22,7 +22,7 @@ pub fn sum_up<P>(
     prepare: impl Fn() -> P + Sync,
     history: impl Fn(u64, &P) -> Summary + Sync,
 ) -> Summary {
-    let (results, failed) = run_all(seeds, prepare, |seed, prepared| {
+    let (results, failed) = run_all(seeds, FAILURES_MAX, prepare, |seed, prepared| {
         let summary = history(seed, prepared);
         if seed.is_multiple_of(TWICE_EACH) {
             assert_eq!(history(seed, prepared), summary, "one seed is one history");
@@ -51,9 +51,10 @@ pub fn seeds(count: u64) -> Range<u64> {
 }
 
 /// Runs every seed, on two threads, with what `prepare` makes on each; returns the results of those
-/// that went well, in no order, and the seeds of those that did not.
+/// that went well, in no order, and the seeds of those that did not. Begins no more after `failures_max` of those.
 pub fn run_all<P, T: Send>(
     seeds: Range<u64>,
+    failures_max: usize,
     prepare: impl Fn() -> P + Sync,
     history: impl Fn(u64, &P) -> T + Sync,
 ) -> (Vec<T>, Vec<u64>) {
@@ -62,7 +63,7 @@ pub fn run_all<P, T: Send>(
         let prepared = prepare();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end || failed.lock().expect("not poisoned").len() >= FAILURES_MAX {
+            if seed >= seeds.end || failed.lock().expect("not poisoned").len() >= failures_max {
                 return;
             }
             match catch_unwind(AssertUnwindSafe(|| history(seed, &prepared))) {
