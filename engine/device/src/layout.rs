@@ -124,12 +124,6 @@ impl Layout {
         self.log_at + u64::from(slot) * self.log_slot_bytes
     }
 
-    /// First byte of a region. Panics where there is no such region.
-    pub fn region_at(&self, region: u64) -> u64 {
-        assert!(region < self.regions, "region {region} of {}", self.regions);
-        self.regions_at + region * self.region_bytes
-    }
-
     /// Bytes after the superblocks that format fills with zeros: anchors and log area.
     pub(crate) fn zeroed_end(&self) -> u64 {
         self.log_at + self.log_slots * self.log_slot_bytes
@@ -148,8 +142,8 @@ mod tests {
             assert!(layout.log_slots >= 47 && layout.log_slots <= 300);
             let log = layout.log_slots * layout.log_slot_bytes / MIB;
             assert!((log_at_least..=log_at_most).contains(&log), "{device}: {log} MiB");
-            assert!(layout.region_at(layout.regions - 1) + REGION_BYTES <= device);
-            assert!(device - (layout.region_at(layout.regions - 1) + REGION_BYTES) < REGION_BYTES);
+            let end = layout.regions_at + layout.regions * REGION_BYTES;
+            assert!(end <= device && device - end < REGION_BYTES);
         }
     }
 

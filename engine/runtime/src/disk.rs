@@ -13,7 +13,7 @@ use crate::reactor::Reactor;
 use crate::{RuntimeError, system};
 use cfs_seam::{BLOCK_BYTES, Disk, Geometry};
 use holder::User;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -196,6 +196,14 @@ impl DiskFile {
     /// Whether it is a file that has lost its last name: it is gone when it is closed.
     pub fn is_removed(&self) -> bool {
         self.0.file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 0)
+    }
+    /// Whether it is a file, and its path leads nowhere or to another one by now.
+    pub fn is_elsewhere(&self) -> bool {
+        let Some(ours) = self.0.file.metadata().ok().filter(Metadata::is_file) else { return false };
+        match fs::metadata(self.path()) {
+            Ok(there) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
     /// The device for use by one core. Registered with the core's ring where it has room.
     pub fn attach(&self, reactor: &Rc<Reactor>) -> Rc<dyn Disk> {

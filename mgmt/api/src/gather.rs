@@ -21,6 +21,8 @@ pub type Answer = Pin<Box<dyn Future<Output = Option<CoreStatus>> + Send>>;
 pub trait Cores: Send + Sync + 'static {
     /// How many there are.
     fn count(&self) -> u16;
+    /// Whether the store's file was removed, moved or replaced while it is served.
+    fn store_gone(&self) -> bool;
     /// Asks one. The future may be dropped at any time.
     fn ask(&self, core: u16) -> Answer;
 }
@@ -65,7 +67,7 @@ async fn gather(cores: &dyn Cores) -> Snapshot {
             pictures[usize::from(core)] = CorePicture::Answered(Box::new(status));
         }
     }
-    Snapshot { cores: pictures, process: Process::read() }
+    Snapshot { cores: pictures, process: Process::read(), store_gone: cores.store_gone() }
 }
 
 #[cfg(test)]
@@ -81,6 +83,10 @@ mod tests {
         fn count(&self) -> u16 {
             3
         }
+        fn store_gone(&self) -> bool {
+            false
+        }
+
         fn ask(&self, core: u16) -> Answer {
             self.0.fetch_add(1, Ordering::Relaxed);
             match core {

@@ -84,6 +84,11 @@ pub fn health(snapshot: &Snapshot) -> Health {
             say(Level::Degraded, what);
         }
     }
+    if snapshot.store_gone {
+        let what = "the store's file was removed, moved or replaced: what is served has no name, or another one, and may \
+                    end with this process; see its standard error";
+        say(Level::Critical, what.into());
+    }
     let full = snapshot.space().full_percent();
     if full > FULL_DEGRADED_PERCENT {
         let level = if full > FULL_CRITICAL_PERCENT { Level::Critical } else { Level::Degraded };

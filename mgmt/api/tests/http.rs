@@ -17,6 +17,10 @@ impl Cores for Fake {
     fn count(&self) -> u16 {
         if self.silent { 3 } else { 2 }
     }
+    fn store_gone(&self) -> bool {
+        false
+    }
+
     fn ask(&self, core: u16) -> Answer {
         if core == 2 {
             return Box::pin(std::future::pending());

@@ -8,14 +8,19 @@ use cfs_runtime::Remote;
 use cfs_server::{CoreReply, CoreRequest, Envelope};
 use cfs_types::CoreId;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
-/// The cores as the API asks them.
-struct RemoteCores(Remote);
+/// The cores as the API asks them, and whether their store is where it was.
+struct RemoteCores(Remote, Arc<AtomicBool>);
 
 impl Cores for RemoteCores {
     fn count(&self) -> u16 {
         self.0.cores()
+    }
+
+    fn store_gone(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
     }
 
     fn ask(&self, core: u16) -> Answer {
@@ -36,11 +41,11 @@ impl Cores for RemoteCores {
 
 /// Serves the HTTP API until a stop is asked for, `ended` says so or the store is shortened.
 pub fn manage(api: Api, server: &Server, stop: &StopSign, ended: impl Fn() -> bool) -> Result<(), Failure> {
-    let cores = Arc::new(RemoteCores(server.remote.clone()));
+    let cores = Arc::new(RemoteCores(server.remote.clone(), server.store.gone.clone()));
     executor()?.block_on(async {
         tokio::select! {
             served = api.serve(cores) => served.map_err(|e| Failure::new("serving HTTP", e)),
-            stopped = stop.wait(ended) => stopped,
+            stopped = stop.wait(ended) => stopped.and_then(|()| server.store.survives()),
             failure = server.store.shortened() => {
                 // Said at once: what ends now may have more to say.
                 complain!("cfs: {failure}");

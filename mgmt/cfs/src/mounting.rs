@@ -225,7 +225,7 @@ async fn serve(
     drop((mounted, serving));
     let left = volume.shutdown().await;
     served.map_err(Failure::plain)?;
-    left.map_err(|e| Failure::new("writing back at the end", e))
+    left.map_err(|e| Failure::new("ending the mount: writing back what it held, or leaving the server", e))
 }
 
 /// Says why everything fails now.

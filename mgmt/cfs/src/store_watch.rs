@@ -4,6 +4,8 @@
 
 use crate::Failure;
 use cfs_runtime::DiskFile;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Between two looks.
@@ -13,29 +15,47 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct StoreWatch {
     file: DiskFile,
     bytes: u64,
+    /// It was removed, moved or replaced; for the API.
+    pub gone: Arc<AtomicBool>,
 }
 
 impl StoreWatch {
     /// Of a store that has `bytes` bytes by its superblock.
     pub fn new(file: DiskFile, bytes: u64) -> Self {
-        StoreWatch { file, bytes }
+        StoreWatch { file, bytes, gone: Arc::default() }
+    }
+
+    fn what_is_gone(&self) -> String {
+        if self.file.is_removed() {
+            let pid = std::process::id();
+            format!(
+                "was removed or replaced while it is served: all of it is gone when this process ends. Stop what writes \
+                 to it, and copy it from /proc/{pid}/fd first"
+            )
+        } else {
+            "was moved or replaced while it is served: this server goes on with the one it opened, which has another \
+             name by now"
+                .into()
+        }
+    }
+
+    /// At the end of a process: a store without a name ends with it.
+    pub fn survives(&self) -> Result<(), Failure> {
+        if self.file.is_removed() {
+            let path = self.file.path().display();
+            return Err(Failure::plain(format!("{path} was removed while it was served: what nobody copied is gone")));
+        }
+        Ok(())
     }
 
     /// Ends, and says why, once the store is shorter than it must be: by then it takes no more writes. A store that
-    /// cannot be asked for its size is asked again; reads and writes tell what is wrong with it. One that was removed is
-    /// served on, so that it can still be copied.
+    /// cannot be asked for its size is asked again; reads and writes tell what is wrong with it. One that was removed or
+    /// moved is served on, so that it can still be copied.
     pub async fn shortened(&self) -> Failure {
-        let mut removed = false;
         loop {
             tokio::time::sleep(LOOK).await;
-            if !removed && self.file.is_removed() {
-                removed = true;
-                complain!(
-                    "cfs: {} was removed or replaced while it is served: all of it is gone when this process ends. \
-                     Stop what writes to it, and copy it from /proc/{}/fd first",
-                    self.file.path().display(),
-                    std::process::id()
-                );
+            if self.file.is_elsewhere() && !self.gone.swap(true, Ordering::Relaxed) {
+                complain!("cfs: {} {}", self.file.path().display(), self.what_is_gone());
             }
             if let Ok(Some(actual)) = self.file.take_out_if_shorter(self.bytes) {
                 return Failure::plain(format!(

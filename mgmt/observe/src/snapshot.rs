@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub cores: Vec<CorePicture>,
     /// The process.
     pub process: Process,
+    /// The store's file was removed, moved or replaced while it is served.
+    pub store_gone: bool,
 }
 
 /// Space of all cores that answered, bytes.

@@ -38,7 +38,7 @@ fn snapshot() -> Snapshot {
     let threads = vec![ThreadTime { name: "cfs-core-0".into(), cpu_seconds: 1.25 }];
     let process = Process { cpu_seconds: 2.5, open_fds: 9, thread_times: threads, ..Process::default() };
     let answered = |core| CorePicture::Answered(Box::new(status(core)));
-    Snapshot { cores: vec![answered(0), answered(1), CorePicture::Silent(2)], process }
+    Snapshot { cores: vec![answered(0), answered(1), CorePicture::Silent(2)], process, store_gone: false }
 }
 
 #[derive(Default, Debug)]

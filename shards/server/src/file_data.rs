@@ -16,6 +16,7 @@ use crate::replica::LocalWrite;
 use crate::shard::Shard;
 use crate::steps::{command, conclude};
 use bytes::Bytes;
+use cfs_device::crc32c;
 use cfs_kv::Pins;
 use cfs_namespace::data::{
     Admission, ChunkSlice, DataCommand, Layout, LogRef, Piece, WriteAt, WriteData, admit, plan_read, range_sequence,
@@ -78,11 +79,6 @@ pub fn settle<T>(step: Result<T, Stop>) -> Result<Result<T, FsError>, NeedMore> 
 /// CRC32C of each 4 KiB block of a small write.
 pub fn block_checksums(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks(UNIT_BYTES as usize).map(crc32c).collect()
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
-    u32::try_from(sum).expect("a 32-bit checksum")
 }
 
 /// Writes `data`. All attempts of an overwrite take turns until the last one's answer is settled.

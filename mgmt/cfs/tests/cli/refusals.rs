@@ -194,9 +194,31 @@ fn a_store_that_is_removed_while_it_is_served_is_missed() {
     fs::remove_file(stage.path("store/store")).expect("removed");
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("served on"), "text");
+    let (code, body) = dev.get("/health");
+    assert!(code == 503 && body.contains("was removed, moved or replaced"), "{code} {body}");
     dev.signal("TERM");
-    let (_, said) = dev.wait_and_hear();
+    let (status, said) = dev.wait_and_hear();
     assert!(said.iter().any(|line| line.contains("was removed or replaced") && line.contains("/proc/")), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("what nobody copied is gone")), "{said:?}");
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn a_store_that_is_moved_while_it_is_served_is_missed_and_lost_to_nobody() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    fs::write(stage.path("mnt/file"), "text").expect("written");
+    fs::rename(stage.path("store/store"), stage.path("store/moved")).expect("moved");
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(dev.get("/health").0, 503);
+    dev.signal("TERM");
+    let (status, said) = dev.wait_and_hear();
+    assert!(said.iter().any(|line| line.contains("was moved or replaced")), "{said:?}");
+    assert_eq!(status.code(), Some(0));
+    fs::rename(stage.path("store/moved"), stage.path("store/store")).expect("moved back");
+    let dev = stage.dev();
+    assert_eq!(fs::read_to_string(stage.path("mnt/file")).expect("it is there"), "text");
+    assert_eq!(dev.get("/health").0, 200);
 }
 
 /// The blocks of the first MiBs of the log that begin a batch.

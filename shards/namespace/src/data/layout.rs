@@ -16,6 +16,7 @@ impl Default for Layout {
 
 impl Layout {
     /// Ranges of `range_bytes`; None for 0 and for more than 64 MiB.
+    #[cfg(test)]
     pub fn with_range_bytes(range_bytes: u64) -> Option<Self> {
         (1..=RANGE_BYTES).contains(&range_bytes).then_some(Layout { range_bytes })
     }
