@@ -35,7 +35,10 @@ pub enum DiskError {
     /// Fewer bytes than asked for: the range lies beyond the end.
     #[error("range lies beyond the end of the device")]
     OutOfRange,
-    /// No space under a file that should have been preallocated, or discard is not supported.
+    /// No space under a file that has holes.
+    #[error("no space left on the file system that the store lies on")]
+    NoSpace,
+    /// It cannot be done here, as a discard.
     #[error("not supported by the device")]
     NotSupported,
 }

@@ -7,7 +7,7 @@ use crate::signal::Signal;
 use crate::wait::Backoff;
 use cfs_rpc::{Connection, RpcError, connect_handshake};
 use cfs_seam::{Address, Class, Instant, timeout};
-use cfs_types::{FsError, InodeId, SessionId, ShardId, Timestamp};
+use cfs_types::{FsError, InodeId, SessionId, ShardId};
 use cfs_wire::frame::PROTOCOL_VERSION;
 use cfs_wire::{Flags, Hello, Identity, Op, OpenMode, Welcome};
 use std::cell::{Cell, RefCell};
@@ -297,7 +297,6 @@ impl Core {
         let before = self.links.incarnation.replace(Some(welcome.incarnation));
         let anew = before.is_some_and(|before| before != welcome.incarnation);
         if anew {
-            self.seen.server_began();
             self.void_leases();
         }
         *self.links.map.borrow_mut() = Some(map);
@@ -311,7 +310,11 @@ impl Core {
         let mut open = self.inodes.open_files();
         open.retain(|(ino, _)| self.links.core_of(ino.shard()) == Some(link.core));
         let mut rest: Vec<InodeId> = open.iter().map(|(ino, _)| *ino).collect();
-        let mut seen = self.seen_of(link.core);
+        let incarnation = link.incarnation.unwrap_or_default();
+        let of_core = |shard: &ShardId| self.links.core_of(*shard) == Some(link.core);
+        let shards: Vec<ShardId> = ShardId::all().filter(of_core).collect();
+        let unasked = |shard: &ShardId| self.seen.unasked(*shard, incarnation).map(|(at, seen)| (*shard, at, seen));
+        let mut seen: Vec<_> = shards.iter().filter_map(unasked).collect();
         loop {
             let later = rest.split_off(rest.len().min(REOPENED_AT_ONCE));
             let last = later.is_empty();
@@ -319,24 +322,20 @@ impl Core {
             let end = self.now().after(REOPEN_TIME_MAX);
             let request = self.build(shard, Default::default(), &Identity::default(), &op, end);
             let answered = link.request(self, &request, None, end).await?;
-            if answered.response.result == Err(FsError::Stale) {
-                self.break_down(FsError::Stale);
-                return Err(Lost::Gone);
+            match answered.response.result {
+                Err(FsError::Stale) => self.break_down(FsError::Stale),
+                // Not asked yet: the next connection asks.
+                Err(FsError::Busy | FsError::TimedOut) => {}
+                _ if last => break,
+                _ => continue,
             }
-            if last {
-                break;
-            }
+            return Err(Lost::Gone);
         }
+        shards.iter().for_each(|shard| self.seen.asked(*shard, incarnation));
         for (ino, write) in open {
             self.reopen_one(link, ino, write).await?;
         }
         Ok(())
-    }
-
-    /// How far the shards of a core were before the server began.
-    fn seen_of(&self, core: u16) -> Vec<(ShardId, Timestamp)> {
-        let shards = ShardId::all().filter(|shard| self.links.core_of(*shard) == Some(core));
-        shards.filter_map(|shard| Some((shard, self.seen.before(shard)?))).collect()
     }
 
     async fn reopen_one(self: &Rc<Self>, link: &Rc<Link>, ino: InodeId, write: bool) -> Result<(), Lost> {

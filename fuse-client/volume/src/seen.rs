@@ -7,38 +7,45 @@
 use cfs_types::{ShardId, Timestamp};
 use std::cell::Cell;
 
-/// The newest timestamp in the answers of each shard.
-pub(crate) struct Seen {
-    /// Of servers before the one that is connected.
-    before: Vec<Cell<Timestamp>>,
-    /// Of all.
-    newest: Vec<Cell<Timestamp>>,
+/// What is known of a shard.
+#[derive(Default)]
+struct Known {
+    /// The start of the server whose history is known to have all that was seen before.
+    incarnation: Cell<u64>,
+    /// The newest timestamp of its answers.
+    newest: Cell<Timestamp>,
 }
+
+/// What is known of each shard.
+pub(crate) struct Seen(Vec<Known>);
 
 impl Default for Seen {
     fn default() -> Self {
-        let none = || ShardId::all().map(|_| Cell::default()).collect();
-        Seen { before: none(), newest: none() }
+        Seen(ShardId::all().map(|_| Known::default()).collect())
     }
 }
 
 impl Seen {
+    fn of(&self, shard: ShardId) -> &Known {
+        &self.0[usize::from(shard.get())]
+    }
+
     /// A shard has answered.
     pub fn note(&self, shard: ShardId, timestamp: Timestamp) {
-        let newest = &self.newest[usize::from(shard.get())];
+        let newest = &self.of(shard).newest;
         newest.set(newest.get().max(timestamp));
     }
 
-    /// The server has started anew: what was seen until now it must have.
-    pub fn server_began(&self) {
-        for (before, newest) in self.before.iter().zip(&self.newest) {
-            before.set(newest.get());
-        }
+    /// What a server that began as `incarnation` must have of a shard, as far as it was not asked: under which start it was
+    /// seen, and up to where.
+    pub fn unasked(&self, shard: ShardId, incarnation: u64) -> Option<(u64, Timestamp)> {
+        let known = self.of(shard);
+        let (before, newest) = (known.incarnation.get(), known.newest.get());
+        (before != incarnation && newest != Timestamp::default()).then_some((before, newest))
     }
 
-    /// What was seen of a shard before the server began, if anything was.
-    pub fn before(&self, shard: ShardId) -> Option<Timestamp> {
-        let before = self.before[usize::from(shard.get())].get();
-        (before != Timestamp::default()).then_some(before)
+    /// That server has it.
+    pub fn asked(&self, shard: ShardId, incarnation: u64) {
+        self.of(shard).incarnation.set(incarnation);
     }
 }

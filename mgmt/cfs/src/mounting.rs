@@ -337,8 +337,9 @@ fn detach() -> Result<(), Failure> {
 }
 
 /// Has a mount deliver what it holds back: it hears of its end only afterwards, when nobody waits for it any more.
-/// One that cannot be asked (its process is dead, its root closed to us) is taken away as it is.
-fn deliver(mountpoint: &Path) -> Result<(), Failure> {
+/// One that cannot be asked (its process is dead, its root closed to us) is taken away as it is. False where it did
+/// not answer in time: it waits for its server, and this thread for it.
+fn deliver(mountpoint: &Path) -> Result<bool, Failure> {
     let (done, delivered) = channel();
     let place = mountpoint.to_path_buf();
     let work = move || {
@@ -350,21 +351,27 @@ fn deliver(mountpoint: &Path) -> Result<(), Failure> {
     match delivered.recv_timeout(DELIVERY_TIME) {
         Ok(Ok(Err(error))) => complain!("cfs: not all that was written could be delivered: {error}"),
         Ok(Ok(Ok(())) | Err(_)) => {}
-        Err(_) => complain!(
-            "cfs: {} does not answer: what it holds back is delivered later, if it can be",
-            mountpoint.display()
-        ),
+        Err(_) => return Ok(false),
     }
-    Ok(())
+    Ok(true)
 }
 
 /// `cfs umount`.
 pub fn unmount(options: &UmountOptions) -> Result<(), Failure> {
-    deliver(&options.mountpoint)?;
+    let path = options.mountpoint.display();
+    if !deliver(&options.mountpoint)? {
+        if !options.lazy {
+            return Err(Failure::plain(format!(
+                "{path} holds written data back, and its server does not take it: it stays mounted. Bring the server back \
+                 and try again, or detach it with --lazy: it delivers once the server is there, if its process lives so long"
+            )));
+        }
+        complain!("cfs: {path} does not answer: what it holds back is delivered later, if it can be");
+    }
     let when_in_use = if options.lazy { WhenInUse::Detach } else { WhenInUse::Refuse };
     let unmounted = cfs_fuse::unmount(&options.mountpoint, when_in_use).map_err(Failure::plain)?;
     if unmounted == Unmounted::Lazy {
-        say!("{} was in use: detached, it ends when its last user leaves it", options.mountpoint.display());
+        say!("{path} was in use: detached, it ends when its last user leaves it");
     }
     Ok(())
 }

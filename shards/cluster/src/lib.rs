@@ -1,4 +1,4 @@
-//! The control group's state machine: who has a session.
+//! The control group's state machine: who has a session, and which starts of the server there were.
 //!
 //! Pure and deterministic, like a shard's. Membership and the shard map join it when there is
 //! more than one node.
@@ -7,7 +7,7 @@
 //! the time too, so that a store put back to an older image does not give out numbers that clients of the newer one have.
 
 use cfs_namespace::{NeedMore, View, Writes};
-use cfs_types::{Nanos, SessionId};
+use cfs_types::{Nanos, SessionId, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 
@@ -15,6 +15,12 @@ use std::rc::Rc;
 const NEXT_KEY: &[u8] = &[0x01, b'n'];
 /// First byte pair of the session records.
 const SESSION_PREFIX: [u8; 2] = [0x01, b's'];
+/// First byte pair of the records of starts, in their order.
+const START_PREFIX: [u8; 2] = [0x01, b'b'];
+/// One past the records of starts.
+const START_END: &[u8] = &[0x01, b'c'];
+/// Starts that are remembered: one more takes the place of the oldest.
+pub const STARTS_MAX: usize = 256;
 /// One past the session records.
 const SESSION_END: &[u8] = &[0x01, b't'];
 
@@ -36,6 +42,31 @@ pub enum ControlCommand {
         /// When.
         now: Nanos,
     },
+    /// A start of the server that clients will know; nothing where it is the last one already.
+    Begin(Start),
+}
+
+/// A start of the server.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// Its number in welcomes.
+    pub incarnation: u64,
+    /// How far each of the 256 shards was when it was taken up: the commit timestamp of its last entry.
+    pub taken_over: Vec<Timestamp>,
+}
+
+/// The starts that are remembered, the oldest first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lineage(Vec<Start>);
+
+impl Lineage {
+    /// Whether what a client saw of a shard under a start is part of what there is now: that start is remembered, and the
+    /// shard was as far when the one after it took it up.
+    pub fn has(&self, incarnation: u64, shard: ShardId, seen: Timestamp) -> bool {
+        let Some(at) = self.0.iter().rposition(|start| start.incarnation == incarnation) else { return false };
+        let after = self.0.get(at + 1).and_then(|start| start.taken_over.get(usize::from(shard.get())));
+        after.is_none_or(|taken_over| *taken_over >= seen)
+    }
 }
 
 /// What a control command answers.
@@ -45,6 +76,8 @@ pub enum ControlAnswer {
     Opened(SessionId),
     /// Whether it was open.
     Ended(bool),
+    /// The start is remembered.
+    Begun,
 }
 
 /// Executes a command; the view misses answer `NeedMore`, as in a shard.
@@ -58,6 +91,7 @@ pub fn execute(view: &dyn View, command: &ControlCommand) -> Result<(ControlAnsw
             let writes = if open { vec![(key, None)] } else { Vec::new() };
             Ok((ControlAnswer::Ended(open), writes))
         }
+        ControlCommand::Begin(start) => Ok((ControlAnswer::Begun, begin(view, start)?)),
     }
 }
 
@@ -67,6 +101,33 @@ fn open(session: SessionId, now: Nanos) -> (ControlAnswer, Writes) {
         (session_key(session), Some(Rc::from(now.get().to_be_bytes().as_slice()))),
     ];
     (ControlAnswer::Opened(session), writes)
+}
+
+fn begin(view: &dyn View, start: &Start) -> Result<Writes, NeedMore> {
+    let rows = view.scan(&START_PREFIX, START_END, usize::MAX)?;
+    let last = rows.last().and_then(|(key, value)| Some((number(&key[2..])?, decode_start(value)?)));
+    if last.as_ref().is_some_and(|(_, last)| last.incarnation == start.incarnation) {
+        return Ok(Vec::new());
+    }
+    let sequence = last.map_or(0, |(sequence, _)| sequence + 1);
+    let key = [&START_PREFIX[..], &sequence.to_be_bytes()].concat().into();
+    let numbers = [start.incarnation].into_iter().chain(start.taken_over.iter().map(|at| at.get()));
+    let value: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
+    let oldest = rows.iter().take((rows.len() + 1).saturating_sub(STARTS_MAX));
+    Ok(oldest.map(|(key, _)| (key.clone(), None)).chain([(key, Some(Rc::from(value)))]).collect())
+}
+
+fn decode_start(value: &[u8]) -> Option<Start> {
+    let (numbers, rest) = value.as_chunks::<8>();
+    let mut numbers = numbers.iter().map(|bytes| u64::from_be_bytes(*bytes));
+    let incarnation = numbers.next().filter(|_| rest.is_empty())?;
+    Some(Start { incarnation, taken_over: numbers.map(Timestamp::new).collect() })
+}
+
+/// The starts that are remembered.
+pub fn lineage(view: &dyn View) -> Result<Lineage, NeedMore> {
+    let rows = view.scan(&START_PREFIX, START_END, usize::MAX)?;
+    Ok(Lineage(rows.iter().filter_map(|(_, value)| decode_start(value)).collect()))
 }
 
 /// Whether a session is open.
@@ -92,10 +153,16 @@ pub enum Row {
     Next(SessionId),
     /// A session that is open.
     Open(SessionId),
+    /// A start, by its place among them.
+    Start(u64),
 }
 
 /// Decodes a row, for checkers; None where it is not one.
 pub fn decode_row(key: &[u8], value: &[u8]) -> Option<Row> {
+    if let Some(sequence) = key.strip_prefix(&START_PREFIX) {
+        let whole = !value.is_empty() && value.len().is_multiple_of(8);
+        return number(sequence).filter(|_| whole).map(Row::Start);
+    }
     let value = number(value)?;
     match key.strip_prefix(&SESSION_PREFIX) {
         Some(session) => Some(Row::Open(SessionId::new(number(session)?))),
@@ -148,5 +215,33 @@ mod tests {
         let next = ControlCommand::OpenNextSession { now: Nanos::new(90_000_000) };
         assert_eq!(run(&mut state, next), ControlAnswer::Opened(SessionId::new(10)));
         assert_eq!(run(&mut state, open), ControlAnswer::Opened(SessionId::new(11)), "the clock was set back");
+    }
+
+    #[test]
+    fn what_was_seen_is_held_against_the_start_after_it() {
+        let mut state = Memory::default();
+        let (one, two) = (ShardId::new(1), ShardId::new(2));
+        let begin = |state: &mut Memory, incarnation: u64, at: [u64; 3]| {
+            let taken_over = at.map(Timestamp::new).to_vec();
+            run(state, ControlCommand::Begin(Start { incarnation, taken_over }));
+        };
+        begin(&mut state, 70, [0, 0, 0]);
+        begin(&mut state, 50, [0, 10, 20]);
+        begin(&mut state, 50, [9, 99, 99]);
+        begin(&mut state, 60, [0, 30, 40]);
+        let known = lineage(&state).expect("all in memory");
+        let has = |incarnation, shard, seen| known.has(incarnation, shard, Timestamp::new(seen));
+        assert!(has(70, one, 10) && has(70, two, 20) && has(50, one, 30));
+        assert!(!has(70, one, 11) && !has(70, two, 21) && !has(50, two, 41), "later starts do not count");
+        assert!(has(60, one, 1 << 40), "the newest start is what there is now");
+        assert!(!has(55, one, 0), "nobody knows that start");
+        for incarnation in 1000..1000 + STARTS_MAX as u64 {
+            begin(&mut state, incarnation, [0, 50, 50]);
+        }
+        let known = lineage(&state).expect("all in memory");
+        assert_eq!(known.0.len(), STARTS_MAX);
+        assert!(!known.has(60, one, Timestamp::new(0)) && known.has(1000, one, Timestamp::new(50)));
+        let (key, value) = (&[1, b'b', 0, 0, 0, 0, 0, 0, 0, 3], [0; 24]);
+        assert_eq!((decode_row(key, &value), decode_row(key, &value[1..])), (Some(Row::Start(3)), None));
     }
 }

@@ -3,19 +3,22 @@
 use crate::core::Core;
 use crate::former::Issued;
 use crate::machine::{GroupAnswer, GroupCommand};
-use crate::messages::CoreRequest;
+use crate::messages::{CoreReply, CoreRequest};
 use crate::shard::Shard;
 use bytes::Bytes;
-use cfs_cluster::{ControlAnswer, ControlCommand};
-use cfs_seam::{Class, gather, spawn};
-use cfs_types::{CoreId, FsError, GroupId, SessionId};
+use cfs_cluster::{ControlAnswer, ControlCommand, Lineage, Start};
+use cfs_seam::{Class, gather, spawn, timeout};
+use cfs_types::{CoreId, FsError, GroupId, SessionId, ShardId, Timestamp};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Most sessions; for a further one the longest silent one ends, if it is silent for long enough.
 const SESSIONS_MAX: usize = 4096;
 /// A live client is heard of twice in this time.
 const SILENT_FOR: Duration = Duration::from_secs(120);
+/// Longest a shard is waited for to say how far it was.
+const TAKEN_OVER_TIME: Duration = Duration::from_secs(5);
 /// Sessions looked at in one step.
 const PAGE: usize = 256;
 
@@ -23,9 +26,45 @@ fn control(core: &Rc<Core>) -> Result<Rc<Shard>, FsError> {
     core.groups.get(&GroupId::CONTROL).cloned().ok_or(FsError::WrongShard)
 }
 
+/// The starts of the server, this one among them: it is made known before anybody is let in.
+pub async fn lineage(core: &Rc<Core>) -> Result<Arc<Lineage>, FsError> {
+    let _turn = core.beginning.acquire(1).await;
+    if let Some(known) = core.lineage.borrow().clone() {
+        return Ok(known);
+    }
+    let group = control(core)?;
+    let mut taken_over = vec![Timestamp::MAX; ShardId::all().count()];
+    for of in (0..core.config.cores).map(CoreId::new) {
+        let CoreReply::TakenOver(shards) = core.peers.call(of, CoreRequest::TakenOver).await else {
+            return Err(FsError::Busy);
+        };
+        shards.iter().for_each(|(shard, at)| taken_over[usize::from(shard.get())] = *at);
+    }
+    let command = ControlCommand::Begin(Start { incarnation: core.config.incarnation, taken_over });
+    let executed = group.replica.propose(GroupCommand::Control(command), Bytes::new(), Vec::new()).await?;
+    executed.result?;
+    let known = Arc::new(group.read(|view, _| cfs_cluster::lineage(view)).await?);
+    *core.lineage.borrow_mut() = Some(known.clone());
+    Ok(known)
+}
+
+/// How far the shards of this core were when they were taken up. One that cannot be used is not among them.
+pub async fn taken_over(core: &Rc<Core>) -> Vec<(ShardId, Timestamp)> {
+    let end = core.world.clock.now().after(TAKEN_OVER_TIME);
+    let mut all = Vec::new();
+    for shard in core.groups.values() {
+        let Some(id) = shard.group().shard() else { continue };
+        if let Some(Ok(())) = timeout(&core.world.clock, end, shard.replica.ready()).await {
+            all.push((id, shard.replica.taken_over_at()));
+        }
+    }
+    all
+}
+
 /// Issues a session, or confirms that the wanted one is open.
 pub async fn open_session(core: &Rc<Core>, wanted: Option<SessionId>) -> Result<SessionId, FsError> {
     let group = control(core)?;
+    lineage(core).await?;
     if let Some(session) = wanted {
         let open = group.read(|view, _| cfs_cluster::is_open(view, session)).await?;
         if open {

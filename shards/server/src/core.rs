@@ -22,6 +22,7 @@ use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::shard::Shard;
 use crate::unlinking::Unlinking;
+use cfs_cluster::Lineage;
 use cfs_device::DeviceError;
 use cfs_exec::{Event, Semaphore};
 use cfs_kv::BlockCache;
@@ -35,6 +36,7 @@ use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, Reques
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a count of the space in use is good enough for clients.
@@ -113,6 +115,10 @@ pub struct Core {
     pub heard: RefCell<BTreeSet<SessionId>>,
     /// When each session was last heard of by any core (core 0).
     pub last_seen: RefCell<BTreeMap<SessionId, Instant>>,
+    /// The starts of the server, once this one is among them (core 0).
+    pub lineage: RefCell<Option<Arc<Lineage>>>,
+    /// One makes it known (core 0).
+    pub beginning: Semaphore,
     /// Sessions that are over.
     pub fence: Rc<Fence>,
     /// Overwrites in ranges of other shards.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Version of the layout.
 const VERSION: u8 = 1;
 /// Level of command semantics this build writes; an entry of a higher one is refused.
-const FEATURE_LEVEL: u8 = 2;
+const FEATURE_LEVEL: u8 = 3;
 /// Bytes before the data area.
 pub const DATA_OFFSET: usize = 8;
 /// Bytes of data in one entry at the most; larger writes become chunks.
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn an_entry_has_these_bytes() {
         let hex: String = encode(&batch(), &hello()).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "010200000500000068656c6c6f07110200000000000005ed0301020101ac02");
+        assert_eq!(hex, "010300000500000068656c6c6f07110200000000000005ed0301020101ac02");
     }
 
     #[test]

@@ -4,13 +4,15 @@ use crate::RootOwner;
 use crate::boot::{Claims, Regions};
 use crate::former::Issued;
 use crate::overwrite::{Overwrite, Overwrote};
+use cfs_cluster::Lineage;
 use cfs_log::{CorePart, Freed};
 use cfs_namespace::{Answer, Command, TxId};
 use cfs_observe::CoreStatus;
 use cfs_seam::IoBuf;
 use cfs_segment::{CellOwner, CellRef};
-use cfs_types::{ChunkId, FsError, GroupId, InodeId, RangeIndex, SessionId, ShardId};
+use cfs_types::{ChunkId, FsError, GroupId, InodeId, RangeIndex, SessionId, ShardId, Timestamp};
 use cfs_wire::{Op, Reply, Request, Response};
+use std::sync::Arc;
 
 /// The outcome of a command executed for another core.
 pub struct Remote {
@@ -56,6 +58,10 @@ pub enum CoreRequest {
     FreeSlots(Freed),
     /// Issue a session, or check that this one is open (core 0). Answer: `Session`.
     OpenSession(Option<SessionId>),
+    /// The starts of the server (core 0). Answer: `Lineage`.
+    Lineage,
+    /// How far the shards of this core were when they were taken up. Answer: `TakenOver`.
+    TakenOver,
     /// The session is over (core 0 first, which tells all). Answer: `Done`.
     EndSession(SessionId),
     /// This core forgets a session that has ended. Answer: `Done`.
@@ -104,6 +110,10 @@ pub enum CoreReply {
     Granted(Vec<u32>),
     /// The session.
     Session(Result<SessionId, FsError>),
+    /// The starts.
+    Lineage(Result<Arc<Lineage>, FsError>),
+    /// How far each shard was.
+    TakenOver(Vec<(ShardId, Timestamp)>),
     /// How things stand.
     Status(Box<CoreStatus>),
 }

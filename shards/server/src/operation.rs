@@ -59,8 +59,10 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
             (Ok(Reply::Done), Vec::new(), None)
         }
         Op::Reopen { inodes, last, seen } => {
-            if is_behind(&core, &seen).await {
-                return (Err(FsError::Stale), Vec::new(), None);
+            match is_behind(&core, &seen).await {
+                Ok(false) => {}
+                Ok(true) => return (Err(FsError::Stale), Vec::new(), None),
+                Err(error) => return (Err(error), Vec::new(), None),
             }
             let said = inodes.iter().map(|ino| core.reopened(*ino, session));
             let said = said.fold(Ok(()), Result::and);
@@ -87,18 +89,16 @@ pub async fn serve(core: Rc<Core>, request: Request, payload: Option<IoBuf>, dir
     }
 }
 
-/// Whether a shard was further, before this server began, than what it has taken over. One that cannot be used says
-/// nothing about that.
-async fn is_behind(core: &Core, seen: &[(ShardId, Timestamp)]) -> bool {
-    for (shard, seen) in seen {
-        if let Ok(shard) = core.shard(*shard)
-            && shard.replica.ready().await.is_ok()
-            && shard.replica.taken_over_at() < *seen
-        {
-            return true;
-        }
+/// Whether what a client saw is missing in the history of what there is now.
+async fn is_behind(core: &Core, seen: &[(ShardId, u64, Timestamp)]) -> Result<bool, FsError> {
+    if seen.is_empty() {
+        return Ok(false);
     }
-    false
+    let CoreReply::Lineage(lineage) = core.peers.call(CoreId::new(0), CoreRequest::Lineage).await else {
+        return Err(FsError::Busy);
+    };
+    let lineage = lineage?;
+    Ok(!seen.iter().all(|(shard, incarnation, timestamp)| lineage.has(*incarnation, *shard, *timestamp)))
 }
 
 /// Refuses what no file can have (an id that the kernel takes for none, a target that ends before its

@@ -222,6 +222,8 @@ impl Seat {
                 CoreReply::Relocated(clean::relocate(core, owner, cell).await.unwrap_or(false))
             }
             about @ (CoreRequest::OpenSession(_)
+            | CoreRequest::Lineage
+            | CoreRequest::TakenOver
             | CoreRequest::EndSession(_)
             | CoreRequest::DropSession(_)
             | CoreRequest::Alive(_)
@@ -251,6 +253,8 @@ pub async fn shut_doors(peers: &Rc<Peers>) {
 async fn answer_of_sessions(core: &Rc<Core>, request: CoreRequest) -> CoreReply {
     match request {
         CoreRequest::OpenSession(wanted) => CoreReply::Session(control::open_session(core, wanted).await),
+        CoreRequest::Lineage => CoreReply::Lineage(control::lineage(core).await),
+        CoreRequest::TakenOver => CoreReply::TakenOver(control::taken_over(core).await),
         CoreRequest::EndSession(session) => {
             control::end_session(core, session).await;
             CoreReply::Done

@@ -315,9 +315,9 @@ pub enum Op {
     Echo,
     /// On a new connection, before anything else: the session still holds these open in the core's
     /// shards. With `last` these are all, and the session is back after a restart. `seen`: of shards of the
-    /// core, the newest timestamp of their answers before the server's last start. Reply: Done; `Stale` where a
-    /// shard has not got that far: the store is an older copy.
-    Reopen { inodes: Vec<InodeId>, last: bool, seen: Vec<(ShardId, Timestamp)> },
+    /// core, the incarnation they were last asked about and the newest timestamp of their answers. Reply: Done; `Stale` where
+    /// that is not part of the shard's history: the store is an older copy.
+    Reopen { inodes: Vec<InodeId>, last: bool, seen: Vec<(ShardId, u64, Timestamp)> },
 }
 
 /// A directory entry in a listing.

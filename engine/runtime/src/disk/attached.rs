@@ -57,7 +57,8 @@ macro_rules! on_file {
 
 fn disk_error(errno: i32) -> DiskError {
     match errno {
-        libc::ENOSPC | libc::EDQUOT | libc::EOPNOTSUPP => DiskError::NotSupported,
+        libc::ENOSPC | libc::EDQUOT => DiskError::NoSpace,
+        libc::EOPNOTSUPP => DiskError::NotSupported,
         _ => DiskError::Device(errno),
     }
 }

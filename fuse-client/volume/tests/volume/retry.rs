@@ -58,7 +58,7 @@ fn after_a_restart_open_files_are_pinned_before_anything_else() {
         fake.restart();
         volume.getattr(ino(1)).await.expect("answered");
         let first: Vec<Op> = fake.log.borrow().iter().take(2).map(|request| request.op.clone()).collect();
-        let seen = [0, 1, 7].map(|shard| (ShardId::new(shard), Timestamp::new(1)));
+        let seen = [0, 1, 7].map(|shard| (ShardId::new(shard), 1, Timestamp::new(1)));
         assert_eq!(first[0], Op::Reopen { inodes: vec![ino(1)], last: true, seen: seen.to_vec() });
         assert!(matches!(first[1], Op::Open { ino: opened, .. } if opened == ino(1)), "{first:?}");
         volume.release(handle);

@@ -184,6 +184,27 @@ fn a_mount_that_holds_bytes_waits_for_its_server_and_says_so() {
 }
 
 #[test]
+fn an_unmount_says_that_the_server_does_not_take_what_is_held_back() {
+    let stage = Stage::new();
+    let server = stage.server();
+    fs::create_dir(stage.path("mnt")).expect("a directory");
+    let command = stage.cfs(&["mount", &server.listen, "mnt", "--foreground"]);
+    let mount = Running::start(command, server.listen.clone()).expect("it mounts");
+    let file = stage.path("mnt/file");
+    write_durably(&file, "before");
+    let opened = OpenOptions::new().write(true).open(&file).expect("it is there");
+    server.signal("STOP");
+    opened.write_all_at(b"behind", 0).expect("held back");
+    drop(opened);
+    let refused = stage.run(&["umount", "mnt"]);
+    server.signal("CONT");
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("its server does not take it"), "{}", said(&refused));
+    assert!(stage.run(&["umount", "mnt"]).status.success());
+    assert_eq!(mount.wait().code(), Some(0));
+}
+
+#[test]
 fn a_mount_ends_where_its_store_is_put_back_to_an_older_copy_and_says_so() {
     let stage = Stage::new();
     let copied = |from: &str, to: &str| {

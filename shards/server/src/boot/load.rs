@@ -162,6 +162,8 @@ impl Loaded {
             stopping: Cell::new(false),
             heard: RefCell::default(),
             last_seen: RefCell::default(),
+            lineage: RefCell::default(),
+            beginning: Semaphore::new(1),
             fence,
             overwrites: Overwrites::default(),
             unlinking: Unlinking::default(),

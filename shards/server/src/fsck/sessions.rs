@@ -47,6 +47,7 @@ impl Sessions {
         match row {
             ControlRow::Next(next) => self.next = Some(next),
             ControlRow::Open(session) => drop(self.open.insert(session)),
+            ControlRow::Start(_) => {}
         }
     }
 

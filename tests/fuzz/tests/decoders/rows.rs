@@ -189,10 +189,14 @@ fn rows_of_the_namespace() {
 #[test]
 fn rows_of_the_control_group() {
     let row = |kind: u8, rest: &[u8]| joined(&[&[1, kind], rest].concat(), &[0, 0, 0, 0, 0, 0, 1, 0]);
-    Target::new("rows of the control group", &["shards/cluster/src/lib.rs"], vec![row(b'n', b""), row(b's', &[9; 8])])
-        .may_hold(0, 0)
-        .decodes(|bytes| {
-            let (key, value) = halves(bytes)?;
-            cfs_cluster::decode_row(key, value)
-        });
+    Target::new(
+        "rows of the control group",
+        &["shards/cluster/src/lib.rs"],
+        vec![row(b'n', b""), row(b's', &[9; 8]), row(b'b', &[0; 8])],
+    )
+    .may_hold(0, 0)
+    .decodes(|bytes| {
+        let (key, value) = halves(bytes)?;
+        cfs_cluster::decode_row(key, value)
+    });
 }

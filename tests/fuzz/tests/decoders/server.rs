@@ -2,7 +2,7 @@
 
 use crate::messages::examples;
 use bytes::Bytes;
-use cfs_cluster::ControlCommand;
+use cfs_cluster::{ControlCommand, Start};
 use cfs_fuzz::{Target, unhex};
 use cfs_kv::Root;
 use cfs_namespace::{Command, record};
@@ -25,6 +25,7 @@ fn commands() -> Vec<GroupCommand> {
         ControlCommand::OpenNextSession { now: Nanos::new(-5) },
         ControlCommand::OpenSession { now: Nanos::new(5) },
         ControlCommand::EndSession { session: SessionId::new(300) },
+        ControlCommand::Begin(Start { incarnation: 7, taken_over: vec![Timestamp::new(5); 3] }),
     ];
     shard.chain(control.map(GroupCommand::Control)).collect()
 }
