@@ -17,6 +17,8 @@ import sys
 import time
 
 MAGIC, VERSION, RESPONSE = 0xC0F5, 1, 1
+# Version of the protocol: both sides must speak the same.
+PROTOCOL = 2
 HELLO, PROOF, ECHO, GETATTR = 0x0301, 0x0302, 0x0313, 0x0102
 OPCODES = [*range(0x0101, 0x0116), *range(0x0201, 0x0205), *range(0x0301, 0x0304), *range(0x0310, 0x0314)]
 OPS = 29
@@ -90,8 +92,17 @@ class Peer:
         self.socket.close()
 
 
-def hello(nonce):
-    return frame(HELLO, varint(1) + nonce + varint(0) + varint(random.getrandbits(63)) + b"\0")
+def hello(nonce, version=PROTOCOL):
+    return frame(HELLO, varint(version) + nonce + varint(0) + varint(random.getrandbits(63)) + b"\0")
+
+
+def another_version_is_told_ours_and_let_go(port):
+    for version in (PROTOCOL - 1, PROTOCOL + 1):
+        peer = Peer(port)
+        assert peer.send(hello(os.urandom(32), version))
+        _, _, challenge, _ = peer.receive()
+        assert challenge[:2] == bytes([CHALLENGE, PROTOCOL]), challenge
+        assert peer.receive() is None, "the connection is over"
 
 
 def proven(port, secret):
@@ -215,6 +226,7 @@ def drain(peer):
 def main():
     port, secret, count, pid = int(sys.argv[1]), open(sys.argv[2], "rb").read(), int(sys.argv[3]), int(sys.argv[4])
     rng = random.Random(7)
+    another_version_is_told_ours_and_let_go(port)
     honest_request_is_answered(port, secret)
     held = []
     for number in range(count):
