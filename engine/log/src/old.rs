@@ -12,6 +12,11 @@ pub(crate) struct OldStream {
     pub collapsed: bool,
 }
 
+/// Frees the anchor that a stream was read from; durable when it returns.
+pub(crate) async fn free_anchor(anchors: &Anchors, anchor: u16) -> Result<(), DeviceError> {
+    anchors.write(AnchorId::stream(anchor).expect("it was read from there"), &[]).await
+}
+
 /// What came free; to be sent to every core and handed to its `CoreLog::take_freed`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Freed {
@@ -70,8 +75,7 @@ impl OldStreams {
         while self.settled
             && let Some(at) = self.unheld()
         {
-            let id = AnchorId::stream(self.streams[at].anchor).expect("it was read from there");
-            self.anchors.write(id, &[]).await?;
+            free_anchor(&self.anchors, self.streams[at].anchor).await?;
             freed.slots.extend(self.streams.remove(at).slots);
         }
         freed.all_gone = self.settled && self.streams.is_empty();

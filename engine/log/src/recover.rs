@@ -5,7 +5,7 @@ mod orphans;
 mod spare;
 mod walk;
 
-use crate::old::{OldStream, OldStreams};
+use crate::old::{OldStream, OldStreams, free_anchor};
 use crate::record::{Origin, Position, Record, RecordKind};
 use crate::stream::StreamHead;
 use crate::{LogError, slots::Hold};
@@ -162,6 +162,11 @@ async fn read_streams(disk: &Rc<dyn Disk>, superblock: &Superblock, mend: bool) 
     Ok(Recovered { groups, streams, collapsed, layout, anchors })
 }
 
+/// The highest number of a start of which there is a stream, 0 without any.
+fn newest_boot(streams: &[(u16, Walked)]) -> u64 {
+    streams.iter().map(|(_, walked)| walked.head.stream.boot).max().unwrap_or(0)
+}
+
 /// Frees the streams that others make needless. What those hold was written by processes that are gone, and need
 /// not have been flushed.
 async fn free_spare(disk: &dyn Disk, anchors: &Anchors, streams: &mut Vec<(u16, Walked)>) -> Result<(), LogError> {
@@ -171,7 +176,7 @@ async fn free_spare(disk: &dyn Disk, anchors: &Anchors, streams: &mut Vec<(u16, 
     }
     for n in spare.into_iter().rev() {
         let (anchor, _) = streams.remove(n);
-        anchors.write(AnchorId::stream(anchor).expect("it was read from there"), &[]).await?;
+        free_anchor(anchors, anchor).await?;
     }
     Ok(())
 }
@@ -211,7 +216,7 @@ impl Recovered {
 
     /// Number of the coming start.
     pub fn boot(&self) -> u64 {
-        self.streams.iter().map(|(_, walked)| walked.head.stream.boot).max().unwrap_or(0) + 1
+        newest_boot(&self.streams) + 1
     }
 
     /// Divides everything among `cores` cores; `owner` says which one has a group from now on.

@@ -30,7 +30,7 @@ pub enum NetError {
     #[error("connection closed")]
     Closed,
     /// Any other error (errno).
-    #[error("socket error {0}")]
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
     Os(i32),
 }
 

@@ -307,12 +307,12 @@ impl Core {
     /// again, for the leases that come with that.
     async fn reopen(self: &Rc<Self>, link: &Rc<Link>) -> Result<(), Lost> {
         let Some(shard) = self.links.shard_of(link.core) else { return Ok(()) };
+        let of_core = |shard: ShardId| self.links.core_of(shard) == Some(link.core);
         let mut open = self.inodes.open_files();
-        open.retain(|(ino, _)| self.links.core_of(ino.shard()) == Some(link.core));
+        open.retain(|(ino, _)| of_core(ino.shard()));
         let mut rest: Vec<InodeId> = open.iter().map(|(ino, _)| *ino).collect();
         let incarnation = link.incarnation.unwrap_or_default();
-        let of_core = |shard: &ShardId| self.links.core_of(*shard) == Some(link.core);
-        let shards: Vec<ShardId> = ShardId::all().filter(of_core).collect();
+        let shards: Vec<ShardId> = ShardId::all().filter(|shard| of_core(*shard)).collect();
         let unasked = |shard: &ShardId| self.seen.unasked(*shard, incarnation).map(|(at, seen)| (*shard, at, seen));
         let mut seen: Vec<_> = shards.iter().filter_map(unasked).collect();
         loop {

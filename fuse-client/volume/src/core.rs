@@ -75,8 +75,6 @@ pub(crate) struct Core {
     pub seen: Seen,
     /// Why the volume can never work again.
     broken: Cell<Option<FsError>>,
-    /// It broke down.
-    broke: Signal,
 }
 
 impl Core {
@@ -101,7 +99,6 @@ impl Core {
             unleased_until: Cell::default(),
             seen: Seen::default(),
             broken: Cell::new(None),
-            broke: Signal::default(),
             world,
             options,
         })
@@ -130,7 +127,7 @@ impl Core {
     /// Resolves once the volume can never work again.
     pub async fn broken(&self) {
         while self.broken.get().is_none() {
-            self.broke.changed().await;
+            self.links.changed.changed().await;
         }
     }
     /// From now on the session's end is no loss.
@@ -151,12 +148,8 @@ impl Core {
         if self.broken.replace(Some(error)).is_some() {
             return;
         }
-        self.void_leases();
-        let dropped = self.inodes.drop_all_dirty(error);
-        self.less_dirty(dropped);
-        self.broke.notify();
+        self.lose_all(error);
         self.links.changed.notify();
-        self.drained.notify();
         self.inodes.changed.notify();
     }
 
@@ -371,10 +364,15 @@ impl Core {
         if self.leaving.get() {
             return self.close();
         }
-        self.void_leases();
-        let dropped = self.inodes.drop_all_dirty(FsError::SessionExpired);
-        self.less_dirty(dropped);
+        self.lose_all(FsError::SessionExpired);
         self.links.close_all_links();
+    }
+
+    /// Nothing that is cached or held back is good any more.
+    fn lose_all(&self, error: FsError) {
+        self.void_leases();
+        let dropped = self.inodes.drop_all_dirty(error);
+        self.less_dirty(dropped);
     }
 
     /// `bytes` are no longer held back.

@@ -79,7 +79,7 @@ pub struct Server {
     pub http: SocketAddr,
     /// Where its files lie.
     pub place: Place,
-    /// Looks after the length of the store.
+    /// Looks whether the store is whole and in its place.
     pub store: StoreWatch,
     _registered: Registered,
 }

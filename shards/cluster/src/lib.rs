@@ -15,14 +15,14 @@ use std::rc::Rc;
 const NEXT_KEY: &[u8] = &[0x01, b'n'];
 /// First byte pair of the session records.
 const SESSION_PREFIX: [u8; 2] = [0x01, b's'];
+/// One past the session records.
+const SESSION_END: &[u8] = &[0x01, b't'];
 /// First byte pair of the records of starts, in their order.
 const START_PREFIX: [u8; 2] = [0x01, b'b'];
 /// One past the records of starts.
 const START_END: &[u8] = &[0x01, b'c'];
 /// Starts that are remembered: one more takes the place of the oldest.
-pub const STARTS_MAX: usize = 256;
-/// One past the session records.
-const SESSION_END: &[u8] = &[0x01, b't'];
+const STARTS_MAX: usize = 256;
 
 /// A change of the control group's state. Part of the log's format: append only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -105,8 +105,8 @@ fn open(session: SessionId, now: Nanos) -> (ControlAnswer, Writes) {
 
 fn begin(view: &dyn View, start: &Start) -> Result<Writes, NeedMore> {
     let rows = view.scan(&START_PREFIX, START_END, usize::MAX)?;
-    let last = rows.last().and_then(|(key, value)| Some((number(&key[2..])?, decode_start(value)?)));
-    if last.as_ref().is_some_and(|(_, last)| last.incarnation == start.incarnation) {
+    let last = rows.last().and_then(|(key, value)| Some((number(&key[2..])?, start_numbers(value)?.0)));
+    if last.is_some_and(|(_, incarnation)| incarnation == start.incarnation) {
         return Ok(Vec::new());
     }
     let sequence = last.map_or(0, |(sequence, _)| sequence + 1);
@@ -117,17 +117,19 @@ fn begin(view: &dyn View, start: &Start) -> Result<Writes, NeedMore> {
     Ok(oldest.map(|(key, _)| (key.clone(), None)).chain([(key, Some(Rc::from(value)))]).collect())
 }
 
-fn decode_start(value: &[u8]) -> Option<Start> {
+/// Its incarnation, and how far each shard was.
+fn start_numbers(value: &[u8]) -> Option<(u64, impl Iterator<Item = u64>)> {
     let (numbers, rest) = value.as_chunks::<8>();
     let mut numbers = numbers.iter().map(|bytes| u64::from_be_bytes(*bytes));
-    let incarnation = numbers.next().filter(|_| rest.is_empty())?;
-    Some(Start { incarnation, taken_over: numbers.map(Timestamp::new).collect() })
+    Some((numbers.next().filter(|_| rest.is_empty())?, numbers))
 }
 
 /// The starts that are remembered.
 pub fn lineage(view: &dyn View) -> Result<Lineage, NeedMore> {
     let rows = view.scan(&START_PREFIX, START_END, usize::MAX)?;
-    Ok(Lineage(rows.iter().filter_map(|(_, value)| decode_start(value)).collect()))
+    let starts = rows.iter().filter_map(|(_, value)| start_numbers(value));
+    let decoded = starts.map(|(incarnation, at)| Start { incarnation, taken_over: at.map(Timestamp::new).collect() });
+    Ok(Lineage(decoded.collect()))
 }
 
 /// Whether a session is open.
@@ -160,8 +162,7 @@ pub enum Row {
 /// Decodes a row, for checkers; None where it is not one.
 pub fn decode_row(key: &[u8], value: &[u8]) -> Option<Row> {
     if let Some(sequence) = key.strip_prefix(&START_PREFIX) {
-        let whole = !value.is_empty() && value.len().is_multiple_of(8);
-        return number(sequence).filter(|_| whole).map(Row::Start);
+        return start_numbers(value).and_then(|_| number(sequence).map(Row::Start));
     }
     let value = number(value)?;
     match key.strip_prefix(&SESSION_PREFIX) {

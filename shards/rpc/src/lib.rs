@@ -42,7 +42,7 @@ pub enum RpcError {
     #[error("the peer could not prove the shared secret")]
     NotProven,
     /// The peer speaks another version of the protocol. Final.
-    #[error("the server speaks version {0} of the protocol, this program {own}: both must be of one build", own = PROTOCOL_VERSION)]
+    #[error("the peer speaks version {0} of the protocol, this program {own}: both must be of one build", own = PROTOCOL_VERSION)]
     Version(u16),
     /// The server refuses this client. Final unless the error says otherwise.
     #[error("refused: {0}")]

@@ -1,4 +1,5 @@
-//! Sessions, on core 0: issued and ended by the control group, alive while a core hears of them.
+//! Sessions, on core 0: issued and ended by the control group, alive while a core hears of them; and the starts of the
+//! server, which it remembers.
 
 use crate::core::Core;
 use crate::former::Issued;
@@ -34,10 +35,9 @@ pub async fn lineage(core: &Rc<Core>) -> Result<Arc<Lineage>, FsError> {
     }
     let group = control(core)?;
     let mut taken_over = vec![Timestamp::MAX; ShardId::all().count()];
-    for of in (0..core.config.cores).map(CoreId::new) {
-        let CoreReply::TakenOver(shards) = core.peers.call(of, CoreRequest::TakenOver).await else {
-            return Err(FsError::Busy);
-        };
+    let asked = (0..core.config.cores).map(|of| core.peers.call(CoreId::new(of), CoreRequest::TakenOver));
+    for reply in gather(asked, usize::from(core.config.cores)).await {
+        let CoreReply::TakenOver(shards) = reply else { return Err(FsError::Busy) };
         shards.iter().for_each(|(shard, at)| taken_over[usize::from(shard.get())] = *at);
     }
     let command = ControlCommand::Begin(Start { incarnation: core.config.incarnation, taken_over });

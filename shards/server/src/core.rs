@@ -204,7 +204,7 @@ impl Core {
         direct: bool,
     ) -> (Response, Option<IoBuf>) {
         let wait = self.patience(&request.context);
-        let shard = self.shard(request.context.shard).ok().cloned();
+        let asked = request.context.shard;
         self.clock.observe(request.context.timestamp);
         self.metrics.in_service.add(1);
         let end = self.world.clock.now().after(wait);
@@ -218,7 +218,7 @@ impl Core {
         let (result, leases, payload) = answered.unwrap_or((Err(FsError::TimedOut), Vec::new(), None));
         let mut response = self.response(result);
         response.leases = leases;
-        response.timestamp = shard.map(|shard| shard.replica.executed_at()).unwrap_or_default();
+        response.timestamp = self.shard(asked).map(|shard| shard.replica.executed_at()).unwrap_or_default();
         (response, payload)
     }
 

@@ -17,7 +17,7 @@ pub const HEADER_BYTES: usize = 24;
 pub const MAGIC: u16 = 0xc0f5;
 /// Version of the frame's layout.
 pub const FRAME_VERSION: u8 = 1;
-/// Version of the messages, negotiated by `Hello`.
+/// Version of the messages: both sides of a handshake must have the same.
 pub const PROTOCOL_VERSION: u16 = 2;
 /// Longest extension: what its length field holds.
 pub const EXTENSION_BYTES_MAX: usize = 65_535;

@@ -5,6 +5,7 @@
 //! the newest of those. A group writes its manifest after that, and a store that was ever started has at
 //! least one stream.
 
+use super::newest_boot;
 use super::walk::{READS_AT_ONCE, Walked};
 use crate::{LogError, batch};
 use cfs_device::{AnchorId, Anchors, Layout, read_at};
@@ -18,7 +19,7 @@ pub(super) async fn refuse(
     anchors: &Anchors,
     streams: &[(u16, Walked)],
 ) -> Result<(), LogError> {
-    let newest = streams.iter().map(|(_, walked)| walked.head.stream.boot).max().unwrap_or(0);
+    let newest = newest_boot(streams);
     let slots: Vec<u32> = (0..).take_while(|slot| u64::from(*slot) < layout.log_slots).collect();
     let reads = slots.iter().map(|slot| read_at(disk, layout.slot_at(*slot), BLOCK_BYTES));
     for (slot, block) in slots.iter().zip(gather(reads, READS_AT_ONCE).await) {

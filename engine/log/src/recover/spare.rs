@@ -4,8 +4,8 @@
 //! memory, a core that cannot open) leaves its streams, and the next one the same again, until slots or
 //! anchors run out and no start can open any more. But what such a stream holds lies in other streams as well: it may go.
 
-use super::Found;
 use super::walk::Walked;
+use super::{Found, newest_boot};
 use crate::record::Origin;
 use cfs_types::{GroupId, MoveEpoch};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ type Key = (GroupId, MoveEpoch, Origin);
 /// Streams of copies that the others hold too, by their number, rising. None of the newest start: while a stream has
 /// no anchor its batches must be older than one that has.
 pub(super) fn find(streams: &[(u16, Walked)]) -> Vec<usize> {
-    let newest = streams.iter().map(|(_, walked)| walked.head.stream.boot).max().unwrap_or(0);
+    let newest = newest_boot(streams);
     let may_go = |walked: &Walked| walked.head.stream.boot < newest && walked.found.iter().all(|f| is_copy(walked, f));
     let mut found: Vec<usize> = (0..streams.len()).filter(|n| may_go(&streams[*n].1)).collect();
     let keys = |n: usize| streams[n].1.found.iter().map(key).collect::<BTreeSet<Key>>();

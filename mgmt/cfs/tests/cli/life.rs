@@ -98,9 +98,7 @@ fn a_stop_at_any_moment_of_the_start_leaves_nothing_mounted() {
 fn a_terminal_that_goes_away_ends_dev_and_mount_as_a_stop_does() {
     let stage = Stage::new();
     let dev = stage.dev();
-    fs::create_dir(stage.path("other")).expect("a directory");
-    let command = stage.cfs(&["mount", &dev.listen, "other", "--foreground"]);
-    let other = Running::start(command, dev.listen.clone()).expect("it mounts");
+    let other = stage.mount(&dev.listen, "other");
     fs::write(stage.path("other/file"), "written back at the end").expect("written");
     for (process, place) in [(other, "other"), (dev, "mnt")] {
         process.signal("HUP");
@@ -151,51 +149,40 @@ fn a_mount_that_waits_for_its_server_can_be_stopped() {
     assert!(!is_mounted(&stage.path("mnt")));
 }
 
+/// Stops the server, and has its mount hold "behind" back where a durable file says "before".
+fn hold_back(server: &Running, file: &Path) {
+    write_durably(file, "before");
+    let opened = OpenOptions::new().write(true).open(file).expect("it is there");
+    server.signal("STOP");
+    opened.write_all_at(b"behind", 0).expect("held back");
+}
+
 #[test]
 fn a_mount_that_holds_bytes_waits_for_its_server_and_says_so() {
     let stage = Stage::new();
     let server = stage.server();
-    fs::create_dir(stage.path("mnt")).expect("a directory");
-    let mount = || {
-        let mut command = stage.cfs(&["mount", &server.listen, "mnt", "--foreground"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("ready");
-        assert_eq!(line, "ready mnt\n");
-        child
-    };
-    let mut first = mount();
+    let mut first = stage.mount(&server.listen, "mnt");
+    assert_eq!(first.said, ["ready mnt"]);
     let file = stage.path("mnt/file");
-    fs::write(&file, "before").expect("written");
-    let opened = OpenOptions::new().write(true).open(&file).expect("it is there");
-    opened.sync_all().expect("durable");
-    server.signal("STOP");
-    opened.write_all_at(b"behind", 0).expect("held back");
-    drop(opened);
-    signal(first.id(), "TERM");
-    let said = BufReader::new(first.stderr.take().expect("piped")).lines().next().expect("a line").expect("text");
+    hold_back(&server, &file);
+    first.signal("TERM");
+    let said = first.hear().to_string();
     server.signal("CONT");
     assert!(said.contains("waits for its server") && said.contains("another signal"), "{said}");
-    assert_eq!(first.wait().expect("our own child").code(), Some(0));
-    let mut second = mount();
+    assert_eq!(first.wait().code(), Some(0));
+    let second = stage.mount(&server.listen, "mnt");
+    assert_eq!(second.said, ["ready mnt"]);
     assert_eq!(fs::read_to_string(&file).expect("it is there"), "behind");
-    signal(second.id(), "TERM");
-    assert_eq!(second.wait().expect("our own child").code(), Some(0));
+    second.signal("TERM");
+    assert_eq!(second.wait().code(), Some(0));
 }
 
 #[test]
 fn an_unmount_says_that_the_server_does_not_take_what_is_held_back() {
     let stage = Stage::new();
     let server = stage.server();
-    fs::create_dir(stage.path("mnt")).expect("a directory");
-    let command = stage.cfs(&["mount", &server.listen, "mnt", "--foreground"]);
-    let mount = Running::start(command, server.listen.clone()).expect("it mounts");
-    let file = stage.path("mnt/file");
-    write_durably(&file, "before");
-    let opened = OpenOptions::new().write(true).open(&file).expect("it is there");
-    server.signal("STOP");
-    opened.write_all_at(b"behind", 0).expect("held back");
-    drop(opened);
+    let mount = stage.mount(&server.listen, "mnt");
+    hold_back(&server, &stage.path("mnt/file"));
     let refused = stage.run(&["umount", "mnt"]);
     server.signal("CONT");
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
@@ -219,9 +206,7 @@ fn a_mount_ends_where_its_store_is_put_back_to_an_older_copy_and_says_so() {
     copied("store", "copy");
     let server = stage.start(&["server", "store"], CORES);
     let listen = server.listen.clone();
-    fs::create_dir(stage.path("mnt")).expect("a directory");
-    let mount = stage.cfs(&["mount", &listen, "mnt", "--foreground"]);
-    let mount = Running::start(mount, listen.clone()).expect("it mounts");
+    let mount = stage.mount(&listen, "mnt");
     let path = stage.path("mnt/newer");
     write_durably(&path, "not in the copy");
     let opened = OpenOptions::new().read(true).write(true).open(&path).expect("it is there");
@@ -240,8 +225,7 @@ fn a_mount_ends_where_its_store_is_put_back_to_an_older_copy_and_says_so() {
     let (_, said) = mount.wait_and_hear();
     assert!(said.iter().any(|line| line.contains("older copy") && line.contains("cfs umount")), "{said:?}");
     assert!(!is_mounted(&stage.path("mnt")));
-    let mount = stage.cfs(&["mount", &listen, "mnt", "--foreground"]);
-    let mount = Running::start(mount, listen).expect("it mounts anew");
+    let mount = stage.mount(&listen, "mnt");
     write_durably(&path, "of the copy");
     drop((mount, server));
 }
@@ -368,12 +352,20 @@ fn somebody_who_stays_in_the_mount_does_not_hold_up_the_stop() {
     assert!(!is_mounted(&stage.path("mnt")));
 }
 
+/// Lets a new mount namespace have no mount of ours but `$1`: mounts of other tests would live as long as it does.
+const LEAVE_OTHERS: &str = r#"
+    leave_others() {
+        awk -v own="$1" '$3 == "fuse.cfs" && $2 != own { print $2 }' /proc/self/mounts |
+            xargs --no-run-if-empty umount --lazy --no-canonicalize
+    }
+"#;
+
 /// A process in a mount namespace of its own that does not hear of ours, as a container's or a service's: it has
-/// whatever is mounted now until it ends.
+/// `mnt` until it ends.
 fn elsewhere(stage: &Stage) -> Child {
-    let script = "ls mnt >/dev/null && echo there && exec cat";
+    let script = format!("{LEAVE_OTHERS} leave_others \"$PWD/mnt\" && ls mnt >/dev/null && echo there && exec cat");
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", script]).current_dir(&stage.dir);
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).current_dir(&stage.dir);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("unshare");
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("a line");
@@ -404,11 +396,7 @@ fn a_mount_that_lives_on_in_another_namespace_does_not_hold_up_the_stop() {
 fn a_stop_ends_a_detached_mount_and_leaves_alone_what_is_mounted_there_since() {
     let stage = Stage::new();
     let server = stage.server();
-    fs::create_dir(stage.path("mnt")).expect("a directory");
-    let mount = || {
-        let command = stage.cfs(&["mount", &server.listen, "mnt", "--foreground"]);
-        Running::start(command, server.listen.clone()).expect("it mounts")
-    };
+    let mount = || stage.mount(&server.listen, "mnt");
     for replaced in [false, true] {
         let first = mount();
         let file = File::create(stage.path("mnt/file")).expect("created");
@@ -479,7 +467,7 @@ fn more_cores_than_cpus_serve_unpinned() {
 /// Runs `$1` as nobody in a namespace of mounts where users may open /dev/fuse, and afterwards looks
 /// there for what is still mounted.
 const AS_NOBODY: &str = r#"
-    mount --make-rprivate / && mkdir "$HOME/dev" && mount -t tmpfs none "$HOME/dev" &&
+    mount --make-rprivate / && leave_others none && mkdir "$HOME/dev" && mount -t tmpfs none "$HOME/dev" &&
     mknod -m 0666 "$HOME/dev/fuse" c 10 229 && mount --bind "$HOME/dev/fuse" /dev/fuse || exit 8
     setpriv --reuid 65534 --regid 65534 --clear-groups "$@" &
     trap 'kill -TERM $!' TERM
@@ -507,7 +495,7 @@ fn an_ordinary_user_runs_dev() {
     let stage = Stage { dir: dir.clone() };
     let listen = free_ports(2);
     let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", AS_NOBODY, "sh"]).arg(&binary);
+    command.args(["-m", "sh", "-c", &format!("{LEAVE_OTHERS}{AS_NOBODY}"), "sh"]).arg(&binary);
     command.args(["dev", "--size", "512MiB", "--cores", "2", "--http", "127.0.0.1:0", "--listen", &listen]);
     command.env("HOME", &dir).env_remove("XDG_RUNTIME_DIR").env_remove("CFS_RUNTIME_DIR").current_dir(&dir);
     let dev = Running::start(command, listen).expect("it starts");

@@ -15,6 +15,12 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at a process.
 const LOOK: Duration = Duration::from_millis(5);
+/// Ports for tests, below those that the kernel gives away by itself.
+const PORTS_FROM: u16 = 10_000;
+const PORTS_COUNT: u32 = 10_000;
+/// Between the first ports that two processes try.
+const PORTS_APART: u32 = 499;
+const PORTS_TRIED_MAX: u32 = 1_000;
 /// Cores that servers are started with.
 pub const CORES: u16 = 2;
 
@@ -36,10 +42,14 @@ impl Stage {
         self.dir.join(name)
     }
 
-    /// `cfs` with this stage's home and registry.
+    /// `cfs` with this stage's home and registry. It heeds SIGHUP, also where whoever runs the tests does not (nohup).
     pub fn cfs<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cfs"));
-        command.args(arguments).env("HOME", self.path("home")).env("CFS_RUNTIME_DIR", self.path("run"));
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_cfs")])
+            .args(arguments)
+            .env("HOME", self.path("home"))
+            .env("CFS_RUNTIME_DIR", self.path("run"));
         command.env("CFS_STATE_DIR", self.path("state"));
         command.current_dir(&self.dir).stdin(Stdio::null());
         command
@@ -69,6 +79,13 @@ impl Stage {
             }
         }
         panic!("no free ports");
+    }
+
+    /// `cfs mount` at `place`, which need not exist, mounted.
+    pub fn mount(&self, listen: &str, place: &str) -> Running {
+        fs::create_dir_all(self.path(place)).expect("a directory");
+        let command = self.cfs(&["mount", listen, place, "--foreground"]);
+        Running::start(command, listen.into()).expect("it mounts")
     }
 
     /// Formats `store` and serves it.
@@ -147,6 +164,12 @@ impl Running {
         signal(self.pid(), name);
     }
 
+    /// The next line that it says.
+    pub fn hear(&mut self) -> &str {
+        self.said.push(self.lines.recv_timeout(PATIENCE).expect("it says something"));
+        self.said.last().expect("just pushed")
+    }
+
     /// Waits until it has ended.
     pub fn wait(self) -> ExitStatus {
         self.wait_and_hear().0
@@ -163,11 +186,13 @@ impl Running {
             }
         }
         // Whose terminal has gone says nothing more and may yet run.
-        while self.child.try_wait().expect("our own child").is_none() {
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return (status, std::mem::take(&mut self.said));
+            }
             assert!(Instant::now() < end, "it does not end: {:?}", self.said);
             std::thread::sleep(LOOK);
         }
-        (self.child.wait().expect("our own child"), std::mem::take(&mut self.said))
     }
 
     /// GET over HTTP/1.0: code and body.
@@ -195,13 +220,15 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.is_ok_and(|s| s.success()), "kill");
 }
 
-/// The first of as many free ports in a row as there are cores.
+/// The first of as many free ports in a row as there are cores. The kernel gives none of these to those who connect,
+/// so that they are there again after a restart.
 pub fn free_ports(cores: u16) -> String {
-    for _ in 0..100 {
-        let first = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let port = first.local_addr().expect("bound").port();
-        let others: Vec<_> = (1..cores).map(|i| TcpListener::bind(("127.0.0.1", port.saturating_add(i)))).collect();
-        if others.iter().all(Result::is_ok) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id() * PORTS_APART;
+    for _ in 0..PORTS_TRIED_MAX {
+        let offset = begin.wrapping_add(NEXT.fetch_add(u32::from(cores), Ordering::Relaxed)) % PORTS_COUNT;
+        let port = PORTS_FROM + u16::try_from(offset).expect("below PORTS_COUNT");
+        if (port..port + cores).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return format!("127.0.0.1:{port}");
         }
     }

@@ -8,7 +8,7 @@ use crate::walk::{compare, walk};
 use cfs_seam::{Class, Instant, World, sleep, spawn};
 use cfs_sim::{Crash, Stream};
 use cfs_types::{FsError, InodeId, Name};
-use cfs_volume::{Listed, Volume};
+use cfs_volume::{Creation, Listed, OpenFlags, Volume};
 use cfs_wire::Identity;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,6 +23,12 @@ pub const ME: Identity = Identity { uid: 0, gid: 0 };
 /// A name.
 pub fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).expect("a name")
+}
+
+/// How a new file is made and opened for writing.
+pub fn new_file() -> Creation {
+    let flags = OpenFlags { write: true, ..OpenFlags::default() };
+    Creation { mode: 0o644, exclusive: true, truncate: false, flags }
 }
 
 /// A whole listing, fetched in parts of about `bytes`.

@@ -1,10 +1,10 @@
 //! Starts that end before the server serves, again and again: killed, out of memory, given up by their supervisor.
 
-use crate::history::{ME, name};
+use crate::history::{ME, name, new_file};
 use crate::stage::{LIMIT, Setup, Stage, formatted};
 use cfs_sim::{Crash, Stream};
 use cfs_types::InodeId;
-use cfs_volume::{Creation, Lookup, OpenFlags};
+use cfs_volume::Lookup;
 
 /// More than a core has slots in the log.
 const STARTS: u64 = 60;
@@ -21,9 +21,7 @@ fn starts_that_end_before_they_serve_use_up_no_log() {
         stage.start(CORES);
         stage.client(|_, volume| async move {
             for n in 0..FILES {
-                let flags = OpenFlags { write: true, ..OpenFlags::default() };
-                let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-                let made = volume.create(&ME, InodeId::ROOT, &name(&n.to_string()), &how).await;
+                let made = volume.create(&ME, InodeId::ROOT, &name(&n.to_string()), &new_file()).await;
                 volume.release(made.expect("made").1);
             }
         });

@@ -1,10 +1,11 @@
 //! Requests beyond what a file can be.
 
+use crate::history::new_file;
 use crate::raw::Peer;
 use crate::stage::{Setup, Stage, formatted};
 use cfs_seam::{IoBuf, World};
 use cfs_types::{FILE_BYTES_MAX, FsError, InodeId, Name};
-use cfs_volume::{Creation, OpenFlags, Volume, VolumeOptions, WriteFlags};
+use cfs_volume::{Volume, VolumeOptions, WriteFlags};
 use cfs_wire::{AttrChange, FallocateMode, Identity, Op, Reply, SeekWhence};
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,10 +13,9 @@ use std::time::Duration;
 const MAX: u64 = FILE_BYTES_MAX;
 
 async fn create(volume: &Volume) -> (InodeId, cfs_volume::Handle) {
-    let flags = OpenFlags { write: true, ..OpenFlags::default() };
-    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
     let name = Name::new(b"f").expect("a name");
-    let (entry, handle) = volume.create(&Identity::default(), InodeId::ROOT, &name, &how).await.expect("created");
+    let (entry, handle) =
+        volume.create(&Identity::default(), InodeId::ROOT, &name, &new_file()).await.expect("created");
     (entry.attr.ino, handle)
 }
 

@@ -1,12 +1,12 @@
 //! An answer that left the server before a write of ours got there is old when it comes after that write's: what a
 //! client sees of its own file never goes back.
 
-use crate::history::{ME, name};
+use crate::history::{ME, name, new_file};
 use crate::stage::{Setup, Stage, formatted};
 use cfs_seam::{World, gather, sleep};
 use cfs_sim::Stream;
 use cfs_types::InodeId;
-use cfs_volume::{Creation, Handle, Lookup, OpenFlags, Volume, WriteFlags};
+use cfs_volume::{Handle, Lookup, Volume, WriteFlags};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,10 +17,8 @@ const STEPS: u32 = 120;
 
 /// Extends a file, has its attributes put in doubt, and looks at once, while what was written is on its way.
 async fn extend_and_look(world: World, volume: Rc<Volume>, file: u64, chance: Stream) {
-    let flags = OpenFlags { write: true, ..OpenFlags::default() };
-    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
     let (text, other) = (format!("file{file}"), format!("other{file}"));
-    let (entry, handle) = volume.create(&ME, InodeId::ROOT, &name(&text), &how).await.expect("made");
+    let (entry, handle) = volume.create(&ME, InodeId::ROOT, &name(&text), &new_file()).await.expect("made");
     let (ino, mut size) = (entry.attr.ino, 0_u64);
     for _ in 0..STEPS {
         let (hole, len) = (chance.below(2_000_000), 1 + chance.index(1 << chance.index(21)));

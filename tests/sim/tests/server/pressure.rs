@@ -1,11 +1,12 @@
 //! Load that fills the log, its entries and the count of small writes.
 
+use crate::history::new_file;
 use crate::stage::{LIMIT, Setup, Stage, formatted};
 use cfs_device::{AnchorId, Anchors, DeviceError, Superblock};
 use cfs_seam::{Class, Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, spawn};
 use cfs_sim::{Crash, DiskFaults};
 use cfs_types::{GroupId, InodeId, Name, RANGE_BYTES, ShardId};
-use cfs_volume::{Creation, Lookup, OpenFlags, Volume, WriteFlags};
+use cfs_volume::{Lookup, OpenFlags, Volume, WriteFlags};
 use cfs_wire::Identity;
 use std::cell::Cell;
 use std::future::Future;
@@ -22,9 +23,7 @@ pub fn name(text: &str) -> Name {
 }
 
 pub async fn open_new(volume: &Volume, text: &str) -> cfs_volume::Handle {
-    let flags = OpenFlags { write: true, ..OpenFlags::default() };
-    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-    volume.create(&Identity::default(), ROOT, &name(text), &how).await.expect("created").1
+    volume.create(&Identity::default(), ROOT, &name(text), &new_file()).await.expect("created").1
 }
 
 async fn write_durably(volume: &Volume, handle: cfs_volume::Handle, at: u64, bytes: &[u8]) {
@@ -178,9 +177,7 @@ fn a_device_that_refuses_writes_ends_the_service() {
     });
     stage.sim.media(stage.disk).set_faults(DiskFaults { write_error_per_million: 1_000_000, ..DiskFaults::default() });
     let answer = stage.begin_client(stage.options(), |_, volume| async move {
-        let flags = OpenFlags { write: true, ..OpenFlags::default() };
-        let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-        volume.create(&Identity::default(), ROOT, &name("two"), &how).await.map(drop)
+        volume.create(&Identity::default(), ROOT, &name("two"), &new_file()).await.map(drop)
     });
     ends_in_failure(&stage);
     assert_eq!(answer.take(), None, "for clients it is a stop as any other");

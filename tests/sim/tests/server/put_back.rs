@@ -1,12 +1,12 @@
 //! A store that is put back to an older copy of itself while clients are connected: numbers of inodes that they
 //! know are given out again. They must end, not meet the files of others.
 
-use crate::history::{ME, name};
+use crate::history::{ME, name, new_file};
 use crate::stage::{LIMIT, Setup, Stage, formatted};
 use cfs_seam::{World, sleep};
 use cfs_sim::Crash;
 use cfs_types::{FsError, InodeId};
-use cfs_volume::{Creation, OpenFlags, Volume};
+use cfs_volume::Volume;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,9 +35,7 @@ async fn until(world: &World, stand: &Shared, wanted: Stand) {
 }
 
 async fn make(volume: &Volume, text: &str) -> InodeId {
-    let flags = OpenFlags { write: true, ..OpenFlags::default() };
-    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-    let (entry, handle) = volume.create(&ME, InodeId::ROOT, &name(text), &how).await.expect("made");
+    let (entry, handle) = volume.create(&ME, InodeId::ROOT, &name(text), &new_file()).await.expect("made");
     volume.release(handle);
     entry.attr.ino
 }

@@ -1,10 +1,11 @@
 //! Reads of tables that fail while commands are executed or questions answered.
 
+use crate::history::new_file;
 use crate::pressure::name;
 use crate::stage::{Setup, Stage, formatted};
 use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World};
 use cfs_types::{FsError, InodeId};
-use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
+use cfs_volume::{OpenFlags, Volume, WriteFlags};
 use cfs_wire::{AttrChange, Identity};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -81,7 +82,7 @@ fn with_tables() -> (Stage, Rc<Plan>, Vec<InodeId>) {
         let mut files = Vec::new();
         for number in 0..FILES {
             let name = name(&format!("a file with a name that is long enough to fill blocks {number}"));
-            let (entry, handle) = volume.create(&Identity::default(), ROOT, &name, &how()).await.expect("created");
+            let (entry, handle) = volume.create(&Identity::default(), ROOT, &name, &new_file()).await.expect("created");
             volume.release(handle);
             files.push(entry.attr.ino);
         }
@@ -91,11 +92,6 @@ fn with_tables() -> (Stage, Rc<Plan>, Vec<InodeId>) {
     stage.stop();
     stage.start(1);
     (stage, plan, files)
-}
-
-fn how() -> Creation {
-    let flags = OpenFlags { write: true, ..OpenFlags::default() };
-    Creation { mode: 0o644, exclusive: true, truncate: false, flags }
 }
 
 /// A change that reads for the first time when it is executed: how it ends, and how long that takes.
@@ -219,7 +215,7 @@ fn a_read_that_the_device_refuses_is_counted_as_that_and_one_of_wrong_bytes_as_d
         let (stage, plan, _) = with_tables();
         let ino = stage.client(move |_, volume| async move {
             let who = Identity::default();
-            let (entry, handle) = volume.create(&who, ROOT, &name("long"), &how()).await.expect("created");
+            let (entry, handle) = volume.create(&who, ROOT, &name("long"), &new_file()).await.expect("created");
             volume.write(handle, 0, &vec![7; 1 << 20], WriteFlags::default()).await.expect("held");
             volume.fsync(handle).await.expect("durable");
             volume.release(handle);

@@ -1,10 +1,10 @@
 //! A name that is replaced while somebody looks at what it led to: what is shown of the new file is whole.
 
-use crate::history::{ME, name};
+use crate::history::{ME, name, new_file};
 use crate::stage::{LIMIT, Setup, Stage, formatted};
 use cfs_seam::sleep;
 use cfs_types::InodeId;
-use cfs_volume::{Creation, Handle, Lookup, OpenFlags, RenameMode, Volume, WriteFlags};
+use cfs_volume::{Handle, Lookup, RenameMode, Volume, WriteFlags};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,9 +18,7 @@ const SHORT: usize = 5;
 
 /// A file whose bytes are held back: it stays open.
 async fn hold(volume: &Volume, text: &str, bytes: usize) -> Handle {
-    let flags = OpenFlags { write: true, ..OpenFlags::default() };
-    let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-    let (_, handle) = volume.create(&ME, InodeId::ROOT, &name(text), &how).await.expect("made");
+    let (_, handle) = volume.create(&ME, InodeId::ROOT, &name(text), &new_file()).await.expect("made");
     volume.write(handle, 0, &vec![7; bytes], WriteFlags::default()).await.expect("written");
     handle
 }

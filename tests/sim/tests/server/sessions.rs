@@ -1,13 +1,13 @@
 //! Clients that come and go: what is left of them, and what a start makes of it.
 
-use crate::history::{ME, name};
+use crate::history::{ME, name, new_file};
 use crate::raw::Peer;
 use crate::stage::{SESSION_LIFE, Setup, Stage, formatted};
 use cfs_namespace::{Command, CommandBody};
 use cfs_seam::{World, sleep};
 use cfs_server::{CoreReply, CoreRequest, Envelope, Report};
 use cfs_types::{CoreId, InodeId, SessionId, ShardId};
-use cfs_volume::{Creation, Lookup, OpenFlags, Volume, VolumeOptions};
+use cfs_volume::{Lookup, Volume, VolumeOptions};
 use cfs_wire::{AttrChange, Op, Reply};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,9 +45,7 @@ async fn visit(_world: World, volume: Rc<Volume>) {
         let Ok(Lookup::Found(dir)) = volume.lookup(&ME, ROOT, &name(&format!("dir-{number}"))).await else {
             panic!("it was made");
         };
-        let flags = OpenFlags { write: true, ..OpenFlags::default() };
-        let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-        let (_, handle) = volume.create(&ME, dir.attr.ino, &name("file"), &how).await.expect("made");
+        let (_, handle) = volume.create(&ME, dir.attr.ino, &name("file"), &new_file()).await.expect("made");
         volume.release(handle);
         volume.unlink(&ME, dir.attr.ino, &name("file")).await.expect("removed");
     }

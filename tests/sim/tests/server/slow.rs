@@ -1,12 +1,12 @@
 //! Clients that ask for much and take no answers.
 
-use crate::history::{ME, name};
+use crate::history::{ME, name, new_file};
 use crate::raw::Peer;
 use crate::stage::{Setup, Stage, formatted};
 use cfs_seam::sleep;
 use cfs_server::MemoryLimits;
 use cfs_types::{InodeId, ShardId};
-use cfs_volume::{Creation, OpenFlags, WriteFlags};
+use cfs_volume::WriteFlags;
 use cfs_wire::{Op, Reply, XattrMode};
 use std::time::Duration;
 
@@ -50,9 +50,7 @@ fn flooded(payload_bytes: usize, taken: usize) -> Stage {
 fn small_write(stage: &Stage) -> Duration {
     stage.client(|world, volume| async move {
         let since = world.clock.now();
-        let flags = OpenFlags { write: true, ..OpenFlags::default() };
-        let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-        let (_, handle) = volume.create(&ME, InodeId::ROOT, &name("beside"), &how).await.expect("made");
+        let (_, handle) = volume.create(&ME, InodeId::ROOT, &name("beside"), &new_file()).await.expect("made");
         assert_eq!(volume.write(handle, 0, &[5; 4096], WriteFlags::default()).await, Ok(4096));
         volume.fsync(handle).await.expect("durable");
         world.clock.now().since(since)
