@@ -247,7 +247,7 @@ fn decode(device: [u8; 16], id: AnchorId, bytes: &[u8]) -> CopyState {
     let Ok((header, body)) = Header::ref_from_prefix(bytes) else {
         return CopyState::Damaged("length");
     };
-    if bytes[..BLOCK_BYTES].iter().all(|b| *b == 0) {
+    if bytes[..BLOCK_BYTES] == [0; BLOCK_BYTES] {
         return CopyState::Blank;
     }
     if header.crc.get() != crc32c(&bytes[..CRC_AT]) {

@@ -229,15 +229,16 @@ impl Media {
 
     fn store(&mut self, sector: u64, bytes: &[u8]) {
         let number = sector / SECTORS_A_BLOCK;
-        let is_zero = self.litter.is_none() && bytes.iter().all(|byte| *byte == 0);
-        if is_zero && !self.durable.contains_key(&number) {
-            return;
-        }
-        let mut fresh = [0; BLOCK_BYTES];
+        let is_zero = self.litter.is_none() && *bytes == [0; SECTOR_BYTES];
         if !self.durable.contains_key(&number) {
+            if is_zero {
+                return;
+            }
+            let mut fresh = [0; BLOCK_BYTES];
             self.read_durable(number * SECTORS_A_BLOCK, &mut fresh);
+            self.durable.insert(number, Rc::new(fresh));
         }
-        let block = Rc::make_mut(self.durable.entry(number).or_insert_with(|| Rc::new(fresh)));
+        let block = Rc::make_mut(self.durable.get_mut(&number).expect("just looked or inserted"));
         let from = within_block(sector);
         block[from..from + SECTOR_BYTES].copy_from_slice(bytes);
         if is_zero && *block == [0; BLOCK_BYTES] {

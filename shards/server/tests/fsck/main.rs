@@ -4,3 +4,7 @@ mod clean;
 mod damage;
 mod stage;
 mod workload;
+
+/// As in the product.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -6,6 +6,7 @@ use crate::timeline::{Kind, Life};
 use cfs_seam::{Chunk, Io, IoBuf, NetError, Peer, Promise, SendDone, Stream, io};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io::Read;
 use std::rc::Rc;
 
 /// Longest piece that arrives at once, bytes.
@@ -54,9 +55,11 @@ impl Sending {
     /// The next `len` bytes, which may lie in head and payload.
     fn take(&mut self, len: usize) -> Vec<u8> {
         let payload = self.payload.as_deref().unwrap_or(&[]);
-        let bytes: Vec<u8> = self.head.iter().chain(payload).skip(self.sent).take(len).copied().collect();
-        self.sent += len;
-        bytes
+        let (from, to) = (self.sent, self.sent + len);
+        let within = |part: usize| part.min(self.head.len());
+        let after = |part: usize| part.saturating_sub(self.head.len());
+        self.sent = to;
+        [&self.head[within(from)..within(to)], &payload[after(from)..after(to)]].concat()
     }
     fn end(self, result: Result<(), NetError>) {
         self.promise.complete(SendDone { result, payload: self.payload });
@@ -231,9 +234,7 @@ impl Connection {
             Some(Receive::Exact { promise, .. }) if promise.is_abandoned() => return,
             Some(Receive::Exact { mut buf, from, promise }) => {
                 let len = had.min(buf.len() - from);
-                for (to, byte) in buf[from..from + len].iter_mut().zip(end.inbox.drain(..len)) {
-                    *to = byte;
-                }
+                end.inbox.read_exact(&mut buf[from..from + len]).expect("as much as is there");
                 if from + len == buf.len() {
                     promise.complete((Ok(()), buf));
                 } else if end.ended {

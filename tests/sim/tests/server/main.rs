@@ -37,3 +37,7 @@ mod stuck;
 mod summary;
 mod takeover;
 mod walk;
+
+/// As in the product: a quarter of a history's time went to memory that is asked for and given back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
