@@ -1,6 +1,7 @@
 //! One open device.
 
 use crate::{Io, IoBuf};
+use cfs_types::Latencies;
 
 /// When a write is on stable media.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +53,27 @@ pub struct IoDone {
     pub buf: IoBuf,
 }
 
+/// What a device was asked to do by one core since it was attached. Latencies are from the request to its completion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DiskUsage {
+    /// Reads that ended.
+    pub reads: Latencies,
+    /// Writes that ended.
+    pub writes: Latencies,
+    /// Flushes that ended.
+    pub flushes: Latencies,
+    /// Bytes of these reads.
+    pub read_bytes: u64,
+    /// Bytes of these writes.
+    pub written_bytes: u64,
+    /// Bytes of discards asked for.
+    pub discarded_bytes: u64,
+    /// Operations that did not end yet.
+    pub in_flight: u64,
+    /// Operations that ended in an error.
+    pub errors: u64,
+}
+
 /// A device opened for direct I/O by this core. Operations complete in any order; a write is
 /// durable as [`Durability`] says. Offsets and lengths are multiples of the block size.
 pub trait Disk {
@@ -66,4 +88,8 @@ pub trait Disk {
     fn flush(&self) -> Io<Result<(), DiskError>>;
     /// Tells the device that the range is unused; its contents become unspecified.
     fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>>;
+    /// What it was asked to do so far; zeros where nobody counts (simulated devices).
+    fn usage(&self) -> DiskUsage {
+        DiskUsage::default()
+    }
 }

@@ -18,7 +18,7 @@ mod spawn;
 
 pub use buffer::{BLOCK_BYTES, BufferPool, InstalledPool, IoBuf, SPARE_BYTES_MAX, spare_bytes};
 pub use clock::{Clock, Instant, Sleep, TimerId, sleep, sleep_until, timeout};
-pub use disk::{Disk, DiskError, Durability, Geometry, IoDone};
+pub use disk::{Disk, DiskError, DiskUsage, Durability, Geometry, IoDone};
 pub use gather::gather;
 pub use mesh::{Mesh, MeshFull, MeshMessage};
 pub use net::{Accepted, Address, Chunk, Listener, Net, NetError, Peer, SendDone, Stream};

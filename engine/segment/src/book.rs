@@ -78,6 +78,8 @@ pub struct Usage {
     pub free_segments: u64,
     /// Live units of each class, in the order of [`Lifetime::ALL`].
     pub live_units_by_class: [u64; 5],
+    /// Units written since start, in the same order.
+    pub written_units_by_class: [u64; 5],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -172,6 +174,7 @@ pub(crate) struct Book {
     generation: u64,
     /// Segments sealed so far: the clock of ages.
     sealed: u64,
+    written_units: [u64; 5],
 }
 
 impl Book {
@@ -188,6 +191,7 @@ impl Book {
             reserved_units: 0,
             generation,
             sealed: 0,
+            written_units: [0; 5],
         }
     }
 
@@ -285,6 +289,7 @@ impl Book {
                 segment
             }
         };
+        self.written_units[class.index()] += u64::from(units);
         let used = self.used(segment).expect("open segments are used");
         let at = used.next;
         used.next += units;
@@ -522,6 +527,7 @@ impl Book {
         let free_segments = self.openable(ungranted);
         let mut usage = Usage { free_segments, free_units: free_segments * segment_units, ..Usage::default() };
         usage.reserved_units = self.reserved_units;
+        usage.written_units_by_class = self.written_units;
         usage.total_units = usage.free_units;
         for (_, used) in self.all_used() {
             let live = u64::from(used.live_units);

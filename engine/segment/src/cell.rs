@@ -116,6 +116,16 @@ impl Lifetime {
     /// All classes, in the order of their number on disk.
     pub const ALL: [Lifetime; 5] =
         [Lifetime::Metadata, Lifetime::Hot, Lifetime::Cold, Lifetime::Relocated, Lifetime::Parity];
+    /// Its name, for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Lifetime::Metadata => "metadata",
+            Lifetime::Hot => "hot",
+            Lifetime::Cold => "cold",
+            Lifetime::Relocated => "relocated",
+            Lifetime::Parity => "parity",
+        }
+    }
     /// The number on disk.
     pub(crate) fn index(self) -> usize {
         match self {

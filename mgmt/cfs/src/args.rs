@@ -41,6 +41,17 @@ pub enum Command {
     /// Show the servers that this user runs on this machine.
     #[command(after_help = "Exit status: 0 if every server serves, 1 if one is critical or does not answer.")]
     Status(StatusOptions),
+    /// Show what each core of these servers does, again and again.
+    #[command(after_help = "\
+A row a core and server, over the time since the last look:
+  DEV READS/S, ...   operations of the device, and the time that 50 and 99 of 100 took less than (a power of two)
+  IN FLIGHT          operations under way at the device
+  BATCH              log records made durable with one write and flush
+  LOG, DATA, META, DEV/USER
+                     bytes written to the log, to segments of file data (moved by the cleaner too), to sorted tables,
+                     and to the device in all, for each byte that users wrote: its write amplification
+  GARBAGE            what the cleaner could give back")]
+    Top(TopOptions),
 }
 
 /// Most cores of a server.
@@ -150,6 +161,25 @@ pub struct FsckOptions {
     /// If the check finds no damage, let a store that a failed write or flush took out of service be served again.
     #[arg(long)]
     pub return_to_service: bool,
+}
+
+/// `cfs top`.
+#[derive(Args, Debug)]
+pub struct TopOptions {
+    /// Time between two looks.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
+    pub every: f64,
+    /// End after so many.
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+/// A tenth of a second to an hour.
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("between 0.1 and 3600 seconds".into()),
+    }
 }
 
 /// `cfs status`.

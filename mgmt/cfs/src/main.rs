@@ -9,6 +9,7 @@ mod args;
 mod dev;
 mod format;
 mod fsck;
+mod http;
 mod management;
 mod mount_option;
 mod mounting;
@@ -19,6 +20,7 @@ mod status;
 mod stop_sign;
 mod store_watch;
 mod system;
+mod top;
 
 use args::{Arguments, Command};
 use clap::Parser;
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Mount(options) => mounting::run(&options),
         Command::Umount(options) => mounting::unmount(&options),
         Command::Fsck(options) => return exit(fsck::run(&options)),
+        Command::Top(options) => top::run(&options),
         Command::Status(options) => return exit(status::run(&options)),
     };
     exit(done.map(|()| ExitCode::SUCCESS))

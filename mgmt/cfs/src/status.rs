@@ -2,19 +2,14 @@
 
 use crate::Failure;
 use crate::args::StatusOptions;
+use crate::http;
 use crate::registry::{self, Entry};
 use cfs_api::{Level, ServerStatus};
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Longest wait for a server: it waits a second for a silent core, two where others asked before.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// Longest answer, bytes.
-const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Between the two looks that a rate is made of.
 const RATE_TIME: Duration = Duration::from_millis(250);
 
@@ -31,7 +26,7 @@ struct Seen {
 
 impl Seen {
     fn look(entry: Entry) -> Self {
-        match ask(&entry.http) {
+        match ask(&entry) {
             Ok(status) => Seen { entry, status: Some(status), error: None },
             Err(error) => Seen { entry, status: None, error: Some(error) },
         }
@@ -87,7 +82,7 @@ fn row(seen: &Seen) -> Vec<String> {
         let begin = [target.to_string(), "no answer".to_string(), cores.to_string()];
         return begin.into_iter().chain(blank).chain([seen.entry.listen.clone(), pid.to_string()]).collect();
     };
-    let (rate, cpu) = ask(&seen.entry.http).map_or_else(|_| Default::default(), |later| rates(s, &later));
+    let (rate, cpu) = ask(&seen.entry).map_or_else(|_| Default::default(), |later| rates(s, &later));
     vec![
         target.to_string(),
         s.health.status.name().to_string(),
@@ -115,8 +110,12 @@ fn rates(first: &ServerStatus, second: &ServerStatus) -> (String, String) {
     (format!("{:.0}", requests as f64 / time), format!("{:.0}%", cpu / time * 100.0))
 }
 
+fn ask(entry: &Entry) -> Result<ServerStatus, String> {
+    http::get(&entry.http, "/v1/status")
+}
+
 /// Bytes for people: three digits and a unit.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let (mut value, mut unit) = (bytes as f64, 0);
     while value >= 999.5 && unit + 1 < units.len() {
@@ -127,32 +126,6 @@ fn size(bytes: u64) -> String {
     format!("{value:.decimals$} {}", units[unit])
 }
 
-/// Asks a server's /v1/status. HTTP/1.0, so that the answer ends with the connection.
-fn ask(http: &str) -> Result<ServerStatus, String> {
-    let address: SocketAddr = http.parse().map_err(|_| format!("'{http}' is no address"))?;
-    let mut stream = TcpStream::connect_timeout(&reachable(address), PATIENCE).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
-    let request = format!("GET /v1/status HTTP/1.0\r\nHost: {http}\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
-    let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).map_err(|e| e.to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("it answers something that is not HTTP")?;
-    if head.split(' ').nth(1) != Some("200") {
-        return Err(format!("it answers: {}", head.lines().next().unwrap_or_default()));
-    }
-    serde_json::from_str(body).map_err(|e| format!("it answers something else than a CoreFS server: {e}"))
-}
-
-/// A server that listens everywhere is asked over loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(a) if a.ip().is_unspecified() => ([127, 0, 0, 1], a.port()).into(),
-        SocketAddr::V6(a) if a.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, a.port()).into(),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,12 +134,5 @@ mod tests {
     fn sizes_have_three_digits_and_a_unit() {
         let shown = [0, 999, 1000, 1024, 10 << 20, 999 << 20, 1 << 30, u64::MAX].map(size);
         assert_eq!(shown, ["0 B", "999 B", "1.0 KiB", "1.0 KiB", "10.0 MiB", "999 MiB", "1.0 GiB", "16.0 EiB"]);
-    }
-
-    #[test]
-    fn what_listens_everywhere_is_asked_over_loopback() {
-        let any: SocketAddr = "0.0.0.0:7480".parse().expect("an address");
-        assert_eq!(reachable(any).to_string(), "127.0.0.1:7480");
-        assert_eq!(reachable("[::]:1".parse().expect("an address")).to_string(), "[::1]:1");
     }
 }

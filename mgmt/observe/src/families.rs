@@ -4,7 +4,7 @@
 //! sample; families come in a fixed order.
 
 use crate::snapshot::{CorePicture, Snapshot};
-use crate::status::{Bounded, CoreStatus, Number, Unit};
+use crate::status::{Bounded, ClassUsage, CoreStatus, Number, Unit};
 use cfs_types::{Latencies, UNIT_BYTES};
 use serde::{Serialize, Serializer};
 
@@ -75,6 +75,11 @@ pub fn families(snapshot: &Snapshot) -> Vec<Family> {
     let mut all = vec![answering(snapshot), requests(snapshot)];
     numbers(snapshot, &mut all);
     all.extend(log(snapshot));
+    all.push(by_operation(
+        snapshot,
+        ("cfs_device_operation_duration", "Operations of the device, from the request to its completion"),
+        |status| &status.device,
+    ));
     all.extend(bounded(snapshot));
     all.extend(space(snapshot));
     all.extend(groups(snapshot));
@@ -116,9 +121,18 @@ fn answering(snapshot: &Snapshot) -> Family {
 fn requests(snapshot: &Snapshot) -> Family {
     let help =
         "Requests answered to clients by operation, from the whole request to the reply handed to the connection";
-    let mut family = Family::new("cfs_request_duration", Unit::Seconds, Kind::Histogram, help);
+    by_operation(snapshot, ("cfs_request_duration", help), |status| &status.requests)
+}
+
+/// Durations with the label `operation`.
+fn by_operation(
+    snapshot: &Snapshot,
+    (name, help): (&str, &'static str),
+    list: fn(&CoreStatus) -> &[(&'static str, Latencies)],
+) -> Family {
+    let mut family = Family::new(name, Unit::Seconds, Kind::Histogram, help);
     for status in snapshot.answered() {
-        for (operation, latencies) in &status.requests {
+        for (operation, latencies) in list(status) {
             let labels = vec![core_label(status.core), ("operation", (*operation).to_string())];
             family.push(labels, Value::Histogram(Box::new(*latencies)));
         }
@@ -201,8 +215,32 @@ fn space(snapshot: &Snapshot) -> Vec<Family> {
     vec![
         per_core(snapshot, capacity, |s| s.space_units[0] * unit),
         states,
+        by_class(snapshot, ("cfs_class_live", Kind::Gauge, "Live bytes in segments of a lifetime class"), |class| {
+            class.live_units
+        }),
+        by_class(
+            snapshot,
+            ("cfs_class_written", Kind::Counter, "Bytes written to segments of a lifetime class"),
+            |class| class.written_units,
+        ),
         per_core(snapshot, kept, |s| s.floor_units * unit),
     ]
+}
+
+/// Bytes with the label `class`.
+fn by_class(
+    snapshot: &Snapshot,
+    (name, kind, help): (&str, Kind, &'static str),
+    units: fn(&ClassUsage) -> u64,
+) -> Family {
+    let mut family = Family::new(name, Unit::Bytes, kind, help);
+    for status in snapshot.answered() {
+        for class in &status.classes {
+            let labels = vec![core_label(status.core), ("class", class.name.to_string())];
+            family.push(labels, Value::Count(units(class) * u64::from(UNIT_BYTES)));
+        }
+    }
+    family
 }
 
 fn groups(snapshot: &Snapshot) -> Vec<Family> {

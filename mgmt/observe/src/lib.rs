@@ -16,4 +16,4 @@ pub use exposition::{CONTENT_TYPE, openmetrics};
 pub use families::{Family, Kind, Sample, Value, families};
 pub use process::{Process, ThreadTime};
 pub use snapshot::{CorePicture, Snapshot, Space};
-pub use status::{Bounded, CoreStatus, Number, Unit};
+pub use status::{Bounded, ClassUsage, CoreStatus, Number, Unit};

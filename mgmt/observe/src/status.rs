@@ -62,6 +62,17 @@ pub struct Bounded {
     pub limit: u64,
 }
 
+/// What a lifetime class of segments holds, units of 4 KiB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClassUsage {
+    /// Its name, the value of a label.
+    pub name: &'static str,
+    /// Live now.
+    pub live_units: u64,
+    /// Written since start.
+    pub written_units: u64,
+}
+
 /// One core as the management plane sees it.
 #[derive(Clone, Debug, Default)]
 pub struct CoreStatus {
@@ -85,12 +96,16 @@ pub struct CoreStatus {
     pub log_writes: Latencies,
     /// Latencies of flushes after them.
     pub log_flushes: Latencies,
+    /// Latencies of the device's reads, writes and flushes for this core, by operation.
+    pub device: Vec<(&'static str, Latencies)>,
     /// Memory, bytes.
     pub memory: Vec<Bounded>,
     /// Queues, entries.
     pub queues: Vec<Bounded>,
     /// Units of 4 KiB: total, live, garbage, free.
     pub space_units: [u64; 4],
+    /// What each lifetime class has of that.
+    pub classes: Vec<ClassUsage>,
     /// Units kept back from file data.
     pub floor_units: u64,
     /// Inodes in use in this core's shards.

@@ -29,7 +29,7 @@ use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
 use cfs_namespace::{Command, CommandBody};
 use cfs_rpc::{Connection, Pool};
-use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
+use cfs_seam::{Class, Disk, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
 use cfs_segment::{Space, SpaceError};
 use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId, Timestamp, UNIT_BYTES};
 use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, RequestContext, Response};
@@ -65,6 +65,8 @@ pub struct Core {
     pub clock: Rc<HybridClock>,
     /// The log.
     pub log: CoreLog,
+    /// The device.
+    pub disk: Rc<dyn Disk>,
     /// Space on the device.
     pub space: Space,
     /// Units of the space that are kept back from file data.

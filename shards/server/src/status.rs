@@ -2,13 +2,15 @@
 
 use crate::core::{Core, FORWARDS_MAX};
 use crate::leases::{OBJECT_BYTES, PIN_BYTES};
-use cfs_observe::{Bounded, CoreStatus, Number, Unit};
+use cfs_observe::{Bounded, ClassUsage, CoreStatus, Number, Unit};
+use cfs_seam::DiskUsage;
+use cfs_segment::Lifetime;
 use cfs_types::UNIT_BYTES;
 use std::rc::Rc;
 
 /// A picture of the core now.
 pub async fn of(core: &Rc<Core>) -> CoreStatus {
-    let (log, space) = (core.log.usage(), core.space.usage());
+    let (log, space, device) = (core.log.usage(), core.space.usage(), core.disk.usage());
     let mut inodes = 0;
     for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
         inodes += shard.read(|view, _| cfs_namespace::pending::inode_count(view)).await.unwrap_or(0);
@@ -21,20 +23,34 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         log_failure: core.log.failed().map(|error| error.to_string()),
         damaged_reads: damaged_reads(core),
         refused_reads: refused_reads(core),
-        numbers: numbers(core, &log),
+        numbers: numbers(core, &log, &device),
         requests: core.metrics.requests(),
         log_writes: log.writes,
         log_flushes: log.flushes,
+        device: vec![("read", device.reads), ("write", device.writes), ("flush", device.flushes)],
         memory: memory(core, &log),
         queues: queues(core),
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
+        classes: classes(&space),
         floor_units: core.floor_units,
         inodes,
         sessions: core.links.len() as u64,
     }
 }
 
-fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
+/// Every class that was ever written or holds something.
+fn classes(space: &cfs_segment::Usage) -> Vec<ClassUsage> {
+    let units = space.live_units_by_class.iter().zip(space.written_units_by_class);
+    let named = Lifetime::ALL.iter().zip(units);
+    let class = |(class, (live, written)): (&Lifetime, (&u64, u64))| ClassUsage {
+        name: class.name(),
+        live_units: *live,
+        written_units: written,
+    };
+    named.map(class).collect()
+}
+
+fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage) -> Vec<Number> {
     let (m, bytes, of) = (&core.metrics, Unit::Bytes, Unit::Of);
     let (hits, misses) = core.block_cache.hits_and_misses();
     let objects = core.leases.borrow().objects() as u64;
@@ -79,6 +95,11 @@ fn numbers(core: &Core, log: &cfs_log::Usage) -> Vec<Number> {
         ),
         Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", damaged_reads(core)),
         Number::counter("refused", of("reads"), "Reads that the device answered with an error", refused_reads(core)),
+        Number::counter("device_read", bytes, "Bytes read from the device", device.read_bytes),
+        Number::counter("device_written", bytes, "Bytes written to the device", device.written_bytes),
+        Number::counter("device_discarded", bytes, "Bytes given back to the device", device.discarded_bytes),
+        Number::gauge("device_in_flight", of("operations"), "Operations under way at the device", device.in_flight),
+        Number::counter("device", of("errors"), "Operations that the device answered with an error", device.errors),
         Number::counter("log", of("batches"), "Log batches made durable", log.batches),
         Number::counter("log", of("records"), "Log records made durable", log.records),
         Number::counter("log_written", bytes, "Bytes of log batches on the device", log.bytes_written),

@@ -3,9 +3,12 @@
 
 use super::DiskFile;
 use crate::reactor::{Completion, Next, Operation, Reactor};
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Promise, io};
+use crate::system::boot_time;
+use cfs_seam::{Disk, DiskError, DiskUsage, Durability, Geometry, Instant, Io, IoBuf, IoDone, Promise, io};
+use cfs_types::Latencies;
 use io_uring::types::{Fd, Fixed, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
+use std::cell::RefCell;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -21,6 +24,7 @@ struct Attached {
     file: DiskFile,
     slot: Option<u32>,
     reactor: Rc<Reactor>,
+    usage: RefCell<DiskUsage>,
 }
 
 /// What the core holds.
@@ -28,7 +32,7 @@ struct RingDisk(Rc<Attached>);
 
 pub(super) fn attach(file: DiskFile, reactor: Rc<Reactor>) -> Rc<dyn Disk> {
     let slot = reactor.register_file(file.fd());
-    Rc::new(RingDisk(Rc::new(Attached { file, slot, reactor })))
+    Rc::new(RingDisk(Rc::new(Attached { file, slot, reactor, usage: RefCell::default() })))
 }
 
 impl Drop for Attached {
@@ -73,6 +77,20 @@ impl Attached {
         offset.checked_add(bytes).is_some_and(|end| end <= self.file.geometry().bytes)
     }
 
+    /// Counts an operation that begins.
+    fn begin(&self) -> Instant {
+        self.usage.borrow_mut().in_flight += 1;
+        boot_time()
+    }
+
+    /// Counts one that is over.
+    fn end(&self, began: Instant, failed: bool, of: impl FnOnce(&mut DiskUsage) -> &mut Latencies) {
+        let mut usage = self.usage.borrow_mut();
+        usage.in_flight -= 1;
+        usage.errors += u64::from(failed);
+        of(&mut usage).record(boot_time().since(began));
+    }
+
     fn transfer(self: &Rc<Self>, direction: Direction, offset: u64, buf: IoBuf) -> Io<IoDone> {
         let bytes = u64::try_from(buf.len()).expect("64-bit lengths");
         if !self.in_range(offset, bytes) {
@@ -82,9 +100,7 @@ impl Attached {
             return Io::ready(IoDone { result: Ok(()), buf });
         }
         let (promise, future) = io();
-        let (disk, index) = (self.clone(), self.reactor.buffer_index(&buf));
-        let mut operation =
-            Box::new(Transfer { disk, direction, offset, buf, index, done: 0, retries: 0, pauses: false, promise });
+        let mut operation = Box::new(Transfer::new(self, direction, offset, buf, promise));
         let entry = operation.entry();
         // SAFETY: the entry points into `buf`, on the heap and owned by the operation, as is the
         // file by its disk.
@@ -126,7 +142,7 @@ impl Disk for RingDisk {
         self.0.reactor.hurry();
         let (promise, future) = io();
         let entry = on_file!(self.0, |file| opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build());
-        let operation = Box::new(Flush { disk: self.0.clone(), promise });
+        let operation = Box::new(Flush { disk: self.0.clone(), began: self.0.begin(), promise });
         // SAFETY: the entry has no addresses; the operation owns the file.
         unsafe { self.0.reactor.start(operation, entry) };
         future
@@ -139,6 +155,7 @@ impl Disk for RingDisk {
         if !self.0.file.0.punch_holes || bytes == 0 {
             return Io::ready(Ok(()));
         }
+        self.0.usage.borrow_mut().discarded_bytes += bytes;
         let (promise, future) = io();
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let entry = on_file!(self.0, |file| opcode::Fallocate::new(file, bytes).offset(offset).mode(mode).build());
@@ -146,6 +163,10 @@ impl Disk for RingDisk {
         // SAFETY: the entry has no addresses; the operation owns the file.
         unsafe { self.0.reactor.start(operation, entry) };
         future
+    }
+
+    fn usage(&self) -> DiskUsage {
+        *self.0.usage.borrow()
     }
 }
 
@@ -167,10 +188,17 @@ struct Transfer {
     retries: u8,
     /// The entry under way is the pause before a retry.
     pauses: bool,
+    began: Instant,
     promise: Promise<IoDone>,
 }
 
 impl Transfer {
+    fn new(disk: &Rc<Attached>, direction: Direction, offset: u64, buf: IoBuf, promise: Promise<IoDone>) -> Self {
+        let (began, index) = (disk.begin(), disk.reactor.buffer_index(&buf));
+        let disk = disk.clone();
+        Transfer { disk, direction, offset, buf, index, done: 0, retries: 0, pauses: false, began, promise }
+    }
+
     fn entry(&mut self) -> squeue::Entry {
         let offset = self.offset + u64::try_from(self.done).expect("64-bit lengths");
         let rest = &mut self.buf[self.done..];
@@ -199,7 +227,18 @@ impl Transfer {
     }
 
     fn finish(self, result: Result<(), DiskError>) -> Next {
-        let Transfer { promise, buf, .. } = self;
+        let Transfer { disk, direction, began, promise, buf, .. } = self;
+        let bytes = u64::try_from(buf.len()).expect("64-bit lengths");
+        disk.end(began, result.is_err(), |usage| match direction {
+            Direction::Read => {
+                usage.read_bytes += bytes;
+                &mut usage.reads
+            }
+            Direction::Write(_) => {
+                usage.written_bytes += bytes;
+                &mut usage.writes
+            }
+        });
         promise.complete(IoDone { result, buf });
         Next::Done
     }
@@ -237,6 +276,7 @@ impl Operation for Transfer {
 
 struct Flush {
     disk: Rc<Attached>,
+    began: Instant,
     promise: Promise<Result<(), DiskError>>,
 }
 
@@ -252,6 +292,7 @@ impl Operation for Flush {
             (Err(errno), _) | (Ok(_), Some(errno)) => Err(DiskError::Device(errno)),
             (Ok(_), None) => Ok(()),
         };
+        self.disk.end(self.began, result.is_err(), |usage| &mut usage.flushes);
         self.promise.complete(result);
         Next::Done
     }
@@ -283,18 +324,17 @@ mod tests {
         let file = open_disk(&path, OpenMode::Create { bytes: 1 << 20 }).expect("creates");
         drop(std::fs::remove_file(&path));
         run(CoreConfig::new(CoreId::new(0)), |_, reactor| async move {
-            body(Rc::new(Attached { file, slot: None, reactor: reactor.clone() }), reactor).await;
+            let usage = RefCell::default();
+            body(Rc::new(Attached { file, slot: None, reactor: reactor.clone(), usage }), reactor).await;
         })
         .expect("runs");
     }
 
     fn transfer(disk: &Rc<Attached>, direction: Direction, fill: u8) -> (Box<Transfer>, Io<IoDone>) {
         let (promise, future) = io();
-        let (disk, mut buf) = (disk.clone(), IoBuf::zeroed(BLOCK_BYTES));
+        let mut buf = IoBuf::zeroed(BLOCK_BYTES);
         buf.fill(fill);
-        let transfer =
-            Transfer { disk, direction, offset: 0, buf, index: None, done: 0, retries: 0, pauses: false, promise };
-        (Box::new(transfer), future)
+        (Box::new(Transfer::new(disk, direction, 0, buf, promise)), future)
     }
 
     #[test]

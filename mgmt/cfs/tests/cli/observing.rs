@@ -40,6 +40,7 @@ fn counters_rise_on_all_cores_while_a_load_runs() {
         "cfs_log_flush_duration_seconds_count",
         "cfs_used_inodes",
         "cfs_mesh_sent_messages_total",
+        "cfs_device_written_bytes_total",
     ] {
         assert!(after[name].0 > before[name].0, "{name}: {:?} to {:?}", before[name], after[name]);
         assert_eq!(after[name].1, usize::from(CORES), "{name}");
@@ -52,6 +53,57 @@ fn counters_rise_on_all_cores_while_a_load_runs() {
         );
     }
     assert!(after["cfs_used_inodes"].0 >= 129.0);
+}
+
+/// The numbers of a column in the tables of `cfs top`, a row each.
+fn column(text: &str, name: &str) -> Vec<String> {
+    let mut at = None;
+    let mut values = Vec::new();
+    // Titles have single spaces, columns two between them.
+    let split =
+        |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(String::from).collect();
+    for line in text.lines() {
+        let cells: Vec<String> = split(line);
+        match cells.first().map(String::as_str) {
+            Some("CORE") => at = cells.iter().position(|cell| cell == name),
+            Some(core) if core.parse::<u16>().is_ok() => values.extend(at.and_then(|at| cells.get(at)).cloned()),
+            _ => {}
+        }
+    }
+    values
+}
+
+#[test]
+fn top_shows_what_each_core_does_meanwhile() {
+    let stage = Stage::new();
+    let dev = stage.dev();
+    for i in 0..32 {
+        fs::create_dir(stage.path(&format!("mnt/d{i}"))).expect("made");
+    }
+    let mut top = stage.cfs(&["top", "--count", "1", "--every", "3"]);
+    let mut top = top.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
+    // What was written before its first look does not count, what is written until it ends does.
+    let mut round = 0;
+    while top.try_wait().expect("our own child").is_none() {
+        let mut file = fs::File::create(stage.path(&format!("mnt/d{}/file", round % 32))).expect("made");
+        file.write_all(&[7; 20_000]).and_then(|()| file.sync_all()).expect("durable");
+        round += 1;
+    }
+    let text = std::io::read_to_string(top.stdout.take().expect("piped")).expect("text");
+    let sum = |name: &str| column(&text, name).iter().filter_map(|n| n.parse::<f64>().ok()).sum::<f64>();
+    assert_eq!(column(&text, "REQ/S").len(), usize::from(CORES), "{text}");
+    for name in ["REQ/S", "DEV WRITES/S", "FLUSHES/S"] {
+        assert!(sum(name) > 0.0, "{name}: {text}");
+    }
+    let amplified: Vec<f64> = column(&text, "DEV/USER").iter().filter_map(|n| n.parse().ok()).collect();
+    assert!(
+        !amplified.is_empty() && amplified.iter().all(|of| *of > 1.0),
+        "each byte is written once at least: {text}"
+    );
+    assert!(text.contains(&dev.listen), "{text}");
+    drop(dev);
+    let nobody = stage.run(&["top", "--count", "1", "--every", "0.1"]);
+    assert!(nobody.status.success() && said(&nobody).contains("no server"), "{}", said(&nobody));
 }
 
 #[test]

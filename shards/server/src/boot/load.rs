@@ -137,6 +137,7 @@ impl Loaded {
             metrics: Default::default(),
             clock: self.opener.clock,
             log: self.opener.log,
+            disk: seat.disk.clone(),
             space: self.opener.space,
             floor_units: self.floor_units,
             memtable_bytes: self.opener.config.memory,
