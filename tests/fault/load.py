@@ -4,13 +4,16 @@ Driven by tests/fault/run over stdin, a command a line:
   root PATH    the mount's directory to work in
   work SECONDS work until then, or until the mount has died; answers 'worked OPERATIONS'
   last SECONDS as work, but the mount may not die
+  powered SECONDS  as work, but the device may fail and the store may be another one: answers 'worked OPERATIONS' and
+               with which error it ended
+  judge        as verify, or 'refused ERROR' where the mount or the device refuses to say
   verify       compare what is there with what was acknowledged; answers 'verified FILES'
 Any difference ends the process with its description and the last operations.
 
 What was acknowledged before a kill must be there after it; the one operation that was not may have happened or
 not, as a whole: of a rename, also between directories (of different shards) or of two names exchanged, both names
-tell. A write that no fsync followed may be there or not, block by block. An append needs no fsync: its offset is
-the server's, whose answers are durable. Some files have a hole first, so that their blocks lie on both sides of
+tell. A write or append that no fsync followed may be there or not, block by block: a mount holds appends back as well
+while nobody else has the file. Some files have a hole first, so that their blocks lie on both sides of
 a range's end, in two shards.
 """
 
@@ -27,9 +30,13 @@ BLOCKS_MAX = 96
 FILES_MAX = 40
 # Where the blocks of a large file begin: half of them lie in the first range of 64 MiB.
 LARGE = (64 << 20) // BLOCK - BLOCKS_MAX // 2
+RANGE_END = BLOCKS_MAX // 2
 RENAME_EXCHANGE = 2
 DIRECTORIES = ["", "a", "b", "a/c"]
+WRITES = ("write", "append")
 DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
+# What a failed device and a store that is not the one it was are answered with.
+REFUSED = {errno.EIO, errno.ESTALE}
 
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -71,19 +78,22 @@ class File:
             self.blocks[block] = self.blocks[block] + [version]
         if at + count > self.sizes[0]:
             self.sizes = self.sizes + [at + count]
+            # What crosses the end of a range goes to the server in two parts.
+            if self.base == LARGE and at < RANGE_END < at + count:
+                self.sizes.append(RANGE_END)
 
     def bytes_of(self, size):
         return (self.base + size) * BLOCK if size else 0
 
     def append(self, count, version):
-        at = max(self.sizes)
-        self.write(at, count, version)
-        self.blocks[at:] = [[version]] * count
-        self.sizes = [at + count]
+        self.write(max(self.sizes), count, version)
 
     def synced(self):
         self.blocks = [[versions[-1]] for versions in self.blocks]
         self.sizes = [max(self.sizes)]
+
+    def is_synced(self):
+        return len(self.sizes) == 1 and all(len(versions) == 1 for versions in self.blocks)
 
     def truncate(self, size):
         """Every truncate is followed by fsync here."""
@@ -176,6 +186,8 @@ class Load:
         self.counter = 0
         self.recent = []
         self.pending = None       # the operation that was under way when the mount failed
+        self.ends = DEAD          # errors that end the work
+        self.ended = None         # the one that did
 
     def path(self, name):
         return os.path.join(self.root, name) if name else self.root
@@ -252,7 +264,8 @@ class Load:
         try:
             if kind in ("write", "append"):
                 *at, count, version = rest
-                at = at[0] if at else max(file.sizes)
+                # Of an append the tree knows already.
+                at = at[0] if at else max(file.sizes) - count
                 data = b"".join(pattern(file.number, block, version) for block in range(at, at + count))
                 done = os.write(fd, data) if kind == "append" else os.pwrite(fd, data, (file.base + at) * BLOCK)
                 assert done == len(data), f"{done} of {len(data)} bytes written"
@@ -286,36 +299,38 @@ class Load:
     def run(self, operation):
         self.recent = self.recent[-40:] + [operation]
         # A write that was not acknowledged may still reach the file.
-        if operation[0] == "write":
+        if operation[0] in WRITES:
             self.tree.apply(operation)
         try:
             self.perform(operation)
         except OSError as error:
             # Once it is unmounted its place is an empty directory.
-            if error.errno in DEAD or error.errno == errno.ENOENT and not os.path.ismount(os.path.dirname(self.root)):
-                self.pending = operation
+            if error.errno in self.ends or error.errno == errno.ENOENT and not os.path.ismount(os.path.dirname(self.root)):
+                self.pending, self.ended = operation, errno.errorcode[error.errno]
                 raise Died from error
             raise
-        if operation[0] != "write":
+        if operation[0] not in WRITES:
             self.tree.apply(operation)
 
-    def work(self, seconds):
+    def work(self, seconds, ends=DEAD):
         end, done = time.monotonic() + seconds, 0
+        self.ends, self.ended = ends, None
         try:
             while time.monotonic() < end:
                 operation = self.choose()
                 self.run(operation)
                 done += 1
-                if operation[0] == "write" and self.rng.random() < 0.7:
+                if operation[0] in WRITES and self.rng.random() < 0.7:
                     self.run(("fsync", operation[1]))
         except Died:
             pass
         return done
 
     def verify(self):
+        self.sync()
         found, problems = self.scan(), []
         candidates = [self.tree]
-        if self.pending and self.pending[0] not in ("write", "fsync"):
+        if self.pending and self.pending[0] not in WRITES + ("fsync",):
             after = copy.deepcopy(self.tree)
             if self.pending[0] == "truncate":
                 after.cut(*self.pending[1:])
@@ -334,10 +349,26 @@ class Load:
         self.settle(found)
         return len(found)
 
+    def sync(self):
+        """What a living mount still holds back is no knowledge of what is there."""
+        for name, number in self.tree.names.items():
+            if not isinstance(number, int) or self.tree.files[number].is_synced():
+                continue
+            try:
+                fd = os.open(self.path(name), os.O_WRONLY | os.O_NOFOLLOW)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                # The name went with what was under way, or a write was lost and that is told now.
+                if error.errno in DEAD or error.errno == errno.ESTALE:
+                    raise
+
     def scan(self):
         """Path to what is there."""
         found = {}
-        for directory, directories, files in os.walk(self.root):
+        for directory, directories, files in os.walk(self.root, onerror=give_up):
             for name in directories + files:
                 path = os.path.join(directory, name)
                 status = os.lstat(path)
@@ -418,6 +449,10 @@ def read_blocks(path, size):
         return base, size, file.read()
 
 
+def give_up(error):
+    raise error
+
+
 def fail(text):
     print("FAILED " + text.replace("\n", "\n       "), flush=True)
     sys.exit(1)
@@ -438,6 +473,15 @@ def main():
             if load.pending:
                 fail(f"the mount died in {load.pending}")
             print("worked", done, flush=True)
+        elif command == "powered":
+            print("worked", load.work(float(arguments[0]), DEAD | REFUSED), load.ended or "", flush=True)
+        elif command == "judge":
+            try:
+                print("verified", load.verify(), flush=True)
+            except OSError as error:
+                if error.errno not in REFUSED:
+                    raise
+                print("refused", errno.errorcode[error.errno], flush=True)
         elif command == "verify":
             print("verified", load.verify(), flush=True)
 

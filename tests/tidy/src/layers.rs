@@ -38,7 +38,7 @@ fn layer(name: &str) -> Option<u8> {
         "cfs-kv" => 4,
         "cfs-server" | "cfs-volume" => 5,
         "cfs-fuse" | "cfs-api" => 6,
-        "cfs" | "cfs-bench" | "cfs-fuzz" => 7,
+        "cfs" | "cfs-bench" | "cfs-fault" | "cfs-fuzz" => 7,
         "cfs-model" | "cfs-tidy" => 2,
         _ => return None,
     })

@@ -1,0 +1,155 @@
+"""What the tests play on: workers, a store with its server and mount. Knows nothing of what goes wrong."""
+
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LOAD = HERE / "load.py"
+ANSWER_SECONDS = 180
+START_SECONDS = 60
+
+
+class Failure(Exception):
+    """What the test found."""
+
+
+class Worker:
+    def __init__(self, number, seed):
+        self.number, self.done = number, 0
+        command = [sys.executable, str(LOAD), str(seed)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd="/")
+
+    def tell(self, text):
+        try:
+            self.process.stdin.write(text + "\n")
+        except BrokenPipeError:
+            pass
+
+    def answer(self):
+        if not select.select([self.process.stdout], [], [], ANSWER_SECONDS)[0]:
+            raise Failure(f"worker {self.number} hangs in:\n{kernel_stack(self.process.pid)}")
+        line = self.process.stdout.readline()
+        if not line or line.startswith("FAILED"):
+            raise Failure(f"worker {self.number}: {line}{self.process.stdout.read()}")
+        words = line.split()
+        if words[0] == "worked":
+            self.done += int(words[1])
+        return words
+
+
+class Stage:
+    """The store, its server and mount."""
+
+    def __init__(self, base, binary, size):
+        self.base, self.binary, self.size = base, binary, size
+        self.store, self.mount = base / "store", base / "mnt"
+        self.mount.mkdir()
+        self.port = free_port()
+        self.server = self.client = None
+        self.kills = self.stops = 0
+        self.begun = {}           # per log where the last process begins
+
+    def spawn(self, name, *arguments):
+        log = open(self.base / f"{name}.log", "ab")
+        self.begun[name] = log.tell()
+        return subprocess.Popen([self.binary, *map(str, arguments)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def start(self, kind, wait=True):
+        at = self.said("server")
+        places = [self.store, self.mount, "--size", self.size] if kind == "dev" else [self.store]
+        addresses = ["--listen", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.port + 16}"]
+        self.server = self.spawn("server", kind, *places, *addresses)
+        if wait:
+            self.wait_ready("server", self.server, at)
+
+    def said(self, name):
+        """Bytes that a process has written so far."""
+        log = self.base / f"{name}.log"
+        return log.stat().st_size if log.exists() else 0
+
+    def wait_ready(self, name, process, at):
+        log, end = self.base / f"{name}.log", time.monotonic() + START_SECONDS
+        while b"\nready" not in b"\n" + log.read_bytes()[at:]:
+            if process.poll() is not None or time.monotonic() > end:
+                said = log.read_bytes()[at:].decode(errors="replace")
+                raise Failure(f"the {name} does not start (exit {process.poll()}):\n{said}")
+            time.sleep(0.02)
+
+    def attach(self):
+        at = self.said("client")
+        self.client = self.spawn("client", "mount", f"127.0.0.1:{self.port}", self.mount, "--foreground")
+        self.wait_ready("client", self.client, at)
+
+    def detach(self):
+        self.client.send_signal(signal.SIGTERM)
+        if self.client.wait(60) != 0:
+            raise Failure(f"the mount ended with {self.client.returncode}")
+        self.client = None
+
+    def kill_client(self):
+        self.client.kill()
+        self.client.wait(60)
+        self.client = None
+
+    def kill(self):
+        """Kills the server and looks at the store."""
+        if self.server.poll() is not None:
+            raise Failure(f"the server ended by itself: {self.server.returncode}")
+        self.server.kill()
+        self.server.wait(60)
+        self.kills += 1
+        self.check()
+
+    def stop(self):
+        self.server.send_signal(signal.SIGTERM)
+        if self.server.wait(60) != 0:
+            raise Failure(f"the server stopped with {self.server.returncode}")
+        self.stops += 1
+        self.check()
+
+    def check(self):
+        """`cfs fsck` on the store as it lies there."""
+        done = subprocess.run([self.binary, "fsck", str(self.store)], capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            raise Failure(f"fsck ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+
+    def abandon(self):
+        for process in (self.client, self.server):
+            if process and process.poll() is None:
+                process.kill()
+                process.wait()
+        # By force first, which answers whoever waits for the mount.
+        for how in ("-f", "-l"):
+            subprocess.run(["umount", how, str(self.mount)], stderr=subprocess.DEVNULL)
+
+
+def kernel_stack(pid):
+    """Where a process waits, for root."""
+    try:
+        return Path(f"/proc/{pid}/stack").read_text()
+    except OSError as error:
+        return f"({error})"
+
+
+def free_port():
+    while True:
+        port = random.randrange(20000, 32000)
+        try:
+            for at in range(port, port + 17):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", at))
+            return port
+        except OSError:
+            continue
+
+
+def all_answer(workers, text):
+    for worker in workers:
+        worker.tell(text(worker) if callable(text) else text)
+    return [worker.answer() for worker in workers]
