@@ -32,7 +32,7 @@ pub use stem::Stem;
 pub use store::{
     Change, DatedRow, DatedScan, Fetch, KvError, Lookup, Pins, Replacement, Rows, Scan, Store, StoreConfig, StoreStats,
 };
-pub use verify::{TableCheck, verify_table};
+pub use verify::{TableCheck, verify_list, verify_table};
 
 use std::rc::Rc;
 

@@ -217,6 +217,26 @@ impl Space {
         }
     }
 
+    /// Reads a whole cell and tells which of its units are not what was written, by `checksums` of all of them.
+    /// Pins the cell as [`Space::read`] does.
+    pub fn verify(
+        &self,
+        owner: CellOwner,
+        cell: CellRef,
+        checksums: &[u32],
+    ) -> impl Future<Output = Result<Vec<u32>, SpaceError>> + 'static {
+        let (checksums, reading) = (checksums.to_vec(), self.read_unverified(owner, cell, 0, cell.units()));
+        async move {
+            let buf = reading.await?;
+            if checksums.len() * UNIT_BYTES != buf.len() {
+                return Err(SpaceError::OutOfBounds { owner, cell });
+            }
+            let units = (0..cell.units()).zip(buf.chunks(UNIT_BYTES)).zip(checksums);
+            let wrong = units.filter(|((unit, bytes), expected)| checksum(owner, *unit, bytes) != *expected);
+            Ok(wrong.map(|((unit, _), _)| unit).collect())
+        }
+    }
+
     /// Like [`Space::read`], for owners whose bytes carry their own checksums.
     pub fn read_unverified(
         &self,

@@ -3,7 +3,7 @@
 use cfs_device::{FormatOptions, Uuid, format, open};
 use cfs_rpc::{Admission, Connection, RpcError, connect_handshake};
 use cfs_seam::{Address, World, sleep};
-use cfs_server::{MemoryLimits, RootOwner, ServerConfig, serve_core};
+use cfs_server::{MemoryLimits, Notices, RootOwner, ServerConfig, serve_core};
 use cfs_sim::{Crash, DiskFaults, NodeId, Sim, SimConfig};
 use cfs_types::{FsError, InodeId, MapEpoch, Name, SessionId};
 use cfs_volume::{Creation, Lookup, OpenFlags, Volume, VolumeOptions, WriteFlags};
@@ -110,6 +110,8 @@ fn start_server(sim: &Sim) -> Vec<Address> {
         discard: false,
         memory: MemoryLimits::default(),
         map_epoch: MapEpoch::new(1),
+        scrub: None,
+        notices: Notices::none(),
     };
     let formatted = Rc::new(Cell::new(false));
     for core in 0..2 {

@@ -17,6 +17,9 @@ const SNAPSHOT_LIFE: Duration = Duration::from_millis(100);
 /// A core's picture of itself; None where it cannot be asked.
 pub type Answer = Pin<Box<dyn Future<Output = Option<CoreStatus>> + Send>>;
 
+/// Resolves once a core knows what it was told; false where it cannot be told.
+pub type Told = Pin<Box<dyn Future<Output = bool> + Send>>;
+
 /// The way to the cores.
 pub trait Cores: Send + Sync + 'static {
     /// How many there are.
@@ -25,6 +28,9 @@ pub trait Cores: Send + Sync + 'static {
     fn store_gone(&self) -> bool;
     /// Asks one. The future may be dropped at any time.
     fn ask(&self, core: u16) -> Answer;
+    /// Has one read and verify all that it stores from now on, without the limit of rate where `unpaced`. The future
+    /// may be dropped at any time.
+    fn scrub(&self, core: u16, unpaced: bool) -> Told;
 }
 
 /// Makes snapshots, one at a time, and shares them.
@@ -51,6 +57,23 @@ impl Gatherer {
         let snapshot = Arc::new(gather(&*self.cores).await);
         *last = Some((Instant::now(), snapshot.clone()));
         snapshot
+    }
+}
+
+impl Gatherer {
+    /// Has every core begin a scrub; those that do not answer in time are named.
+    pub async fn scrub(&self, unpaced: bool) -> Result<(), Vec<u16>> {
+        let end = Instant::now() + CORE_ANSWER_MAX;
+        let mut silent = Vec::new();
+        for core in 0..self.cores.count() {
+            let told = self.cores.scrub(core, unpaced);
+            if timeout_at(end, told).await != Ok(true) {
+                silent.push(core);
+            }
+        }
+        // What was asked before does not know of it.
+        *self.last.lock().await = None;
+        if silent.is_empty() { Ok(()) } else { Err(silent) }
     }
 }
 
@@ -95,6 +118,13 @@ mod tests {
                 _ => Box::pin(async { None }),
             }
         }
+
+        fn scrub(&self, core: u16, _: bool) -> Told {
+            match core {
+                1 => Box::pin(std::future::pending()),
+                _ => Box::pin(async { true }),
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -104,6 +134,11 @@ mod tests {
         assert_eq!(began.elapsed(), CORE_ANSWER_MAX);
         assert_eq!(snapshot.silent().collect::<Vec<_>>(), [1, 2]);
         assert_eq!(snapshot.answered().count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_core_that_cannot_be_told_to_scrub_is_named() {
+        assert_eq!(Gatherer::new(Arc::new(Three::default())).scrub(true).await, Err(vec![1]));
     }
 
     #[tokio::test(start_paused = true)]

@@ -73,7 +73,18 @@ pub fn health(snapshot: &Snapshot) -> Health {
             );
         }
         if status.damaged_reads > 0 {
-            let what = format!("core {core} has read damaged data {} times: run cfs fsck", status.damaged_reads);
+            let what = format!(
+                "core {core} has read damaged data {} times: cfs scrub --start finds out whose it is",
+                status.damaged_reads
+            );
+            say(Level::Degraded, what);
+        }
+        if let Some(first) = status.scrub.findings.first() {
+            let what = format!(
+                "the scrub of core {core} knows {} damaged places; cfs scrub lists them: restore these files from a copy, \
+                 or delete them. One is {first}",
+                status.scrub.open_findings()
+            );
             say(Level::Degraded, what);
         }
         if status.refused_reads > 0 {
@@ -101,7 +112,7 @@ pub fn health(snapshot: &Snapshot) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cfs_observe::{CorePicture, CoreStatus};
+    use cfs_observe::{CorePicture, CoreStatus, Finding, ScrubStatus};
 
     fn judged(status: CoreStatus) -> (Level, usize) {
         let cores = vec![CorePicture::Answered(Box::new(status))];
@@ -127,6 +138,10 @@ mod tests {
     fn damage_that_was_read_degrades_and_what_is_not_served_is_critical() {
         assert_eq!(judged(CoreStatus { damaged_reads: 1, ..used(0) }), (Level::Degraded, 1));
         assert_eq!(judged(CoreStatus { refused_reads: 1, ..used(0) }), (Level::Degraded, 1));
+        let what = "fails its checksum".to_string();
+        let finding = Finding { what, device_offset: Some(4096), files: Vec::new(), more_files: 0 };
+        let scrub = ScrubStatus { findings: vec![finding], ..ScrubStatus::default() };
+        assert_eq!(judged(CoreStatus { scrub, ..used(0) }), (Level::Degraded, 1));
         let failed = CoreStatus { failed_groups: vec![3, 9], damaged_reads: 2, ..used(0) };
         assert_eq!(judged(failed), (Level::Critical, 2));
         assert_eq!(judged(CoreStatus { log_failure: Some("write".into()), ..used(0) }), (Level::Critical, 1));

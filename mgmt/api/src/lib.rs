@@ -1,7 +1,8 @@
-//! The HTTP API: /metrics, /health, status.
+//! The HTTP API: /metrics, /health, status, scrub.
 //!
 //! Runs on the management executor, never on a core; it asks cores by message through [`Cores`].
-//! Read-only and without identities, so it belongs on loopback or a trusted network.
+//! Without identities, so it belongs on loopback or a trusted network; all that can be asked for beside reading is
+//! a scrub, which changes nothing but the load.
 //!
 //! Invariants: nothing waits without a limit (a core one second, a connection ten); connections
 //! and request sizes are bounded; however many ask, cores are asked at most ten times a second.
@@ -13,10 +14,12 @@ mod gather;
 mod health;
 mod listen;
 mod routes;
+mod scrub;
 mod status;
 
 pub use error::ApiError;
-pub use gather::{Answer, Cores};
+pub use gather::{Answer, Cores, Told};
 pub use health::{Health, Level, Reason, health};
 pub use listen::{Api, bind};
+pub use scrub::{ScrubReport, ScrubStart};
 pub use status::{About, CoreSummary, ServerStatus, SpaceStatus};

@@ -2,11 +2,12 @@
 
 use crate::gather::Gatherer;
 use crate::health::{Level, health};
+use crate::scrub::{ScrubReport, ScrubStart};
 use crate::status::{About, ServerStatus};
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
@@ -31,11 +32,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/health", get(health_of))
         .route("/ready", get(ready))
         .route("/v1/status", get(status))
+        .route("/v1/scrub", get(scrub).post(scrub_start))
         .with_state(shared)
 }
 
 async fn index() -> &'static str {
-    "CoreFS\n/metrics       OpenMetrics text\n/metrics/json  the same as JSON\n/health        200 healthy, 202 degraded, 503 critical\n/ready         200 once every core answers\n/v1/status     the server in brief\n"
+    "CoreFS\n/metrics       OpenMetrics text\n/metrics/json  the same as JSON\n/health        200 healthy, 202 degraded, 503 critical\n/ready         200 once every core answers\n/v1/status     the server in brief\n/v1/scrub      what reading and verifying everything has found; POST {\"unpaced\": false} starts it\n"
 }
 
 async fn metrics(State(shared): Context) -> ([(HeaderName, &'static str); 1], String) {
@@ -66,6 +68,25 @@ async fn ready(State(shared): Context) -> (StatusCode, &'static str) {
 
 async fn status(State(shared): Context) -> Response {
     json(StatusCode::OK, &ServerStatus::of(&shared.about, &*shared.gatherer.snapshot().await))
+}
+
+async fn scrub(State(shared): Context) -> Response {
+    json(StatusCode::OK, &ScrubReport::of(&*shared.gatherer.snapshot().await))
+}
+
+/// Wants a content type that no page of a browser sends elsewhere without being allowed to.
+async fn scrub_start(State(shared): Context, headers: HeaderMap, body: String) -> Response {
+    if headers.get(CONTENT_TYPE).is_none_or(|value| value != "application/json") {
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type: application/json is wanted\n").into_response();
+    }
+    let start: ScrubStart = match serde_json::from_str(&body) {
+        Ok(start) => start,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    match shared.gatherer.scrub(start.unpaced).await {
+        Ok(()) => scrub(State(shared)).await,
+        Err(silent) => (StatusCode::SERVICE_UNAVAILABLE, format!("cores {silent:?} do not answer\n")).into_response(),
+    }
 }
 
 fn json(code: StatusCode, body: &impl Serialize) -> Response {

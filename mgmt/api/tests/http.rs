@@ -1,6 +1,6 @@
 //! The API over real sockets, in front of cores that are made up.
 
-use cfs_api::{About, Answer, ApiError, Cores, ServerStatus, bind};
+use cfs_api::{About, Answer, ApiError, Cores, ScrubReport, ServerStatus, Told, bind};
 use cfs_observe::CoreStatus;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +27,10 @@ impl Cores for Fake {
         }
         let space_units = [100, self.live, 0, 100 - self.live];
         Box::pin(async move { Some(CoreStatus { core, groups: 128, space_units, ..CoreStatus::default() }) })
+    }
+
+    fn scrub(&self, core: u16, unpaced: bool) -> Told {
+        Box::pin(async move { core < 2 && unpaced })
     }
 }
 
@@ -86,6 +90,28 @@ async fn a_server_with_a_silent_core_is_not_ready_and_still_tells_of_the_others(
     let status: ServerStatus = serde_json::from_str(&body).expect("its own type");
     assert_eq!((code, status.about.pid, status.space.full_percent), (200, 7, 10));
     assert_eq!(status.cores.iter().map(|c| c.answering).collect::<Vec<_>>(), [true, true, false]);
+}
+
+#[tokio::test]
+async fn a_scrub_is_started_by_whoever_says_how_and_by_no_page_of_a_browser() {
+    let address = serve(10, false);
+    let post = |kind: &str, body: &str| {
+        let bytes = body.len();
+        format!("POST /v1/scrub HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {bytes}\r\n\r\n{body}")
+    };
+    let started = exchange(address, post("application/json", "{\"unpaced\": true}").as_bytes()).await;
+    let (head, body) = started.split_once("\r\n\r\n").expect("a head");
+    let report: ScrubReport = serde_json::from_str(body).expect("its own type");
+    assert!(head.starts_with("HTTP/1.1 200") && report.is_idle && report.cores.len() == 2, "{started}");
+    for (kind, body, code) in [
+        ("text/plain", "{\"unpaced\": true}", "415"),
+        ("application/json", "{}", "400"),
+        ("application/json", "{\"unpaced\": false}", "503"),
+    ] {
+        let refused = exchange(address, post(kind, body).as_bytes()).await;
+        assert!(refused.starts_with(&format!("HTTP/1.1 {code}")), "{refused}");
+    }
+    assert_eq!(get(address, "/v1/scrub").await.0, 200);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use crate::mount_option::{self, MountOption};
 use clap::{Args, Parser, Subcommand};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// CoreFS: a distributed POSIX file system for NVMe servers.
 #[derive(Parser, Debug)]
@@ -38,6 +39,11 @@ pub enum Command {
         after_help = "Exit status: 0 clean, or only space that leaked; 1 damage, out of service, or the check could not be made.\n\nExample:\n  cfs fsck /srv/cfs"
     )]
     Fsck(FsckOptions),
+    /// Show what reading and verifying everything has found on running servers, or start it.
+    #[command(
+        after_help = "A server does so by itself, see its --scrub-period.\n\nExit status: 0 nothing is damaged, as far as known; 1 damage, or a server that does not answer.\n\nExamples:\n  cfs scrub\n  cfs scrub --start --wait /srv/cfs"
+    )]
+    Scrub(ScrubOptions),
     /// Show the servers that this user runs on this machine.
     #[command(after_help = "Exit status: 0 if every server serves, 1 if one is critical or does not answer.")]
     Status(StatusOptions),
@@ -57,6 +63,9 @@ A row a core and server, over the time since the last look:
 /// Most cores of a server.
 pub const CORES_MAX: u16 = 64;
 
+/// Least rate of a scrub, bytes a second.
+const RATE_MIN: u64 = 64 << 10;
+
 /// Where and how to serve.
 #[derive(Args, Debug, Clone)]
 pub struct Serving {
@@ -69,9 +78,15 @@ pub struct Serving {
     /// Address of core 0; core i listens on the port plus i.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = parse_address)]
     pub listen: SocketAddr,
-    /// Address of the HTTP API (/metrics, /health, /v1/status); port 0 for a free one.
+    /// Address of the HTTP API (/metrics, /health, /v1/status, /v1/scrub); port 0 for a free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480", value_parser = parse_address)]
     pub http: SocketAddr,
+    /// Read and verify everything stored once in so long (7d, 12h, 30m); 0: only when cfs scrub --start asks.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = parse_time)]
+    pub scrub_period: Duration,
+    /// Most that each core reads for that, a second.
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = parse_rate)]
+    pub scrub_rate: u64,
     /// Serve clear text on addresses that are not loopback. Anyone on the path can read the data.
     #[arg(long)]
     pub allow_plaintext: bool,
@@ -182,6 +197,26 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// `cfs scrub`.
+#[derive(Args, Debug)]
+pub struct ScrubOptions {
+    /// The data directory or block device that is served; default: all that this user serves on this machine.
+    #[arg(value_name = "DIR|DEVICE")]
+    pub target: Option<PathBuf>,
+    /// Begin to read and verify everything now.
+    #[arg(long)]
+    pub start: bool,
+    /// As fast as the device reads, whatever --scrub-rate says.
+    #[arg(long, requires = "start")]
+    pub unpaced: bool,
+    /// Wait until nothing is left to be verified.
+    #[arg(long)]
+    pub wait: bool,
+    /// For programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `cfs status`.
 #[derive(Args, Debug)]
 pub struct StatusOptions {
@@ -205,6 +240,28 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))
 }
 
+/// A time, with a unit: s, m, h, d. 0 needs none.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match (digits, &text[digits.len()..]) {
+        ("0", "") | (_, "s") => 1,
+        (_, "m") => 60,
+        (_, "h") => 3600,
+        (_, "d") => 86_400,
+        (_, unit) => return Err(format!("unknown unit '{unit}': use s, m, h or d")),
+    };
+    let number: u32 = digits.parse().map_err(|_| format!("'{text}' is not a time like 7d"))?;
+    Ok(Duration::from_secs(u64::from(number) * unit))
+}
+
+/// Bytes a second.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        rate if rate < RATE_MIN => Err("less than 64KiB never gets anywhere; --scrub-period 0 turns it off".into()),
+        rate => Ok(rate),
+    }
+}
+
 /// HOST:PORT. Of the addresses that a name has, one of IPv4 is taken if there is one: it is where a server
 /// listens unless it is told otherwise.
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
@@ -225,9 +282,13 @@ mod tests {
     }
 
     #[test]
-    fn sizes_take_binary_units() {
+    fn sizes_take_binary_units_and_times_theirs() {
         assert_eq!(parse_size("8GiB"), Ok(8 << 30));
         assert_eq!(parse_size("512m"), Ok(512 << 20));
+        assert_eq!(parse_time("7d"), Ok(Duration::from_secs(604_800)));
+        assert_eq!((parse_time("0"), parse_time("90m")), (Ok(Duration::ZERO), Ok(Duration::from_secs(5400))));
+        assert!(["7", "d", "", "-1d", "7w", "99999999999d"].iter().all(|text| parse_time(text).is_err()));
+        assert!(parse_rate("1MiB").is_ok() && parse_rate("0").is_err());
         assert!(parse_size("8 parsecs").is_err() && parse_size("99999999T").is_err());
     }
 }

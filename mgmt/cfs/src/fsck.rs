@@ -4,7 +4,7 @@ use crate::Failure;
 use crate::args::FsckOptions;
 use crate::format::{open_locked, refusal};
 use crate::place::Target;
-use cfs_runtime::{CoreConfig, DiskFile, OpenMode, run as run_core};
+use cfs_runtime::{CoreConfig, DiskFile, OpenMode, RuntimeError, run as run_core};
 use cfs_server::{FsckError, Progress, Severity, Stage};
 use cfs_types::CoreId;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,7 +19,7 @@ pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
     let target = Target::with_store(&options.target)?;
     let doing = || format!("checking {}", target.path.display());
     let mode = if options.return_to_service { OpenMode::ReadWrite } else { OpenMode::ReadOnly };
-    let file = open_locked(&target.store, mode).map_err(|e| Failure::new(doing(), e))?;
+    let file = open_locked(&target.store, mode).map_err(|e| in_use(&target, doing(), &e))?;
     if options.return_to_service && !file.is_direct() {
         let why = "its file system has no direct I/O, so that a check reads what is cached and not what is on the device; copy it elsewhere";
         return Err(Failure::new(doing(), why));
@@ -53,6 +53,17 @@ pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
     return_to_service(&file)?;
     say!("in service again");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why the store was not opened; a server verifies its own.
+fn in_use(target: &Target, doing: String, error: &RuntimeError) -> Failure {
+    let advice = match error {
+        RuntimeError::Locked { .. } => {
+            format!("; if that is a server: cfs scrub --start --wait {}", target.path.display())
+        }
+        _ => String::new(),
+    };
+    Failure::new(doing, format!("{error}{advice}"))
 }
 
 /// The command that lets a store be served again.

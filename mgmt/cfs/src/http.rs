@@ -1,5 +1,6 @@
 //! Questions to the HTTP API of a server of this user.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,6 +14,18 @@ const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// What a server says under a path.
 pub fn get<T: DeserializeOwned>(http: &str, path: &str) -> Result<T, String> {
     ask(http, &format!("GET {path} HTTP/1.0\r\nHost: {http}\r\n\r\n"))
+}
+
+/// What a server answers to what it is sent.
+pub fn post<T: DeserializeOwned>(http: &str, path: &str, what: &impl Serialize) -> Result<T, String> {
+    let body = serde_json::to_string(what).map_err(|e| e.to_string())?;
+    let bytes = body.len();
+    ask(
+        http,
+        &format!(
+            "POST {path} HTTP/1.0\r\nHost: {http}\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n{body}"
+        ),
+    )
 }
 
 /// HTTP/1.0, so that the answer ends with the connection.

@@ -13,8 +13,10 @@ mod http;
 mod management;
 mod mount_option;
 mod mounting;
+mod notices;
 mod place;
 mod registry;
+mod scrub;
 mod serving;
 mod status;
 mod stop_sign;
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Umount(options) => mounting::unmount(&options),
         Command::Fsck(options) => return exit(fsck::run(&options)),
         Command::Top(options) => top::run(&options),
+        Command::Scrub(options) => return exit(scrub::run(&options)),
         Command::Status(options) => return exit(status::run(&options)),
     };
     exit(done.map(|()| ExitCode::SUCCESS))

@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::serving::Server;
 use crate::stop_sign::StopSign;
-use cfs_api::{Answer, Api, Cores};
+use cfs_api::{Answer, Api, Cores, Told};
 use cfs_runtime::Remote;
 use cfs_server::{CoreReply, CoreRequest, Envelope};
 use cfs_types::CoreId;
@@ -37,6 +37,18 @@ impl Cores for RemoteCores {
             Err(_) => Box::pin(async { None }),
         }
     }
+
+    fn scrub(&self, core: u16, unpaced: bool) -> Told {
+        let (promise, told) = oneshot::channel();
+        let deliver = move |reply: CoreReply| {
+            let _gone = promise.send(matches!(reply, CoreReply::Done));
+        };
+        let start = Envelope::Outside(CoreRequest::Scrub(unpaced), Box::new(deliver));
+        match self.0.send(CoreId::new(core), Box::new(start)) {
+            Ok(()) => Box::pin(async move { told.await.unwrap_or(false) }),
+            Err(_) => Box::pin(async { false }),
+        }
+    }
 }
 
 /// Serves the HTTP API until a stop is asked for, `ended` says so or the store is shortened.
@@ -46,6 +58,7 @@ pub fn manage(api: Api, server: &Server, stop: &StopSign, ended: impl Fn() -> bo
         tokio::select! {
             served = api.serve(cores) => served.map_err(|e| Failure::new("serving HTTP", e)),
             stopped = stop.wait(ended) => stopped.and_then(|()| server.store.survives()),
+            () = write_notices(server) => Ok(()),
             failure = server.store.shortened() => {
                 // Said at once: what ends now may have more to say.
                 complain!("cfs: {failure}");
@@ -53,6 +66,12 @@ pub fn manage(api: Api, server: &Server, stop: &StopSign, ended: impl Fn() -> bo
             }
         }
     })
+}
+
+/// Writes what cores have to say; never ends.
+async fn write_notices(server: &Server) {
+    server.notices.write().await;
+    std::future::pending::<()>().await;
 }
 
 /// Waits until a stop is asked for or `ended` says so.

@@ -2,6 +2,7 @@
 
 use crate::args::{CORES_MAX, ServerOptions, Serving};
 use crate::mounting::Guest;
+use crate::notices::{NoticeBoard, notices};
 use crate::place::{Place, Target};
 use crate::registry::{self, Entry, Registered};
 use crate::stop_sign::StopSign;
@@ -12,7 +13,10 @@ use cfs_device::Layout;
 use cfs_rpc::Admission;
 use cfs_runtime::{CoreConfig, CoreThread, DiskFile, LocalNet, ParkPolicy, Reactor, Remote, mesh, start_core};
 use cfs_seam::{Address, Class, World, spawn};
-use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, RootOwner, ServerConfig, StartError, serve_core};
+use cfs_server::{
+    CoreReply, CoreRequest, Envelope, MemoryLimits, Notices, RootOwner, ScrubConfig, ServerConfig, StartError,
+    serve_core,
+};
 use cfs_types::{CoreId, MapEpoch};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::net::{SocketAddr, TcpListener};
@@ -81,6 +85,8 @@ pub struct Server {
     pub place: Place,
     /// Looks whether the store is whole and in its place.
     pub store: StoreWatch,
+    /// What the cores have to say.
+    pub notices: NoticeBoard,
     _registered: Registered,
 }
 
@@ -127,7 +133,8 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
     let cpus = cfs_runtime::available_cpus();
     let cores = cores_for(options, &superblock.layout)?;
     check_ports(options, cores)?;
-    let config = server_config(place, options, cores, superblock.cluster.bytes())?;
+    let (say, notices) = notices();
+    let config = server_config(place, options, cores, superblock.cluster.bytes(), say)?;
     let seats = mesh(cores).map_err(|e| Failure::new("starting the cores", e))?;
     let remote = seats[0].remote();
     let (ready, wait) = channel();
@@ -171,7 +178,7 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
     let (place, registered) = (place.clone(), registry::register(&entry)?);
     let store = StoreWatch::new(file, superblock.layout.device_bytes);
-    Ok((Server { threads, remote, addresses, http, place, store, _registered: registered }, api, guest))
+    Ok((Server { threads, remote, addresses, http, place, store, notices, _registered: registered }, api, guest))
 }
 
 /// Waits for a guest of this core and serves it.
@@ -331,7 +338,13 @@ fn is_taken(address: SocketAddr) -> Result<bool, Failure> {
     }
 }
 
-fn server_config(place: &Place, options: &Serving, cores: u16, cluster: [u8; 16]) -> Result<ServerConfig, Failure> {
+fn server_config(
+    place: &Place,
+    options: &Serving,
+    cores: u16,
+    cluster: [u8; 16],
+    notices: Notices,
+) -> Result<ServerConfig, Failure> {
     let (mut listen, mut advertised) = (Vec::new(), Vec::new());
     for core in 0..cores {
         let tcp = Address::Tcp(address_of(options, core)?);
@@ -353,6 +366,11 @@ fn server_config(place: &Place, options: &Serving, cores: u16, cluster: [u8; 16]
         discard: true,
         memory: memory(options, cores)?,
         map_epoch: MapEpoch::new(1),
+        scrub: Some(ScrubConfig {
+            period: Some(options.scrub_period).filter(|period| !period.is_zero()),
+            bytes_per_second: options.scrub_rate,
+        }),
+        notices,
     })
 }
 

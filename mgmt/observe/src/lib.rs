@@ -9,11 +9,13 @@
 mod exposition;
 mod families;
 mod process;
+mod scrub;
 mod snapshot;
 mod status;
 
 pub use exposition::{CONTENT_TYPE, openmetrics};
 pub use families::{Family, Kind, Sample, Value, families};
 pub use process::{Process, ThreadTime};
+pub use scrub::{FilePiece, Finding, ScrubStatus};
 pub use snapshot::{CorePicture, Snapshot, Space};
 pub use status::{Bounded, ClassUsage, CoreStatus, Number, Unit};

@@ -1,6 +1,7 @@
 //! One core as the management plane sees it: plain data that crosses threads.
 
 use crate::families::Kind;
+use crate::scrub::ScrubStatus;
 use cfs_types::Latencies;
 
 /// What a number counts; the last part of its metric's name.
@@ -112,6 +113,8 @@ pub struct CoreStatus {
     pub inodes: u64,
     /// Sessions connected here.
     pub sessions: u64,
+    /// What reading and verifying everything came to.
+    pub scrub: ScrubStatus,
 }
 
 impl CoreStatus {

@@ -2,11 +2,12 @@
 //!
 //! Layout (docs/formats/local.md): key 0xF0 'c' chunk (big-endian u64) -> unit u64, units u32,
 //! length u32; key 0xF0 'k' chunk -> CRC32C of each 4 KiB block, u32 each. Two keys, so that the
-//! start reads places without checksums.
+//! start reads places without checksums. Beside them key 0xF0 's' -> when all that the shard stores was last
+//! verified, i64.
 
 use cfs_kv::{Lookup, Store};
 use cfs_segment::CellRef;
-use cfs_types::{ChunkId, Timestamp};
+use cfs_types::{ChunkId, Nanos, Timestamp};
 use std::rc::Rc;
 
 use crate::replica::LocalWrite;
@@ -30,6 +31,21 @@ fn key(kind: u8, chunk: ChunkId) -> Box<[u8]> {
 /// First key of the places and one past the last.
 pub fn places() -> ([u8; 2], [u8; 2]) {
     ([LOCAL_SPACE, b'c'], [LOCAL_SPACE, b'd'])
+}
+
+/// Key of when all that the shard stores was last verified.
+pub fn verified_key() -> [u8; 2] {
+    [LOCAL_SPACE, b's']
+}
+
+/// The write that records when all that the shard stores was last verified, or forgets it.
+pub fn verified(at: Option<Nanos>) -> LocalWrite {
+    (verified_key().into(), at.map(|at| Rc::from(at.get().to_le_bytes())))
+}
+
+/// That time; None where the value is none.
+pub fn decode_verified(value: &[u8]) -> Option<Nanos> {
+    Some(Nanos::new(i64::from_le_bytes(value.try_into().ok()?)))
 }
 
 /// First key of the records of checksums and one past the last.
@@ -127,5 +143,9 @@ mod tests {
         assert_eq!(hex(&place.expect("a value")), "204e0000000000000200000088130000");
         assert_eq!(hex(&sums_key), "f06b0000000000000102");
         assert_eq!(hex(&sums.expect("a value")), "01000000ddccbbaa");
+        let (key, time) = verified(Some(Nanos::new(0x0102_0304)));
+        assert_eq!((hex(&key), hex(&time.clone().expect("a value"))), ("f073".into(), "0403020100000000".into()));
+        assert_eq!(time.and_then(|time| decode_verified(&time)), Some(Nanos::new(0x0102_0304)));
+        assert_eq!(decode_verified(&[0; 7]), None);
     }
 }

@@ -4,6 +4,8 @@ use crate::leases::{OBJECT_BYTES, PIN_BYTES, PinLimits};
 use cfs_rpc::Admission;
 use cfs_seam::Address;
 use cfs_types::{CoreId, GroupId, MapEpoch, ShardId, UNIT_BYTES};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Memory of one core, bytes. What is not counted here does not grow with the number of files; see
@@ -78,6 +80,42 @@ impl Default for MemoryLimits {
     }
 }
 
+/// How everything that is stored is read and verified.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScrubConfig {
+    /// Everything once in so long; None: only where it is asked for.
+    pub period: Option<Duration>,
+    /// Most bytes that a core reads a second.
+    pub bytes_per_second: u64,
+}
+
+/// Takes lines for whoever runs the server. Called on cores, so it must not block.
+#[derive(Clone)]
+pub struct Notices(Arc<dyn Fn(String) + Send + Sync>);
+
+impl Notices {
+    /// Lines go to `take`.
+    pub fn new(take: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Notices(Arc::new(take))
+    }
+
+    /// Nobody is told.
+    pub fn none() -> Self {
+        Notices::new(drop)
+    }
+
+    /// Says a line.
+    pub fn say(&self, line: String) {
+        (self.0)(line);
+    }
+}
+
+impl fmt::Debug for Notices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Notices")
+    }
+}
+
 /// One server process.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -105,6 +143,10 @@ pub struct ServerConfig {
     pub memory: MemoryLimits,
     /// Version of the shard map.
     pub map_epoch: MapEpoch,
+    /// Whether and how everything that is stored is read and verified.
+    pub scrub: Option<ScrubConfig>,
+    /// Takes what the server has to say to whoever runs it.
+    pub notices: Notices,
 }
 
 impl ServerConfig {

@@ -20,6 +20,7 @@ use crate::operation::Served;
 use crate::overwrite::Overwrites;
 use crate::peers::Peers;
 use crate::regions::RegionPool;
+use crate::scrub::Scrub;
 use crate::shard::Shard;
 use crate::unlinking::Unlinking;
 use cfs_cluster::Lineage;
@@ -99,6 +100,8 @@ pub struct Core {
     pub log_room: Rc<LogRoom>,
     /// What the cleaner does.
     pub cleaning: Rounds,
+    /// What reading and verifying everything has come to.
+    pub scrub: Scrub,
     /// Room for the payload of requests.
     pub request_room: Pool,
     /// Room for the payload of answers.

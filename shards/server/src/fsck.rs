@@ -252,7 +252,8 @@ impl<P: FnMut(Progress)> Check<P> {
             self.claims.extend(tables.into_iter().flat_map(|tables| tables.claims(id)));
             let tables = tables.map(|tables| tables.tables.as_slice()).unwrap_or_default();
             let space = self.opener.space.clone();
-            let checks = gather(tables.iter().map(|table| verify_table(&space, id, table, stem)), CELLS_AT_ONCE).await;
+            let checks = tables.iter().map(|table| verify_table(&space, id, table, stem, async || ()));
+            let checks = gather(checks, CELLS_AT_ONCE).await;
             for (table, check) in tables.iter().zip(checks) {
                 intact &= self.note_table(id, table, check);
             }

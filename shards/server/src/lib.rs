@@ -36,6 +36,7 @@ mod pack;
 mod peers;
 mod regions;
 mod replica;
+mod scrub;
 mod seat;
 mod shard;
 mod status;
@@ -48,7 +49,7 @@ mod upkeep;
 mod view;
 
 pub use boot::StartError;
-pub use config::{MemoryLimits, ServerConfig};
+pub use config::{MemoryLimits, Notices, ScrubConfig, ServerConfig};
 pub use fsck::{Checked, Finding, FsckError, Progress, Report, Severity, Site, Stage, fsck};
 pub use messages::{CoreReply, CoreRequest};
 pub use peers::Envelope;

@@ -4,6 +4,7 @@ use crate::RootOwner;
 use crate::boot::{Claims, Regions};
 use crate::former::Issued;
 use crate::overwrite::{Overwrite, Overwrote};
+use crate::scrub::{Found, Scope};
 use cfs_cluster::Lineage;
 use cfs_log::{CorePart, Freed};
 use cfs_namespace::{Answer, Command, TxId};
@@ -72,6 +73,10 @@ pub enum CoreRequest {
     Alive(Vec<SessionId>),
     /// Make the root directory where there is none. Answer: `Answered`.
     MakeRoot(RootOwner),
+    /// Read and verify everything from now on; without the limit of rate where that is true. Answer: `Done`.
+    Scrub(bool),
+    /// Look for what leads to an inode. Answer: `Traced`.
+    Trace(InodeId, Scope),
     /// How things stand. Answer: `Status`.
     Status,
     /// Let no client in any more, and answer none: the server stops. Answer: `Done`.
@@ -106,6 +111,8 @@ pub enum CoreReply {
     Sequence(Result<(u64, u64), FsError>),
     /// Whether the cell was moved.
     Relocated(bool),
+    /// What leads to the inode.
+    Traced(Result<Found, FsError>),
     /// Regions handed over.
     Granted(Vec<u32>),
     /// The session.

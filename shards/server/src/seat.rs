@@ -12,7 +12,7 @@ use crate::messages::{CoreReply, CoreRequest};
 use crate::operation::make_root;
 use crate::overwrite::overwrite_here;
 use crate::peers::{Handler, Peers};
-use crate::{clean, control, coordinate, status};
+use crate::{clean, control, coordinate, scrub, status};
 use cfs_device::{DeviceError, Superblock};
 use cfs_exec::Event;
 use cfs_log::{CorePart, OldStreams};
@@ -228,6 +228,7 @@ impl Seat {
             | CoreRequest::DropSession(_)
             | CoreRequest::Alive(_)
             | CoreRequest::Former(_)) => answer_of_sessions(core, about).await,
+            about @ (CoreRequest::Scrub(_) | CoreRequest::Trace(..)) => answer_of_scrub(core, about).await,
             CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
             CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
             CoreRequest::FreeSlots(freed) => {
@@ -247,6 +248,16 @@ impl Seat {
 pub async fn shut_doors(peers: &Rc<Peers>) {
     let cores = (0..peers.cores()).map(CoreId::new);
     gather(cores.map(|core| peers.call(core, CoreRequest::ShutDoors)), usize::from(peers.cores())).await;
+}
+
+/// Answers what is asked for the scrub.
+async fn answer_of_scrub(core: &Rc<Core>, request: CoreRequest) -> CoreReply {
+    match request {
+        CoreRequest::Scrub(unpaced) => scrub::start(core, unpaced),
+        CoreRequest::Trace(ino, scope) => return CoreReply::Traced(scrub::trace(core, ino, scope).await),
+        _ => {}
+    }
+    CoreReply::Done
 }
 
 /// Answers what cores tell one another of sessions.

@@ -2,7 +2,7 @@
 
 use crate::core::{Core, FORWARDS_MAX};
 use crate::leases::{OBJECT_BYTES, PIN_BYTES};
-use cfs_observe::{Bounded, ClassUsage, CoreStatus, Number, Unit};
+use cfs_observe::{Bounded, ClassUsage, CoreStatus, Number, ScrubStatus, Unit};
 use cfs_seam::DiskUsage;
 use cfs_segment::Lifetime;
 use cfs_types::UNIT_BYTES;
@@ -15,6 +15,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
     for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
         inodes += shard.read(|view, _| cfs_namespace::pending::inode_count(view)).await.unwrap_or(0);
     }
+    let scrub = core.scrub.status(core);
     let failed = core.groups.values().filter(|s| s.replica.failure().is_some());
     CoreStatus {
         core: core.me().get(),
@@ -23,7 +24,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         log_failure: core.log.failed().map(|error| error.to_string()),
         damaged_reads: damaged_reads(core),
         refused_reads: refused_reads(core),
-        numbers: numbers(core, &log, &device),
+        numbers: numbers(core, &log, &device, &scrub),
         requests: core.metrics.requests(),
         log_writes: log.writes,
         log_flushes: log.flushes,
@@ -35,6 +36,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         floor_units: core.floor_units,
         inodes,
         sessions: core.links.len() as u64,
+        scrub,
     }
 }
 
@@ -50,11 +52,11 @@ fn classes(space: &cfs_segment::Usage) -> Vec<ClassUsage> {
     named.map(class).collect()
 }
 
-fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage) -> Vec<Number> {
+fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubStatus) -> Vec<Number> {
     let (m, bytes, of) = (&core.metrics, Unit::Bytes, Unit::Of);
     let (hits, misses) = core.block_cache.hits_and_misses();
     let objects = core.leases.borrow().objects() as u64;
-    vec![
+    let mut all = vec![
         Number::counter(
             "refused",
             of("connections"),
@@ -111,6 +113,29 @@ fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage) -> Vec<Number>
         Number::gauge("log_torn", of("streams"), "Earlier log streams that the start found torn", log.torn_streams),
         Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
         Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
+    ];
+    all.extend(scrub_numbers(core, scrub));
+    all
+}
+
+fn scrub_numbers(core: &Core, scrub: &ScrubStatus) -> [Number; 5] {
+    let of = Unit::Of;
+    [
+        Number::counter("scrubbed", Unit::Bytes, "Stored bytes read and verified by the scrub", core.scrub.bytes.get()),
+        Number::counter("scrub", of("findings"), "Places that the scrub has found damaged", core.scrub.found.get()),
+        Number::gauge(
+            "scrub_open",
+            of("findings"),
+            "Places known to be damaged now, that is until they are overwritten or deleted",
+            scrub.open_findings(),
+        ),
+        Number::gauge("scrub_due", of("groups"), "Raft groups that the scrub has yet to verify", scrub.due_groups),
+        Number::gauge(
+            "scrub_verified_since",
+            Unit::Seconds,
+            "Everything stored was verified after this time, since 1970; 0 where some of it never was",
+            scrub.verified_since_seconds * 1_000_000_000,
+        ),
     ]
 }
 

@@ -19,7 +19,7 @@ fn compare(name: &str, text: &str) {
 
 #[test]
 fn the_command_line_is_documented() {
-    const COMMANDS: &[&str] = &["dev", "format", "server", "mount", "umount", "fsck", "status", "top"];
+    const COMMANDS: &[&str] = &["dev", "format", "server", "mount", "umount", "fsck", "scrub", "status", "top"];
     let stage = Stage::new();
     let help = |arguments: &[&str]| {
         let output = stage.run(&[arguments, &["--help"]].concat());

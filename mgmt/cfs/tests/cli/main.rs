@@ -8,4 +8,5 @@ mod formatting;
 mod life;
 mod observing;
 mod refusals;
+mod scrub;
 mod stage;

@@ -29,7 +29,7 @@ fn a_store_in_use_names_its_holder() {
     let began = Instant::now();
     refused(&stage.run(&[&["server", "store"], &listen[..]].concat()), 1, &[&holder]);
     refused(&stage.run(&[&["dev", "store", "mnt"], &listen[..]].concat()), 1, &[&holder]);
-    refused(&stage.run(&["fsck", "store"]), 1, &[&holder]);
+    refused(&stage.run(&["fsck", "store"]), 1, &[&holder, "cfs scrub --start --wait"]);
     refused(&stage.run(&["format", "store", "--force"]), 1, &[&holder]);
     // Only the lock of a dead process is waited for, up to ten seconds each time.
     assert!(began.elapsed() < Duration::from_secs(20), "they wait for a living process: {:?}", began.elapsed());

@@ -2,6 +2,7 @@
 
 use super::{Claims, Regions, StartError};
 use crate::cells;
+use crate::config::ScrubConfig;
 use crate::core::{Core, FORWARDS_MAX};
 use crate::effects;
 use crate::fence::Fence;
@@ -14,11 +15,12 @@ use crate::machine::Machine;
 use crate::overwrite::Overwrites;
 use crate::regions::{Grants, RegionPool};
 use crate::replica::{Opened, Opener, Parts, Replica};
+use crate::scrub::Scrub;
 use crate::seat::Seat;
 use crate::shard::Shard;
 use crate::unlinking::Unlinking;
 use crate::unpacked::Unpacked;
-use crate::{connection, doors, sweep, upkeep};
+use crate::{connection, doors, scrub, sweep, upkeep};
 use cfs_consensus::{Group, GroupConfig};
 use cfs_device::{AnchorId, Anchors};
 use cfs_exec::{Event, Semaphore};
@@ -154,6 +156,7 @@ impl Loaded {
             changing: Semaphore::new(memory.change_units()),
             log_room: LogRoom::new(),
             cleaning: Default::default(),
+            scrub: Scrub::new(seat.config.scrub.unwrap_or(ScrubConfig { period: None, bytes_per_second: 1 })),
             request_room: Pool::new(seat.config.memory.requests as u64),
             answer_room: Pool::new(seat.config.memory.answers as u64),
             forwards: Semaphore::new(FORWARDS_MAX),
@@ -225,6 +228,9 @@ fn run(core: &Rc<Core>, seat: &Rc<Seat>) -> Result<(), StartError> {
     handles.push(spawn(tasks, Class::Background, upkeep::keep_room(core.clone())));
     handles.push(spawn(tasks, Class::Background, upkeep::keep_sorted(core.clone())));
     handles.push(spawn(tasks, Class::Background, upkeep::keep_clean(core.clone())));
+    if core.config.scrub.is_some() {
+        handles.push(spawn(tasks, Class::Background, scrub::run(core.clone())));
+    }
     let me = usize::from(core.me().get());
     for address in core.config.listen.get(me).into_iter().flatten() {
         let listener = seat.world.net.listen(address);

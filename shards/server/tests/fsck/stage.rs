@@ -4,7 +4,8 @@ use cfs_device::{FormatOptions, Uuid};
 use cfs_rpc::Admission;
 use cfs_seam::{Address, Disk, World};
 use cfs_server::{
-    CoreReply, CoreRequest, Envelope, FsckError, MemoryLimits, Report, RootOwner, ServerConfig, fsck, serve_core,
+    CoreReply, CoreRequest, Envelope, FsckError, MemoryLimits, Notices, Report, RootOwner, ServerConfig, fsck,
+    serve_core,
 };
 use cfs_sim::{Crash, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId, disk};
 use cfs_types::{CoreId, MapEpoch};
@@ -100,6 +101,8 @@ impl Stage {
                 ..MemoryLimits::default()
             },
             map_epoch: MapEpoch::new(1),
+            scrub: None,
+            notices: Notices::none(),
         }
     }
 

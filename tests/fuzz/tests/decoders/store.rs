@@ -99,7 +99,8 @@ fn try_table(what: &'static str, group: GroupId, id: u64, bytes: Vec<u8>) {
         .mutants(8_000)
         .decodes(|bytes| {
             lay(&device, table.cell.offset(), bytes, units * UNIT_BYTES);
-            let TableCheck { damage, entries, .. } = now(verify_table(&space(&device), group, &table, stem)).ok()?;
+            let TableCheck { damage, entries, .. } =
+                now(verify_table(&space(&device), group, &table, stem, async || ())).ok()?;
             look(space(&device), group, table);
             damage.is_empty().then_some(entries)
         });

@@ -28,6 +28,7 @@ mod reference;
 mod replaced;
 mod revoke;
 mod room;
+mod scrub;
 mod seeds;
 mod sessions;
 mod shared;

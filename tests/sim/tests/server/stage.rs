@@ -7,7 +7,10 @@ use cfs_device::{FormatOptions, Uuid};
 use cfs_observe::CoreStatus;
 use cfs_rpc::Admission;
 use cfs_seam::{Address, Disk, World};
-use cfs_server::{CoreReply, CoreRequest, Envelope, MemoryLimits, Report, RootOwner, ServerConfig, fsck, serve_core};
+use cfs_server::{
+    CoreReply, CoreRequest, Envelope, MemoryLimits, Notices, Report, RootOwner, ScrubConfig, ServerConfig, fsck,
+    serve_core,
+};
 use cfs_sim::{Crash, DiskFaults, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId, Stream};
 use cfs_types::{CoreId, MapEpoch};
 use cfs_volume::{Volume, VolumeOptions};
@@ -50,6 +53,8 @@ pub struct Setup {
     pub lease_term: Duration,
     /// What the device does wrong.
     pub faults: DiskFaults,
+    /// How everything that is stored is read and verified.
+    pub scrub: Option<ScrubConfig>,
 }
 
 impl Default for Setup {
@@ -62,6 +67,7 @@ impl Default for Setup {
             cores_max: CORES_MAX,
             lease_term: Duration::from_secs(20),
             faults: DiskFaults::default(),
+            scrub: None,
         }
     }
 }
@@ -126,6 +132,8 @@ pub struct Stage {
     /// How each core's service ended.
     pub ended: Rc<RefCell<Vec<Ended>>>,
     wrap: Disks,
+    /// What the cores had to say.
+    pub said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Stage {
@@ -142,6 +150,7 @@ impl Stage {
             starts: Cell::new(0),
             ended: Rc::default(),
             wrap: Box::new(|disk| disk),
+            said: Arc::default(),
         }
     }
 
@@ -171,7 +180,14 @@ impl Stage {
             discard: false,
             memory: self.setup.memory,
             map_epoch: MapEpoch::new(u32::try_from(self.starts.get()).expect("few starts")),
+            scrub: self.setup.scrub,
+            notices: self.notices(),
         }
+    }
+
+    fn notices(&self) -> Notices {
+        let said = self.said.clone();
+        Notices::new(move |line| said.lock().expect("not poisoned").push(line))
     }
 
     /// A line for whoever looks at one history: with CFS_SIM_VERBOSE.

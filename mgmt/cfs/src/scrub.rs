@@ -1,0 +1,137 @@
+//! `cfs scrub`: what reading and verifying everything has found on running servers.
+
+use crate::args::ScrubOptions;
+use crate::registry::{self, Entry};
+use crate::status::size;
+use crate::{Failure, http};
+use cfs_api::{ScrubReport, ScrubStart};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::fs::canonicalize;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Between two looks while it is waited for.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A server and its scrub.
+#[derive(Serialize)]
+struct Seen {
+    #[serde(flatten)]
+    entry: Entry,
+    scrub: ScrubReport,
+}
+
+/// `cfs scrub`.
+pub fn run(options: &ScrubOptions) -> Result<ExitCode, Failure> {
+    let entries = wanted(options)?;
+    if options.start {
+        for entry in &entries {
+            let start = ScrubStart { unpaced: options.unpaced };
+            let _begun: ScrubReport = http::post(&entry.http, "/v1/scrub", &start).map_err(|e| silent(entry, &e))?;
+        }
+    }
+    let look = |entry: Entry| {
+        let scrub = if options.wait { wait(&entry)? } else { ask(&entry)? };
+        Ok(Seen { entry, scrub })
+    };
+    let seen = entries.into_iter().map(look).collect::<Result<Vec<Seen>, Failure>>()?;
+    if options.json {
+        say!("{}", serde_json::to_string_pretty(&seen).map_err(|e| Failure::new("writing JSON", e))?);
+    } else {
+        seen.iter().for_each(show);
+    }
+    let is_well = seen.iter().all(|s| s.scrub.open_findings == 0 && s.scrub.silent_cores.is_empty());
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The servers that are meant.
+fn wanted(options: &ScrubOptions) -> Result<Vec<Entry>, Failure> {
+    let servers = registry::servers();
+    let Some(target) = &options.target else {
+        let none = || Failure::plain("no server of this user runs on this machine; cfs fsck checks a store offline");
+        return if servers.is_empty() { Err(none()) } else { Ok(servers) };
+    };
+    let real = canonicalize(target).map_err(|e| Failure::new(target.display(), e))?;
+    let found: Vec<Entry> =
+        servers.into_iter().filter(|entry| canonicalize(&entry.target).is_ok_and(|served| served == real)).collect();
+    if found.is_empty() {
+        let target = target.display();
+        return Err(Failure::plain(format!("no server of this user serves {target}; offline: cfs fsck {target}")));
+    }
+    Ok(found)
+}
+
+fn silent(entry: &Entry, error: &str) -> Failure {
+    Failure::plain(format!("{}: http://{} does not answer: {error}", entry.target.display(), entry.http))
+}
+
+fn ask(entry: &Entry) -> Result<ScrubReport, Failure> {
+    http::get(&entry.http, "/v1/scrub").map_err(|e| silent(entry, &e))
+}
+
+/// Looks until nothing is left to be verified.
+fn wait(entry: &Entry) -> Result<ScrubReport, Failure> {
+    let style = ProgressStyle::with_template("verifying {bar:40} {pos}/{len}");
+    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    loop {
+        let report = ask(entry)?;
+        if report.is_idle {
+            bar.finish_and_clear();
+            return Ok(report);
+        }
+        let (due, all) = report.groups();
+        bar.set_length(all);
+        bar.set_position(all - due);
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn show(seen: &Seen) {
+    let (target, report) = (seen.entry.target.display(), &seen.scrub);
+    let (due, all) = report.groups();
+    let how = if due > 0 { format!("{due} of {all} groups to verify") } else { "idle".to_string() };
+    let oldest = report.cores.iter().map(|core| core.scrub.verified_since_seconds).min().unwrap_or(0);
+    let since = match oldest {
+        0 => "not everything was verified yet".to_string(),
+        at => format!("everything was verified in the last {}", span(now().saturating_sub(at))),
+    };
+    let bytes = size(report.cores.iter().map(|core| core.scrub.scrubbed_bytes).sum());
+    let found = match report.open_findings {
+        0 => "no damage known".to_string(),
+        places => format!("DAMAGED in {places} places"),
+    };
+    say!("{target}: {how}; {since}; {bytes} read since the start; {found}");
+    for core in &report.cores {
+        core.scrub.findings.iter().for_each(|finding| say!("{target}: damage: {finding}"));
+        if core.scrub.more_findings > 0 {
+            say!("{target}: and {} more on core {}", core.scrub.more_findings, core.core);
+        }
+    }
+    report.silent_cores.iter().for_each(|core| say!("{target}: core {core} does not answer"));
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A time for people, rounded up.
+fn span(seconds: u64) -> String {
+    let units = [(86_400, "days"), (3600, "hours"), (60, "minutes")];
+    let found = units.into_iter().find(|(unit, _)| seconds >= 2 * unit);
+    let (unit, name) = found.unwrap_or((1, "seconds"));
+    format!("{} {name}", seconds.div_ceil(unit).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_up_in_their_unit() {
+        assert_eq!(
+            [0, 90, 150, 86_400, 604_801].map(span),
+            ["1 seconds", "90 seconds", "3 minutes", "24 hours", "8 days"]
+        );
+    }
+}
