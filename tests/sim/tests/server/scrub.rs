@@ -218,3 +218,25 @@ fn rot_is_found_and_named_also_where_the_name_is_in_another_shard_and_is_known_a
     assert!(now.findings.iter().flat_map(|f| &f.files).all(|f| f.path.as_deref() != Some("/dir-1/moved")), "{now:?}");
     stage.crash(Crash::Process);
 }
+
+#[test]
+fn after_a_restart_only_the_group_with_a_finding_is_verified_again_before_its_period_is_over() {
+    let period = Duration::from_secs(3600);
+    let setup = Setup { scrub: Some(ScrubConfig { period: Some(period), bytes_per_second: 1 << 40 }), ..setup() };
+    let stage = Stage::new(2, setup, &formatted(&setup));
+    stage.start(2);
+    stage.client(fill_little);
+    assert_eq!(damage(&stage, |n| n == 77), 1);
+    // A quarter of the period: the first reads come after an eighth.
+    let mut scrubbed = Vec::new();
+    for start in 0..2 {
+        stage.sim.run_until(period / 4, || false);
+        let now = scrub(&stage);
+        assert_eq!((now.findings.len(), now.due_groups), (1, 0), "start {start}: {now:?}");
+        scrubbed.push(now.scrubbed_bytes);
+        stage.crash(Crash::Process);
+        stage.start(1);
+    }
+    assert!(scrubbed[1] > 0 && scrubbed[1] < scrubbed[0] / 2, "{scrubbed:?}");
+    stage.crash(Crash::Process);
+}
