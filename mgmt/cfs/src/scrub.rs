@@ -19,30 +19,40 @@ const LOOK: Duration = Duration::from_millis(250);
 struct Seen {
     #[serde(flatten)]
     entry: Entry,
-    scrub: ScrubReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scrub: Option<ScrubReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Seen {
+    fn look(entry: Entry, wait: bool, asked: Result<(), String>) -> Self {
+        let report = asked.and_then(|()| if wait { self::wait(&entry) } else { ask(&entry) });
+        match report {
+            Ok(report) => Seen { entry, scrub: Some(report), error: None },
+            Err(error) => Seen { entry, scrub: None, error: Some(error) },
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        self.scrub.as_ref().is_some_and(|scrub| scrub.open_findings == 0 && scrub.silent_cores.is_empty())
+    }
 }
 
 /// `cfs scrub`.
 pub fn run(options: &ScrubOptions) -> Result<ExitCode, Failure> {
-    let entries = wanted(options)?;
-    if options.start {
-        for entry in &entries {
-            let start = ScrubStart { unpaced: options.unpaced };
-            let _begun: ScrubReport = http::post(&entry.http, "/v1/scrub", &start).map_err(|e| silent(entry, &e))?;
-        }
-    }
-    let look = |entry: Entry| {
-        let scrub = if options.wait { wait(&entry)? } else { ask(&entry)? };
-        Ok(Seen { entry, scrub })
+    let start = |entry: &Entry| match options.start {
+        true => http::post::<ScrubReport>(&entry.http, "/v1/scrub", &ScrubStart { unpaced: options.unpaced }).map(drop),
+        false => Ok(()),
     };
-    let seen = entries.into_iter().map(look).collect::<Result<Vec<Seen>, Failure>>()?;
+    let asked: Vec<_> = wanted(options)?.into_iter().map(|entry| (start(&entry), entry)).collect();
+    let seen: Vec<Seen> = asked.into_iter().map(|(asked, entry)| Seen::look(entry, options.wait, asked)).collect();
     if options.json {
         say!("{}", serde_json::to_string_pretty(&seen).map_err(|e| Failure::new("writing JSON", e))?);
     } else {
         seen.iter().for_each(show);
     }
-    let is_well = seen.iter().all(|s| s.scrub.open_findings == 0 && s.scrub.silent_cores.is_empty());
-    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if seen.iter().all(Seen::is_well) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// The servers that are meant.
@@ -62,21 +72,24 @@ fn wanted(options: &ScrubOptions) -> Result<Vec<Entry>, Failure> {
     Ok(found)
 }
 
-fn silent(entry: &Entry, error: &str) -> Failure {
-    Failure::plain(format!("{}: http://{} does not answer: {error}", entry.target.display(), entry.http))
+fn ask(entry: &Entry) -> Result<ScrubReport, String> {
+    http::get(&entry.http, "/v1/scrub")
 }
 
-fn ask(entry: &Entry) -> Result<ScrubReport, Failure> {
-    http::get(&entry.http, "/v1/scrub").map_err(|e| silent(entry, &e))
+/// Everything was verified after this time, seconds since 1970; 0 where some of it never was.
+fn verified_since(report: &ScrubReport) -> u64 {
+    report.cores.iter().map(|core| core.scrub.verified_since_seconds).min().unwrap_or(0)
 }
 
-/// Looks until nothing is left to be verified.
-fn wait(entry: &Entry) -> Result<ScrubReport, Failure> {
+/// Looks until nothing is left to be verified, or everything was since the first look: a period can be shorter
+/// than it takes.
+fn wait(entry: &Entry) -> Result<ScrubReport, String> {
+    let began = now();
     let style = ProgressStyle::with_template("verifying {bar:40} {pos}/{len}");
     let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     loop {
         let report = ask(entry)?;
-        if report.is_idle {
+        if report.is_idle || verified_since(&report) > began {
             bar.finish_and_clear();
             return Ok(report);
         }
@@ -88,11 +101,14 @@ fn wait(entry: &Entry) -> Result<ScrubReport, Failure> {
 }
 
 fn show(seen: &Seen) {
-    let (target, report) = (seen.entry.target.display(), &seen.scrub);
+    let target = seen.entry.target.display();
+    let Some(report) = &seen.scrub else {
+        let error = seen.error.as_deref().unwrap_or_default();
+        return complain!("cfs: {target}: http://{} does not answer: {error}", seen.entry.http);
+    };
     let (due, all) = report.groups();
     let how = if due > 0 { format!("{due} of {all} groups to verify") } else { "idle".to_string() };
-    let oldest = report.cores.iter().map(|core| core.scrub.verified_since_seconds).min().unwrap_or(0);
-    let since = match oldest {
+    let since = match verified_since(report) {
         0 => "not everything was verified yet".to_string(),
         at => format!("everything was verified in the last {}", span(now().saturating_sub(at))),
     };

@@ -34,6 +34,8 @@ const START_LOOK: Duration = Duration::from_millis(20);
 
 /// A start that is done sooner says nothing of its recovery.
 const SAY_AFTER: Duration = Duration::from_secs(1);
+/// How long a port may stay with a process that has ended.
+const PORT_TIME: Duration = Duration::from_secs(2);
 
 /// Why a server takes one target.
 const SEVERAL: &str =
@@ -310,7 +312,7 @@ fn address_of(options: &Serving, core: u16) -> Result<SocketAddr, Failure> {
 pub fn check_addresses(options: &Serving, cores: u16) -> Result<(), Failure> {
     check_listen(options)?;
     check_ports(options, cores)?;
-    if options.http.port() != 0 && is_taken(options.http)? {
+    if options.http.port() != 0 && stays_taken(options.http)? {
         return Err(Failure::plain(cfs_api::ApiError::InUse(options.http)));
     }
     Ok(())
@@ -321,13 +323,26 @@ pub fn check_addresses(options: &Serving, cores: u16) -> Result<(), Failure> {
 fn check_ports(options: &Serving, cores: u16) -> Result<(), Failure> {
     for core in 0..cores {
         let address = address_of(options, core)?;
-        if is_taken(address)? {
+        if stays_taken(address)? {
             return Err(Failure::plain(format!(
                 "{address} is in use, perhaps by another server: choose another address with --listen (each core takes one port, from there upwards)"
             )));
         }
     }
     Ok(())
+}
+
+/// Whether an address is taken, and not only by a process that has just ended: the kernel takes its ring apart,
+/// which holds its sockets, after nobody waits for it any more.
+fn stays_taken(address: SocketAddr) -> Result<bool, Failure> {
+    let end = Instant::now() + PORT_TIME;
+    while is_taken(address)? {
+        if Instant::now() >= end {
+            return Ok(true);
+        }
+        std::thread::sleep(START_LOOK);
+    }
+    Ok(false)
 }
 
 fn is_taken(address: SocketAddr) -> Result<bool, Failure> {

@@ -1,6 +1,6 @@
 //! Rot under a server that runs: what `cfs scrub`, the metrics, `/health` and standard error say of it.
 
-use crate::stage::{PATIENCE, Running, Stage, said};
+use crate::stage::{CORES, PATIENCE, Running, Stage, said};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -127,4 +127,20 @@ fn a_server_verifies_by_itself_once_a_period_and_not_where_that_is_off() {
     assert!(scrub(&stage).status.success());
     let nowhere = stage.run(&["scrub", "elsewhere"]);
     assert_eq!(nowhere.status.code(), Some(1), "{}", said(&nowhere));
+}
+
+#[test]
+fn a_server_that_does_not_answer_hides_no_other() {
+    let stage = Stage::new();
+    let server = stage.server();
+    assert!(stage.run(&["format", "other", "--size", "512MiB"]).status.success());
+    let other = stage.start(&["server", "other"], CORES);
+    server.signal("STOP");
+    let seen = stage.run(&["scrub", "--start", "--wait"]);
+    server.signal("CONT");
+    assert_eq!(seen.status.code(), Some(1), "{}", said(&seen));
+    let said = said(&seen);
+    assert!(said.contains("does not answer"), "{said}");
+    assert!(said.lines().any(|line| line.contains("other: idle") && line.contains("no damage known")), "{said}");
+    drop(other);
 }
