@@ -36,10 +36,6 @@ class PoweredStage(Stage):
         self.store = self.disk.device
         subprocess.run([self.binary, "format", self.store], check=True, timeout=60, stdout=subprocess.DEVNULL)
 
-    def run_fsck(self, *options):
-        command = [self.binary, "fsck", *options, self.store]
-        return subprocess.run(command, capture_output=True, text=True, timeout=600)
-
     def is_serving(self):
         return self.server is not None and self.server.poll() is None
 
@@ -59,11 +55,6 @@ class PoweredStage(Stage):
         if self.server.returncode == 1 and not word.startswith("cfs: "):
             raise Failure(f"the server ended without a word of why: {word!r}")
         return word if self.server.returncode == 1 else "killed"
-
-    def words(self, name):
-        """What the process that was started last has said."""
-        log = self.base / f"{name}.log"
-        return log.read_bytes()[self.begun.get(name, 0):].decode(errors="replace")
 
     def power_back(self):
         self.disk.detach()

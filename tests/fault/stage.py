@@ -61,30 +61,27 @@ class Stage:
         return subprocess.Popen([self.binary, *map(str, arguments)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def start(self, kind, wait=True):
-        at = self.said("server")
         places = [self.store, self.mount, "--size", self.size] if kind == "dev" else [self.store]
         addresses = ["--listen", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.port + 16}"]
         self.server = self.spawn("server", kind, *places, *addresses)
         if wait:
-            self.wait_ready("server", self.server, at)
+            self.wait_ready("server", self.server)
 
-    def said(self, name):
-        """Bytes that a process has written so far."""
+    def words(self, name):
+        """What the process that was started last has said."""
         log = self.base / f"{name}.log"
-        return log.stat().st_size if log.exists() else 0
+        return log.read_bytes()[self.begun[name]:].decode(errors="replace")
 
-    def wait_ready(self, name, process, at):
-        log, end = self.base / f"{name}.log", time.monotonic() + START_SECONDS
-        while b"\nready" not in b"\n" + log.read_bytes()[at:]:
+    def wait_ready(self, name, process):
+        end = time.monotonic() + START_SECONDS
+        while "\nready" not in "\n" + self.words(name):
             if process.poll() is not None or time.monotonic() > end:
-                said = log.read_bytes()[at:].decode(errors="replace")
-                raise Failure(f"the {name} does not start (exit {process.poll()}):\n{said}")
+                raise Failure(f"the {name} does not start (exit {process.poll()}):\n{self.words(name)}")
             time.sleep(0.02)
 
     def attach(self):
-        at = self.said("client")
         self.client = self.spawn("client", "mount", f"127.0.0.1:{self.port}", self.mount, "--foreground")
-        self.wait_ready("client", self.client, at)
+        self.wait_ready("client", self.client)
 
     def detach(self):
         self.client.send_signal(signal.SIGTERM)
@@ -113,9 +110,13 @@ class Stage:
         self.stops += 1
         self.check()
 
+    def run_fsck(self, *options):
+        command = [self.binary, "fsck", *options, str(self.store)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
     def check(self):
         """`cfs fsck` on the store as it lies there."""
-        done = subprocess.run([self.binary, "fsck", str(self.store)], capture_output=True, text=True, timeout=600)
+        done = self.run_fsck()
         if done.returncode != 0:
             raise Failure(f"fsck ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
 

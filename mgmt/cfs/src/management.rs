@@ -24,30 +24,38 @@ impl Cores for RemoteCores {
     }
 
     fn ask(&self, core: u16) -> Answer {
-        let (promise, answer) = oneshot::channel();
-        let deliver = move |reply: CoreReply| {
-            if let CoreReply::Status(status) = reply {
-                // Who asked may have lost patience.
-                let _gone = promise.send(*status);
-            }
-        };
-        let question = Envelope::Outside(CoreRequest::Status, Box::new(deliver));
-        match self.0.send(CoreId::new(core), Box::new(question)) {
-            Ok(()) => Box::pin(async move { answer.await.ok() }),
-            Err(_) => Box::pin(async { None }),
-        }
+        let answer = self.answer(core, CoreRequest::Status, |reply| match reply {
+            CoreReply::Status(status) => Some(*status),
+            _ => None,
+        });
+        Box::pin(answer)
     }
 
     fn scrub(&self, core: u16, unpaced: bool) -> Told {
-        let (promise, told) = oneshot::channel();
+        let told = self.answer(core, CoreRequest::Scrub(unpaced), |reply| match reply {
+            CoreReply::Done => Some(()),
+            _ => None,
+        });
+        Box::pin(async move { told.await.is_some() })
+    }
+}
+
+impl RemoteCores {
+    /// Asks a core, at once; what `take` makes of its answer, None where there is none.
+    fn answer<T: Send + 'static>(
+        &self,
+        core: u16,
+        request: CoreRequest,
+        take: fn(CoreReply) -> Option<T>,
+    ) -> impl Future<Output = Option<T>> + Send + 'static {
+        let (promise, answer) = oneshot::channel();
         let deliver = move |reply: CoreReply| {
-            let _gone = promise.send(matches!(reply, CoreReply::Done));
+            // Who asked may have lost patience.
+            let _gone = promise.send(take(reply));
         };
-        let start = Envelope::Outside(CoreRequest::Scrub(unpaced), Box::new(deliver));
-        match self.0.send(CoreId::new(core), Box::new(start)) {
-            Ok(()) => Box::pin(async move { told.await.unwrap_or(false) }),
-            Err(_) => Box::pin(async { false }),
-        }
+        // A core that takes nothing drops the promise.
+        let _sent = self.0.send(CoreId::new(core), Box::new(Envelope::Outside(request, Box::new(deliver))));
+        async move { answer.await.ok().flatten() }
     }
 }
 

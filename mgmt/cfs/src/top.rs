@@ -102,9 +102,14 @@ struct Core<'a> {
 }
 
 impl Core<'_> {
+    /// These labels and the core's.
+    fn own<'a>(&'a self, labels: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        [labels, &[("core", self.core)]].concat()
+    }
+
     /// How much a counter rose.
     fn rise(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let labels = [labels, &[("core", self.core)]].concat();
+        let labels = self.own(labels);
         self.now.sum(name, &labels) - self.before.sum(name, &labels)
     }
 
@@ -117,12 +122,12 @@ impl Core<'_> {
     }
 
     fn gauge(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.now.sum(name, &[labels, &[("core", self.core)]].concat())
+        self.now.sum(name, &self.own(labels))
     }
 
     /// What was timed meanwhile, by bucket.
     fn timed(&self, name: &str, labels: &[(&str, &str)]) -> Vec<u64> {
-        let labels = [labels, &[("core", self.core)]].concat();
+        let labels = self.own(labels);
         let mut buckets = self.now.buckets(name, &labels);
         buckets.iter_mut().zip(self.before.buckets(name, &labels)).for_each(|(now, then)| *now -= then.min(*now));
         buckets

@@ -17,7 +17,7 @@ use crate::core::Core;
 use crate::metrics::Counter;
 use crate::shard::Shard;
 use cfs_exec::Event;
-use cfs_kv::{Lookup, Pins, Scan};
+use cfs_kv::{Lookup, Pins, Rows, Scan};
 use cfs_observe::{Finding, ScrubStatus};
 use cfs_seam::{Instant, timeout};
 use cfs_types::{FsError, GroupId, Nanos, Timestamp};
@@ -257,27 +257,32 @@ async fn verify_tables(core: &Rc<Core>, shard: &Rc<Shard>) {
 }
 
 async fn verify_chunks(core: &Rc<Core>, shard: &Rc<Shard>) -> Result<(), FsError> {
-    let (mut from, to) = (cells::places().0.to_vec(), cells::places().1);
-    let mut pins = Pins::default();
-    while !core.stopping.get() {
-        let page = shard.replica.store().unnoticed(|store| store.scan(&from, &to, Timestamp::MAX, PAGE));
-        let (rows, more) = match page {
-            Scan::Rows { rows, more } => (rows, more),
-            Scan::Miss(fetch) => {
-                pins.merge(shard.replica.fetch(&fetch).await?);
-                continue;
-            }
-        };
-        pins = Pins::default();
+    let (first, to) = cells::places();
+    let mut from = Some(first.to_vec());
+    while let Some(at) = from.take().filter(|_| !core.stopping.get()) {
+        let (rows, next) = page(shard, &at, &to, PAGE).await?;
         for (key, value) in &rows {
             if let Some((id, _)) = cells::decode_row(key, value) {
                 verify(core, Suspect::Chunk(id)).await;
             }
         }
-        let Some((last, _)) = rows.last().filter(|_| more) else { return Ok(()) };
-        from = [last, &[0][..]].concat();
+        from = next;
     }
     Ok(())
+}
+
+/// Rows from `from` to before `to`, `limit` at most, and where the next ones begin. They count as nobody's use.
+async fn page(shard: &Shard, from: &[u8], to: &[u8], limit: usize) -> Result<(Rows, Option<Vec<u8>>), FsError> {
+    let mut pins = Pins::default();
+    loop {
+        match shard.replica.store().unnoticed(|store| store.scan(from, to, Timestamp::MAX, limit)) {
+            Scan::Rows { rows, more } => {
+                let next = rows.last().filter(|_| more).map(|(last, _)| [last, &[0][..]].concat());
+                return Ok((rows, next));
+            }
+            Scan::Miss(fetch) => pins.merge(shard.replica.fetch(&fetch).await?),
+        }
+    }
 }
 
 /// Looks at one thing and waits as long as the rate wants.

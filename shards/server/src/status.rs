@@ -40,7 +40,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
     }
 }
 
-/// Every class that was ever written or holds something.
+/// Every class, in the order of [`Lifetime::ALL`].
 fn classes(space: &cfs_segment::Usage) -> Vec<ClassUsage> {
     let units = space.live_units_by_class.iter().zip(space.written_units_by_class);
     let named = Lifetime::ALL.iter().zip(units);

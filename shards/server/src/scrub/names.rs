@@ -2,16 +2,16 @@
 //!
 //! The shard of the inode is searched first: a file is created beside its name.
 
+use super::page;
 use crate::core::Core;
 use crate::file_data::settle;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::shard::Shard;
-use cfs_kv::{Pins, Scan};
 use cfs_namespace::audit::{self, Row};
 use cfs_namespace::keys::{after_prefix, dentry_prefix};
 use cfs_namespace::state::find_inode;
 use cfs_seam::{Class, io, spawn};
-use cfs_types::{FsError, InodeId, Name, ShardId, Timestamp, VolumeId};
+use cfs_types::{FsError, InodeId, Name, ShardId, VolumeId};
 use std::rc::Rc;
 
 /// Deepest path that is spelled out.
@@ -109,25 +109,17 @@ async fn search(core: &Rc<Core>, ino: InodeId, scope: Scope) -> Result<Found, Fs
 
 /// The first name whose key begins with `prefix` and that leads to the inode.
 async fn scan(core: &Rc<Core>, shard: &Rc<Shard>, prefix: &[u8], ino: InodeId) -> Result<Found, FsError> {
-    let (mut from, to) = (prefix.to_vec(), after_prefix(prefix));
-    let mut pins = Pins::default();
-    while !core.stopping.get() {
-        let page = shard.replica.store().unnoticed(|store| store.scan(&from, &to, Timestamp::MAX, PAGE));
-        let (rows, more) = match page {
-            Scan::Rows { rows, more } => (rows, more),
-            Scan::Miss(fetch) => {
-                pins.merge(shard.replica.fetch(&fetch).await?);
-                continue;
-            }
-        };
-        pins = Pins::default();
+    let (mut from, to) = (Some(prefix.to_vec()), after_prefix(prefix));
+    while let Some(at) = from.take().filter(|_| !core.stopping.get()) {
+        let (rows, next) = page(shard, &at, &to, PAGE).await?;
         let found = rows.iter().find_map(|(key, value)| match audit::decode(key, value)? {
             Row::Dentry { dir, name, dentry, .. } if dentry.ino == ino => Some((dir, Some(name))),
             _ => None,
         });
-        let last = rows.last().filter(|_| more && found.is_none());
-        let Some((last, _)) = last else { return Ok(found) };
-        from = [last, &[0][..]].concat();
+        if found.is_some() {
+            return Ok(found);
+        }
+        from = next;
         core.world.tasks.yield_now().await;
     }
     Ok(None)
