@@ -1,7 +1,7 @@
 //! Whole reads, writes and flushes with errors that name the place; the checksum.
 
 use crate::DeviceError;
-use cfs_seam::{Disk, Durability, IoBuf};
+use cfs_seam::{Disk, Durability, IoBuf, Lifetime};
 use crc_fast::CrcAlgorithm;
 
 /// CRC32C (Castagnoli, RFC 3720).
@@ -18,10 +18,10 @@ pub async fn read_at(disk: &dyn Disk, offset: u64, bytes: usize) -> Result<IoBuf
     }
 }
 
-/// Writes the whole buffer; durable after the next [`flush`] that begins later.
+/// Writes the whole buffer, beside the logs; durable after the next [`flush`] that begins later.
 pub async fn write_at(disk: &dyn Disk, offset: u64, buf: IoBuf) -> Result<IoBuf, DeviceError> {
     let bytes = buf.len();
-    let done = disk.write(offset, buf, Durability::Flush).await;
+    let done = disk.write(offset, buf, Durability::Flush, Lifetime::Log).await;
     match done.result {
         Ok(()) => Ok(done.buf),
         Err(source) => Err(DeviceError::Write { offset, bytes, source }),

@@ -4,7 +4,7 @@ use cfs_device::{
     ANCHOR_BYTES_MAX, AnchorId, Anchors, DEVICE_BYTES_MIN, DeviceError, FormatOptions, Mended, SUPERBLOCK_BYTES,
     SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, crc32c, format, inspect, mark_failed, open, recover,
 };
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime};
 use cfs_sim::{DiskFaults, MemoryDisk, disk, now};
 use cfs_types::GroupId;
 use std::cell::RefCell;
@@ -165,9 +165,9 @@ impl Disk for BadSectors {
         }
         self.disk.read(offset, buf)
     }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
         self.at.borrow_mut().retain(|at| *at != offset);
-        self.disk.write(offset, buf, durability)
+        self.disk.write(offset, buf, durability, lifetime)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
         self.disk.flush()

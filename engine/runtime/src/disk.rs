@@ -8,11 +8,14 @@
 
 mod attached;
 mod holder;
+mod nvme;
 
 use crate::reactor::Reactor;
 use crate::{RuntimeError, system};
-use cfs_seam::{BLOCK_BYTES, Disk, Geometry};
+use cfs_seam::{BLOCK_BYTES, Disk, Geometry, Lifetime};
 use holder::User;
+use nvme::Namespace;
+pub use nvme::{NvmeIdentity, NvmeWear};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -44,8 +47,12 @@ struct Inner {
     direct: bool,
     sparse: bool,
     punch_holes: bool,
+    /// What it is where NVMe commands go to it.
+    namespace: Option<Namespace>,
     /// Somebody has shortened it: no write or flush succeeds any more.
     shortened: AtomicBool,
+    /// A write-through is not believed to be one.
+    fua_distrusted: AtomicBool,
     /// errno of the first failed flush, 0 while there was none.
     flush_failed: AtomicI32,
 }
@@ -54,7 +61,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct DiskFile(Arc<Inner>);
 
-/// Opens and locks a regular file or block device for direct I/O. Where the file system refuses
+/// Opens and locks a regular file, a block device or an NVMe namespace (`/dev/ngXnY`) for direct I/O. Where the file system refuses
 /// O_DIRECT (tmpfs) it is opened buffered, and [`DiskFile::is_direct`] says so.
 pub fn open_disk(path: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> {
     let (file, direct) = open(path, mode)?;
@@ -66,7 +73,14 @@ pub fn open_disk(path: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> 
             _ => failed("lock")(source),
         });
     }
-    let geometry = if metadata.file_type().is_block_device() {
+    let namespace = metadata.file_type().is_char_device().then(|| Namespace::identify(&file)).transpose();
+    let namespace = namespace.map_err(|source| match source.raw_os_error() {
+        Some(libc::EBUSY) => RuntimeError::Claimed { path: path.to_owned(), user: "its block device is".to_owned() },
+        _ => failed("asking the controller about")(source),
+    })?;
+    let geometry = if let Some(namespace) = &namespace {
+        namespace.geometry()
+    } else if metadata.file_type().is_block_device() {
         let (bytes, block_bytes) = system::block_device_geometry(file.as_fd()).map_err(failed("geometry of"))?;
         let queue = Queue::of(metadata.rdev());
         // Without O_DIRECT the page cache is a volatile cache whatever the device says.
@@ -82,8 +96,11 @@ pub fn open_disk(path: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> 
     let metadata = file.metadata().map_err(failed("stat"))?;
     let sparse = metadata.is_file() && metadata.blocks().saturating_mul(512) < metadata.len();
     let punch_holes = metadata.file_type().is_block_device() || sparse;
-    let (path, shortened, flush_failed) = (path.to_owned(), AtomicBool::new(false), AtomicI32::new(0));
-    Ok(DiskFile(Arc::new(Inner { file, path, geometry, direct, sparse, punch_holes, shortened, flush_failed })))
+    let (path, flush_failed) = (path.to_owned(), AtomicI32::new(0));
+    let (shortened, fua_distrusted) = (AtomicBool::new(false), AtomicBool::new(false));
+    let inner =
+        Inner { file, path, geometry, direct, sparse, punch_holes, namespace, shortened, fua_distrusted, flush_failed };
+    Ok(DiskFile(Arc::new(inner)))
 }
 
 fn open(path: &Path, mode: OpenMode) -> Result<(File, bool), RuntimeError> {
@@ -92,6 +109,10 @@ fn open(path: &Path, mode: OpenMode) -> Result<(File, bool), RuntimeError> {
     options.read(true).write(mode != OpenMode::ReadOnly).mode(0o600);
     match fs::metadata(path) {
         Ok(found) if found.file_type().is_block_device() => return open_device(path, &options, found.rdev()),
+        Ok(found) if is_namespace(path, &found) => {
+            // Commands never pass the page cache; the kernel knows no O_DIRECT here.
+            return options.open(path).map(|file| (file, true)).map_err(failed("open"));
+        }
         Ok(found) if !found.is_file() => return Err(RuntimeError::NotADisk { path: path.to_owned() }),
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
             options.create(matches!(mode, OpenMode::Create { .. }));
@@ -99,6 +120,15 @@ fn open(path: &Path, mode: OpenMode) -> Result<(File, bool), RuntimeError> {
         Ok(_) | Err(_) => {}
     }
     open_direct(path, &options, 0).map_err(failed("open"))
+}
+
+/// Whether it is a character device of the kernel's class of NVMe namespaces.
+fn is_namespace(path: &Path, found: &Metadata) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let number = found.rdev();
+    let class = || fs::read_link(format!("/sys/dev/char/{}:{}/subsystem", libc::major(number), libc::minor(number)));
+    let of_class = || class().is_ok_and(|class| class.file_name().is_some_and(|class| class == "nvme-generic"));
+    found.file_type().is_char_device() && (of_class() || name.starts_with("ng"))
 }
 
 /// Opens and claims a block device, so that nobody mounts it either.
@@ -170,7 +200,13 @@ impl DiskFile {
     }
     /// What the device is.
     pub fn geometry(&self) -> Geometry {
-        self.0.geometry
+        let geometry = self.0.geometry;
+        Geometry { fua: geometry.fua && !self.0.fua_distrusted.load(Ordering::Relaxed), ..geometry }
+    }
+    /// For a device that takes forced unit access and does not heed it: has everybody flush instead. To be said before
+    /// it is attached.
+    pub fn distrust_fua(&self) {
+        self.0.fua_distrusted.store(true, Ordering::Relaxed);
     }
     /// False where the file system refused O_DIRECT: reads and writes then go through the page
     /// cache and cost a copy. To be said to the user once.
@@ -187,7 +223,11 @@ impl DiskFile {
     pub fn take_out_if_shorter(&self, bytes: u64) -> io::Result<Option<u64>> {
         let metadata = self.0.file.metadata()?;
         let is_device = metadata.file_type().is_block_device();
-        let now = if is_device { system::block_device_geometry(self.fd())?.0 } else { metadata.len() };
+        let now = match self.namespace() {
+            Some(namespace) => namespace.bytes_now(&self.0.file)?,
+            None if is_device => system::block_device_geometry(self.fd())?.0,
+            None => metadata.len(),
+        };
         if now < bytes {
             self.0.shortened.store(true, Ordering::Release);
         }
@@ -210,6 +250,22 @@ impl DiskFile {
         attached::attach(self.clone(), reactor.clone())
     }
 
+    /// Who the device says it is, where NVMe commands go to it.
+    pub fn nvme(&self) -> Option<&NvmeIdentity> {
+        self.namespace().map(Namespace::identity)
+    }
+    /// What such a device has counted of its wear: asks it, and waits.
+    pub fn nvme_wear(&self) -> Option<io::Result<NvmeWear>> {
+        self.namespace().map(|namespace| namespace.wear(&self.0.file))
+    }
+    /// The placement handle that core `core` writes a class to; None without Flexible Data Placement.
+    pub fn placement_of(&self, class: Lifetime, core: usize) -> Option<u16> {
+        self.namespace()?.placement_of(class, core)
+    }
+
+    fn namespace(&self) -> Option<&Namespace> {
+        self.0.namespace.as_ref()
+    }
     fn fd(&self) -> BorrowedFd<'_> {
         self.0.file.as_fd()
     }

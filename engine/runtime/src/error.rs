@@ -66,8 +66,8 @@ pub enum RuntimeError {
         /// As what.
         user: String,
     },
-    /// The path is neither a regular file nor a block device.
-    #[error("{} is neither a regular file nor a block device", path.display())]
+    /// The path is no regular file, block device or NVMe namespace.
+    #[error("{} is neither a regular file nor a block device nor an NVMe namespace (/dev/ngXnY)", path.display())]
     NotADisk {
         /// What was to be opened.
         path: PathBuf,

@@ -24,7 +24,7 @@ mod wake;
 
 pub use config::{CoreConfig, ParkPolicy, TaskRun};
 pub use core::{CoreThread, available_cpus, run, start_core};
-pub use disk::{DiskFile, OpenMode, open_disk};
+pub use disk::{DiskFile, NvmeIdentity, NvmeWear, OpenMode, open_disk};
 pub use error::{Holder, KERNEL_MIN, RuntimeError};
 pub use mesh::{MESH_RING_MESSAGES, MeshSeat, OUTSIDE, Remote, mesh};
 pub use net::LocalNet;

@@ -27,8 +27,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// 128-byte submission entries (NVMe passthrough and FUSE need them), 16-byte completions.
-pub(crate) type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
+/// 128-byte submission entries (NVMe passthrough and FUSE need them) and 32-byte completions (NVMe passthrough does).
+pub(crate) type Ring = IoUring<squeue::Entry128, cqueue::Entry32>;
 
 /// Completions that nobody waits for: cancellations, and wake-ups by MSG_RING.
 const NOBODY: u64 = u64::MAX;
@@ -65,7 +65,7 @@ pub(crate) enum Next {
     /// The kernel will complete it again (multishot).
     More(Box<dyn Operation>),
     /// It goes to the kernel again with this entry. Never the answer to ECANCELED.
-    Again(Box<dyn Operation>, squeue::Entry),
+    Again(Box<dyn Operation>, squeue::Entry128),
 }
 
 /// An operation in flight.
@@ -128,6 +128,11 @@ impl Reactor {
         }))
     }
 
+    /// The core's number in its process.
+    pub(crate) fn core(&self) -> usize {
+        self.config.core.get().into()
+    }
+
     /// The core's settings.
     pub(crate) fn config(&self) -> &CoreConfig {
         &self.config
@@ -147,12 +152,16 @@ impl Reactor {
     /// Every address in `entry` points to memory that `operation` owns and that neither moves nor
     /// is freed or touched until the operation's last completion; every descriptor in it is
     /// owned by `operation`.
-    pub(crate) unsafe fn start(&self, operation: Box<dyn Operation>, entry: squeue::Entry) -> Option<OpKey> {
+    pub(crate) unsafe fn start(
+        &self,
+        operation: Box<dyn Operation>,
+        entry: impl Into<squeue::Entry128>,
+    ) -> Option<OpKey> {
         if self.stopping.get() {
             return None;
         }
         let key = self.slots.borrow_mut().insert(operation);
-        self.push(entry.user_data(key.raw()));
+        self.push(entry.into().user_data(key.raw()));
         Some(key)
     }
 
@@ -177,7 +186,7 @@ impl Reactor {
         self.urgent.get()
     }
 
-    fn push(&self, entry: squeue::Entry) {
+    fn push(&self, entry: impl Into<squeue::Entry128>) {
         self.backlog.borrow_mut().push_back(entry.into());
     }
 
@@ -420,7 +429,7 @@ impl Operation for EventRead {
             return Next::Done;
         }
         let entry = self.entry();
-        Next::Again(self, entry)
+        Next::Again(self, entry.into())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Devices on real files.
 
 use cfs_runtime::{CoreConfig, OpenMode, RuntimeError, open_disk, run};
-use cfs_seam::{DiskError, Durability, IoBuf};
+use cfs_seam::{DiskError, Durability, IoBuf, Lifetime};
 use cfs_types::CoreId;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -42,9 +42,10 @@ fn what_is_written_is_read_again_after_reopening() {
         let disk = disk.clone();
         |_, reactor| async move {
             let disk = disk.attach(&reactor);
-            disk.write(0, block(1, 4096), Durability::Through).await.result.expect("writes through");
-            let writes: Vec<_> =
-                (1..=64u8).map(|at| disk.write(u64::from(at) * 65536, block(at, 65536), Durability::Flush)).collect();
+            disk.write(0, block(1, 4096), Durability::Through, Lifetime::Hot).await.result.expect("writes through");
+            let writes: Vec<_> = (1..=64u8)
+                .map(|at| disk.write(u64::from(at) * 65536, block(at, 65536), Durability::Flush, Lifetime::Hot))
+                .collect();
             for write in writes {
                 let done = write.await;
                 done.result.expect("writes");
@@ -76,7 +77,7 @@ fn ranges_beyond_the_end_are_refused_and_reach_nothing() {
     run(config(), |_, reactor| async move {
         let disk = disk.attach(&reactor);
         let out = Err(DiskError::OutOfRange);
-        assert_eq!(disk.write(MIB, block(1, 4096), Durability::Flush).await.result, out);
+        assert_eq!(disk.write(MIB, block(1, 4096), Durability::Flush, Lifetime::Hot).await.result, out);
         assert_eq!(disk.read(MIB - 4096, IoBuf::zeroed(8192)).await.result, out);
         assert_eq!(disk.read(u64::MAX, IoBuf::zeroed(4096)).await.result, out);
         assert_eq!(disk.discard(MIB, 4096).await, out);
@@ -93,7 +94,7 @@ fn a_read_only_device_refuses_writes() {
     let disk = open_disk(&file.0, OpenMode::ReadOnly).expect("opens");
     run(config(), |_, reactor| async move {
         let disk = disk.attach(&reactor);
-        let refused = disk.write(0, block(1, 4096), Durability::Flush).await.result;
+        let refused = disk.write(0, block(1, 4096), Durability::Flush, Lifetime::Hot).await.result;
         assert_eq!(refused, Err(DiskError::Device(libc::EBADF)));
     })
     .expect("runs");
@@ -107,7 +108,7 @@ fn discard_keeps_an_allocated_file_and_empties_a_sparse_one() {
     let thin = open_disk(&sparse.0, OpenMode::ReadWrite).expect("opens");
     run(config(), |_, reactor| async move {
         for (disk, left) in [(full.attach(&reactor), 7), (thin.attach(&reactor), 0)] {
-            disk.write(0, block(7, 65536), Durability::Flush).await.result.expect("writes");
+            disk.write(0, block(7, 65536), Durability::Flush, Lifetime::Hot).await.result.expect("writes");
             disk.discard(0, 65536).await.expect("discards");
             let read = disk.read(0, IoBuf::zeroed(65536)).await;
             read.result.expect("reads");
@@ -138,7 +139,7 @@ fn a_future_dropped_with_its_read_in_flight_frees_nothing_too_early() {
             let disk = disk.attach(&reactor);
             for at in 0..16 {
                 drop(disk.read(at * MIB, IoBuf::zeroed(1 << 20)));
-                drop(disk.write(at * MIB, block(9, 1 << 20), Durability::Flush));
+                drop(disk.write(at * MIB, block(9, 1 << 20), Durability::Flush, Lifetime::Hot));
             }
             world.tasks.yield_now().await;
             // The core stops here with all of them in flight.
@@ -213,7 +214,7 @@ fn a_file_system_without_direct_io_is_used_buffered_and_says_so() {
     let direct = disk.is_direct();
     run(config(), |_, reactor| async move {
         let disk = disk.attach(&reactor);
-        disk.write(4096, block(3, 4096), Durability::Through).await.result.expect("writes");
+        disk.write(4096, block(3, 4096), Durability::Through, Lifetime::Hot).await.result.expect("writes");
         let read = disk.read(4096, IoBuf::zeroed(4096)).await;
         assert!(read.result.is_ok() && read.buf.iter().all(|byte| *byte == 3));
         assert!(direct || disk.geometry().volatile_cache);
@@ -235,10 +236,10 @@ fn registered_buffers_and_others_mix() {
             let registered = reactor.registered_buffer_bytes();
             assert!(registered <= bytes, "{registered}");
             let disk = disk.attach(&reactor);
-            let mut writes = vec![disk.write(0, foreign, Durability::Through)];
+            let mut writes = vec![disk.write(0, foreign, Durability::Through, Lifetime::Hot)];
             for at in 1..100u8 {
                 let size = if at % 2 == 0 { 4096 } else { 65536 };
-                writes.push(disk.write(u64::from(at) * 65536, block(at, size), Durability::Through));
+                writes.push(disk.write(u64::from(at) * 65536, block(at, size), Durability::Through, Lifetime::Hot));
             }
             for write in writes {
                 write.await.result.expect("writes");

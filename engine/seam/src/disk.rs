@@ -1,6 +1,6 @@
 //! One open device.
 
-use crate::{Io, IoBuf};
+use crate::{Io, IoBuf, Lifetime};
 use cfs_types::Latencies;
 
 /// When a write is on stable media.
@@ -33,6 +33,10 @@ pub enum DiskError {
     /// The device answered with an error (errno).
     #[error("device answered errno {0}")]
     Device(i32),
+    /// The controller answered with an error: status code type in bits 10:8, status code in bits 7:0 (NVM Express Base
+    /// Specification, 'Status Field Definition').
+    #[error("the NVMe controller answered status type {}, code {:#04x}", .0 >> 8, .0 & 0xff)]
+    Nvme(u16),
     /// Fewer bytes than asked for: the range lies beyond the end.
     #[error("range lies beyond the end of the device")]
     OutOfRange,
@@ -64,8 +68,10 @@ pub struct DiskUsage {
     pub flushes: Latencies,
     /// Bytes of these reads.
     pub read_bytes: u64,
-    /// Bytes of these writes.
-    pub written_bytes: u64,
+    /// Bytes of these writes by class, in the order of [`Lifetime::ALL`].
+    pub written_bytes: [u64; Lifetime::ALL.len()],
+    /// The placement handle of each class, in the same order; None where the device has none.
+    pub placements: [Option<u16>; Lifetime::ALL.len()],
     /// Bytes of discards asked for.
     pub discarded_bytes: u64,
     /// Operations that did not end yet.
@@ -81,8 +87,8 @@ pub trait Disk {
     fn geometry(&self) -> Geometry;
     /// Fills the whole of `buf` from `offset`.
     fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone>;
-    /// Writes the whole of `buf` at `offset`.
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone>;
+    /// Writes the whole of `buf` at `offset`, beside what lives as long.
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone>;
     /// Makes every completed write durable. After one that failed none of this process succeeds, whichever core
     /// asks: what it dropped may have been anybody's.
     fn flush(&self) -> Io<Result<(), DiskError>>;

@@ -11,6 +11,7 @@ mod buffer;
 mod clock;
 mod disk;
 mod gather;
+mod lifetime;
 mod mesh;
 mod net;
 mod oneshot;
@@ -20,6 +21,7 @@ pub use buffer::{BLOCK_BYTES, BufferPool, InstalledPool, IoBuf, SPARE_BYTES_MAX,
 pub use clock::{Clock, Instant, Sleep, TimerId, sleep, sleep_until, timeout};
 pub use disk::{Disk, DiskError, DiskUsage, Durability, Geometry, IoDone};
 pub use gather::gather;
+pub use lifetime::Lifetime;
 pub use mesh::{Mesh, MeshFull, MeshMessage};
 pub use net::{Accepted, Address, Chunk, Listener, Net, NetError, Peer, SendDone, Stream};
 pub use oneshot::{Io, Promise, io};

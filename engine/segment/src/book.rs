@@ -26,7 +26,7 @@ impl From<Lifetime> for Purpose {
     fn from(class: Lifetime) -> Self {
         match class {
             Lifetime::Hot | Lifetime::Cold | Lifetime::Parity => Purpose::Data,
-            Lifetime::Metadata => Purpose::Metadata,
+            Lifetime::Metadata | Lifetime::Log => Purpose::Metadata,
             Lifetime::Relocated => Purpose::Reclaim,
         }
     }
@@ -77,9 +77,9 @@ pub struct Usage {
     /// Segments without cells, grantable ones included.
     pub free_segments: u64,
     /// Live units of each class, in the order of [`Lifetime::ALL`].
-    pub live_units_by_class: [u64; 5],
+    pub live_units_by_class: [u64; Lifetime::ALL.len()],
     /// Units written since start, in the same order.
-    pub written_units_by_class: [u64; 5],
+    pub written_units_by_class: [u64; Lifetime::ALL.len()],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -169,12 +169,12 @@ pub(crate) struct Book {
     discarding: u64,
     /// A segment became free since `surplus` last found nothing.
     freed: bool,
-    open: [Vec<SegmentId>; 5],
+    open: [Vec<SegmentId>; Lifetime::ALL.len()],
     reserved_units: u64,
     generation: u64,
     /// Segments sealed so far: the clock of ages.
     sealed: u64,
-    written_units: [u64; 5],
+    written_units: [u64; Lifetime::ALL.len()],
 }
 
 impl Book {
@@ -191,7 +191,7 @@ impl Book {
             reserved_units: 0,
             generation,
             sealed: 0,
-            written_units: [0; 5],
+            written_units: [0; Lifetime::ALL.len()],
         }
     }
 

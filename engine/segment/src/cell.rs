@@ -97,47 +97,6 @@ impl fmt::Display for CellOwner {
     }
 }
 
-/// How long a cell is expected to live: cells of one segment share a class.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Lifetime {
-    /// Sorted tables.
-    Metadata,
-    /// Fresh file data.
-    Hot,
-    /// File data written in bulk.
-    Cold,
-    /// What the cleaner moved.
-    Relocated,
-    /// Parity of erasure codes.
-    Parity,
-}
-
-impl Lifetime {
-    /// All classes, in the order of their number on disk.
-    pub const ALL: [Lifetime; 5] =
-        [Lifetime::Metadata, Lifetime::Hot, Lifetime::Cold, Lifetime::Relocated, Lifetime::Parity];
-    /// Its name, for metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Lifetime::Metadata => "metadata",
-            Lifetime::Hot => "hot",
-            Lifetime::Cold => "cold",
-            Lifetime::Relocated => "relocated",
-            Lifetime::Parity => "parity",
-        }
-    }
-    /// The number on disk.
-    pub(crate) fn index(self) -> usize {
-        match self {
-            Lifetime::Metadata => 0,
-            Lifetime::Hot => 1,
-            Lifetime::Cold => 2,
-            Lifetime::Relocated => 3,
-            Lifetime::Parity => 4,
-        }
-    }
-}
-
 /// CRC32C of `bytes` seeded with owner and block number: the checksum of a 24-byte prefix
 /// (owner 16 bytes, `block` u32, zero u32) followed by `bytes`. A block that was written for
 /// another owner or another place of the same owner does not match.

@@ -22,7 +22,8 @@ mod space;
 mod table;
 
 pub use book::{Floors, Purpose, Usage};
-pub use cell::{CellOwner, CellRef, Lifetime, checksum};
+pub use cell::{CellOwner, CellRef, checksum};
+pub use cfs_seam::Lifetime;
 pub use grants::{LocalRegions, RegionGrants};
 pub use layout::{
     CELL_UNITS_MAX, REGION_BYTES, REGION_UNITS, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, SegmentId,

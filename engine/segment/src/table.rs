@@ -122,7 +122,7 @@ impl SegmentTable {
         (crc32_iscsi(covered).to_le_bytes() == crc).then_some(())?;
         let mut reader = Reader(&covered[8..]);
         (reader.u16()? == VERSION).then_some(())?;
-        let class = *Lifetime::ALL.get(usize::from(reader.u16()?))?;
+        let class = *Lifetime::ALL.get(usize::from(reader.u16()?)).filter(|class| **class != Lifetime::Log)?;
         let count = reader.u16()?;
         (reader.u16()? == 0).then_some(())?;
         ((reader.u32()?, reader.u32()?) == (segment.region(), segment.slot())).then_some(())?;

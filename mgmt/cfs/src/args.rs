@@ -87,6 +87,9 @@ pub struct Serving {
     /// Most that each core reads for that, a second.
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = parse_rate)]
     pub scrub_rate: u64,
+    /// Flush after each write of the log instead of forcing it through (FUA), for devices that do not heed that.
+    #[arg(long)]
+    pub no_fua: bool,
     /// Serve clear text on addresses that are not loopback. Anyone on the path can read the data.
     #[arg(long)]
     pub allow_plaintext: bool,

@@ -19,21 +19,22 @@ pub struct Target {
     pub path: PathBuf,
     /// The store: a file in the data directory, or the device.
     pub store: PathBuf,
-    /// It is a block device.
+    /// It is a device.
     pub is_device: bool,
 }
 
 impl Target {
-    /// A data directory, which need not exist yet, or a block device.
+    /// A data directory, which need not exist yet, a block device or the character device of an NVMe namespace.
     pub fn of(path: &Path) -> Result<Self, Failure> {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         match std::fs::metadata(&absolute).map(|found| found.file_type()) {
-            Ok(found) if found.is_block_device() => {
+            Ok(found) if found.is_block_device() || found.is_char_device() => {
                 Ok(Target { path: absolute.clone(), store: absolute, is_device: true })
             }
-            Ok(found) if !found.is_dir() => {
-                Err(Failure::plain(format!("{} is neither a directory nor a block device", absolute.display())))
-            }
+            Ok(found) if !found.is_dir() => Err(Failure::plain(format!(
+                "{} is neither a directory nor a block device nor an NVMe namespace",
+                absolute.display()
+            ))),
             Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
                 Err(Failure::new(absolute.display(), error))
             }

@@ -123,6 +123,9 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
     check_listen(options)?;
     let recovery = Recovery::new(target);
     let (file, superblock) = format::open(target)?;
+    if options.no_fua {
+        file.distrust_fua();
+    }
     let place = &target.place(superblock.device);
     place.prepare()?;
     let api = cfs_api::bind(options.http, about(target, options)).map_err(Failure::plain)?;
@@ -433,6 +436,9 @@ pub fn run(options: &ServerOptions) -> Result<(), Failure> {
     let target = Target::with_store(target)?;
     let (server, api, _no_guest) = start(&target, &options.serving, Sharing::Alone, &stop)?;
     say!("serving {} with {} cores", target.path.display(), server.remote.cores());
+    if let Some(words) = server.store.device_words() {
+        say!("  nvme  {words}");
+    }
     say!("  rpc   {}", options.serving.listen);
     say!("  http  http://{}/metrics", server.http);
     say!("  mount cfs mount {} MOUNTPOINT", options.serving.listen);

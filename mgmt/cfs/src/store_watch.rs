@@ -25,6 +25,17 @@ impl StoreWatch {
         StoreWatch { file, bytes, gone: Arc::default() }
     }
 
+    /// Who the device says it is, where NVMe commands go to it.
+    pub fn device_words(&self) -> Option<String> {
+        let device = self.file.nvme()?;
+        let placed = match device.placement_handles {
+            0 => "no placement handles".to_owned(),
+            1 => "1 placement handle".to_owned(),
+            several => format!("{several} placement handles"),
+        };
+        Some(format!("{} ({}), {placed}", device.model, device.serial))
+    }
+
     fn what_is_gone(&self) -> String {
         if self.file.is_removed() {
             let pid = std::process::id();

@@ -223,8 +223,23 @@ fn space(snapshot: &Snapshot) -> Vec<Family> {
             ("cfs_class_written", Kind::Counter, "Bytes written to segments of a lifetime class"),
             |class| class.written_units,
         ),
+        device_by_class(snapshot),
         per_core(snapshot, kept, |s| s.floor_units * unit),
     ]
+}
+
+/// What went to the device, by class and by the placement handle that it was written to.
+fn device_by_class(snapshot: &Snapshot) -> Family {
+    let help = "Bytes written to the device by lifetime class, and the placement handle (FDP) that they went to";
+    let mut family = Family::new("cfs_device_class_written", Unit::Bytes, Kind::Counter, help);
+    for status in snapshot.answered() {
+        for class in &status.classes {
+            let handle = class.placement.map_or_else(|| "none".to_owned(), |handle| handle.to_string());
+            let labels = vec![core_label(status.core), ("class", class.name.to_string()), ("placement", handle)];
+            family.push(labels, Value::Count(class.device_bytes));
+        }
+    }
+    family
 }
 
 /// Bytes with the label `class`.

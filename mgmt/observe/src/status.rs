@@ -63,15 +63,19 @@ pub struct Bounded {
     pub limit: u64,
 }
 
-/// What a lifetime class of segments holds, units of 4 KiB.
+/// What a lifetime class holds and was written, units of 4 KiB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClassUsage {
     /// Its name, the value of a label.
     pub name: &'static str,
-    /// Live now.
+    /// Live in segments now.
     pub live_units: u64,
-    /// Written since start.
+    /// Written to segments since start.
     pub written_units: u64,
+    /// Written to the device since start, bytes: also the logs, headers and tables.
+    pub device_bytes: u64,
+    /// The placement handle that they were written to, where the device has some.
+    pub placement: Option<u16>,
 }
 
 /// One core as the management plane sees it.

@@ -32,7 +32,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         memory: memory(core, &log),
         queues: queues(core),
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
-        classes: classes(&space),
+        classes: classes(&space, &device),
         floor_units: core.floor_units,
         inodes,
         sessions: core.links.len() as u64,
@@ -41,15 +41,15 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
 }
 
 /// Every class, in the order of [`Lifetime::ALL`].
-fn classes(space: &cfs_segment::Usage) -> Vec<ClassUsage> {
-    let units = space.live_units_by_class.iter().zip(space.written_units_by_class);
-    let named = Lifetime::ALL.iter().zip(units);
-    let class = |(class, (live, written)): (&Lifetime, (&u64, u64))| ClassUsage {
+fn classes(space: &cfs_segment::Usage, device: &DiskUsage) -> Vec<ClassUsage> {
+    let class = |class: Lifetime| ClassUsage {
         name: class.name(),
-        live_units: *live,
-        written_units: written,
+        live_units: space.live_units_by_class[class.index()],
+        written_units: space.written_units_by_class[class.index()],
+        device_bytes: device.written_bytes[class.index()],
+        placement: device.placements[class.index()],
     };
-    named.map(class).collect()
+    Lifetime::ALL.map(class).to_vec()
 }
 
 fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubStatus) -> Vec<Number> {
@@ -98,7 +98,7 @@ fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubS
         Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", damaged_reads(core)),
         Number::counter("refused", of("reads"), "Reads that the device answered with an error", refused_reads(core)),
         Number::counter("device_read", bytes, "Bytes read from the device", device.read_bytes),
-        Number::counter("device_written", bytes, "Bytes written to the device", device.written_bytes),
+        Number::counter("device_written", bytes, "Bytes written to the device", device.written_bytes.iter().sum()),
         Number::counter("device_discarded", bytes, "Bytes given back to the device", device.discarded_bytes),
         Number::gauge("device_in_flight", of("operations"), "Operations under way at the device", device.in_flight),
         Number::counter("device", of("errors"), "Operations that the device answered with an error", device.errors),

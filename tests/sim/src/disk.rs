@@ -4,7 +4,7 @@ use crate::faults::{DiskFaults, Injected};
 use crate::media::{Media, SECTOR_BYTES, WriteId};
 use crate::rng::Stream;
 use crate::timeline::Life;
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, sleep};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime, World, io, sleep};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -351,7 +351,7 @@ impl Disk for Handle {
         done
     }
 
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, _: Lifetime) -> Io<IoDone> {
         if !self.check(offset, length(&buf)) {
             return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
         }
@@ -412,8 +412,8 @@ impl Disk for MemoryDisk {
     fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
         self.immediate().read(offset, buf)
     }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        self.immediate().write(offset, buf, durability)
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
+        self.immediate().write(offset, buf, durability, lifetime)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
         self.immediate().flush()

@@ -1,7 +1,7 @@
 //! Work over a device without delay: it is over when it is first polled.
 
 use crate::MemoryDisk;
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime};
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -29,11 +29,11 @@ impl Disk for SkipsZeros {
     fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
         self.0.read(offset, buf)
     }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
         if buf.iter().all(|byte| *byte == 0) {
             return Io::ready(IoDone { result: Ok(()), buf });
         }
-        self.0.write(offset, buf, durability)
+        self.0.write(offset, buf, durability, lifetime)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
         self.0.flush()

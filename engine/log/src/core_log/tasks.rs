@@ -6,7 +6,7 @@ use super::state::{Phase, PlannedDone, Step};
 use crate::LogError;
 use crate::slots::Urgency;
 use cfs_device::{DeviceError, flush, mark_failed};
-use cfs_seam::{Durability, IoBuf, io, timeout};
+use cfs_seam::{Durability, IoBuf, Lifetime, io, timeout};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ impl Shared {
         let begun = self.clock.now();
         let through = self.geometry.volatile_cache && self.geometry.fua;
         let durability = if through { Durability::Through } else { Durability::Flush };
-        let done = self.disk.write(at, buf, durability).await;
+        let done = self.disk.write(at, buf, durability, Lifetime::Log).await;
         let written = self.clock.now();
         let result = match done.result {
             Err(source) => Err(DeviceError::Write { offset: at, bytes, source }),

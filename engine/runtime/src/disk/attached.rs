@@ -1,10 +1,10 @@
 //! A device as one core uses it.
 #![allow(unsafe_code)]
 
-use super::DiskFile;
+use super::{DiskFile, nvme};
 use crate::reactor::{Completion, Next, Operation, Reactor};
 use crate::system::boot_time;
-use cfs_seam::{Disk, DiskError, DiskUsage, Durability, Geometry, Instant, Io, IoBuf, IoDone, Promise, io};
+use cfs_seam::{Disk, DiskError, DiskUsage, Durability, Geometry, Instant, Io, IoBuf, IoDone, Lifetime, Promise, io};
 use cfs_types::Latencies;
 use io_uring::types::{Fd, Fixed, FsyncFlags, Timespec};
 use io_uring::{opcode, squeue};
@@ -15,24 +15,26 @@ use std::rc::Rc;
 /// Most bytes of one submission; longer transfers continue. The kernel's own limit is 2 GiB.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
 /// How often a transfer is tried again after an error that may pass ([`may_pass`]).
-const RETRIES_MAX: u8 = 16;
+pub(super) const RETRIES_MAX: u8 = 16;
 /// Pause before it is tried again: memory that the kernel lacked takes a moment to come back.
-static RETRY_PAUSE: Timespec = Timespec::new().nsec(10_000_000);
+pub(super) static RETRY_PAUSE: Timespec = Timespec::new().nsec(10_000_000);
 
 /// The device and its place in the ring's table of files.
-struct Attached {
-    file: DiskFile,
-    slot: Option<u32>,
-    reactor: Rc<Reactor>,
+pub(super) struct Attached {
+    pub file: DiskFile,
+    pub slot: Option<u32>,
+    pub reactor: Rc<Reactor>,
     usage: RefCell<DiskUsage>,
 }
 
-/// What the core holds.
+/// A file or block device as the core holds it.
 struct RingDisk(Rc<Attached>);
 
 pub(super) fn attach(file: DiskFile, reactor: Rc<Reactor>) -> Rc<dyn Disk> {
     let slot = reactor.register_file(file.fd());
-    Rc::new(RingDisk(Rc::new(Attached { file, slot, reactor, usage: RefCell::default() })))
+    let is_namespace = file.namespace().is_some();
+    let attached = Attached { file, slot, reactor, usage: RefCell::default() };
+    if is_namespace { nvme::attach(attached) } else { Rc::new(RingDisk(Rc::new(attached))) }
 }
 
 impl Drop for Attached {
@@ -59,7 +61,9 @@ macro_rules! on_file {
     };
 }
 
-fn disk_error(errno: i32) -> DiskError {
+pub(super) use on_file;
+
+pub(super) fn disk_error(errno: i32) -> DiskError {
     match errno {
         libc::ENOSPC | libc::EDQUOT => DiskError::NoSpace,
         libc::EOPNOTSUPP => DiskError::NotSupported,
@@ -68,17 +72,17 @@ fn disk_error(errno: i32) -> DiskError {
 }
 
 /// Whether an error says nothing of the device.
-fn may_pass(errno: i32) -> bool {
+pub(super) fn may_pass(errno: i32) -> bool {
     matches!(errno, libc::EINTR | libc::EAGAIN | libc::ENOMEM)
 }
 
 impl Attached {
-    fn in_range(&self, offset: u64, bytes: u64) -> bool {
+    pub fn in_range(&self, offset: u64, bytes: u64) -> bool {
         offset.checked_add(bytes).is_some_and(|end| end <= self.file.geometry().bytes)
     }
 
     /// Counts an operation that begins.
-    fn begin(&self) -> Instant {
+    pub fn begin(&self) -> Instant {
         self.usage.borrow_mut().in_flight += 1;
         boot_time()
     }
@@ -89,6 +93,44 @@ impl Attached {
         usage.in_flight -= 1;
         usage.errors += u64::from(failed);
         of(&mut usage).record(boot_time().since(began));
+    }
+
+    /// Counts a read or write that is over.
+    pub fn end_transfer(&self, began: Instant, direction: Direction, bytes: usize, result: Result<(), DiskError>) {
+        let bytes = u64::try_from(bytes).expect("64-bit lengths");
+        self.end(began, result.is_err(), |usage| match direction {
+            Direction::Read => {
+                usage.read_bytes += bytes;
+                &mut usage.reads
+            }
+            Direction::Write(_, lifetime) => {
+                usage.written_bytes[lifetime.index()] += bytes;
+                &mut usage.writes
+            }
+        });
+    }
+    /// Counts a flush that is over.
+    pub fn end_flush(&self, began: Instant, failed: bool) {
+        self.end(began, failed, |usage| &mut usage.flushes);
+    }
+    pub fn note_discard(&self, bytes: u64) {
+        self.usage.borrow_mut().discarded_bytes += bytes;
+    }
+    pub fn usage(&self) -> DiskUsage {
+        *self.usage.borrow()
+    }
+
+    /// Why no write is begun any more.
+    pub fn refuses_write(&self, durability: Durability) -> Option<DiskError> {
+        match (durability, self.file.poisoned()) {
+            (Durability::Through, Some(errno)) => Some(DiskError::Device(errno)),
+            _ => self.file.is_shortened().then_some(DiskError::OutOfRange),
+        }
+    }
+    /// Why no flush is begun any more.
+    pub fn refuses_flush(&self) -> Option<DiskError> {
+        let poisoned = self.file.poisoned().map(DiskError::Device);
+        poisoned.or_else(|| self.file.is_shortened().then_some(DiskError::OutOfRange))
     }
 
     fn transfer(self: &Rc<Self>, direction: Direction, offset: u64, buf: IoBuf) -> Io<IoDone> {
@@ -118,23 +160,17 @@ impl Disk for RingDisk {
         self.0.transfer(Direction::Read, offset, buf)
     }
 
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        if let (Durability::Through, Some(errno)) = (durability, self.0.file.poisoned()) {
-            return Io::ready(IoDone { result: Err(DiskError::Device(errno)), buf });
-        }
-        if self.0.file.is_shortened() {
-            return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
+        if let Some(error) = self.0.refuses_write(durability) {
+            return Io::ready(IoDone { result: Err(error), buf });
         }
         self.0.reactor.hurry();
-        self.0.transfer(Direction::Write(durability), offset, buf)
+        self.0.transfer(Direction::Write(durability, lifetime), offset, buf)
     }
 
     fn flush(&self) -> Io<Result<(), DiskError>> {
-        if let Some(errno) = self.0.file.poisoned() {
-            return Io::ready(Err(DiskError::Device(errno)));
-        }
-        if self.0.file.is_shortened() {
-            return Io::ready(Err(DiskError::OutOfRange));
+        if let Some(error) = self.0.refuses_flush() {
+            return Io::ready(Err(error));
         }
         if !self.geometry().volatile_cache {
             return Io::ready(Ok(()));
@@ -155,7 +191,7 @@ impl Disk for RingDisk {
         if !self.0.file.0.punch_holes || bytes == 0 {
             return Io::ready(Ok(()));
         }
-        self.0.usage.borrow_mut().discarded_bytes += bytes;
+        self.0.note_discard(bytes);
         let (promise, future) = io();
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let entry = on_file!(self.0, |file| opcode::Fallocate::new(file, bytes).offset(offset).mode(mode).build());
@@ -166,14 +202,21 @@ impl Disk for RingDisk {
     }
 
     fn usage(&self) -> DiskUsage {
-        *self.0.usage.borrow()
+        self.0.usage()
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     Read,
-    Write(Durability),
+    Write(Durability, Lifetime),
+}
+
+impl Direction {
+    /// A write that holds a flush.
+    pub fn is_through(self) -> bool {
+        matches!(self, Direction::Write(Durability::Through, _))
+    }
 }
 
 /// A read or write, continued until it is whole.
@@ -204,17 +247,17 @@ impl Transfer {
         let rest = &mut self.buf[self.done..];
         let length = u32::try_from(rest.len().min(TRANSFER_BYTES_MAX)).expect("below 2^32");
         let address = rest.as_mut_ptr();
-        let through = self.direction == Direction::Write(Durability::Through);
+        let through = self.direction.is_through();
         let flags = if through { libc::RWF_DSYNC } else { 0 };
         on_file!(self.disk, |file| match (self.direction, self.index) {
             (Direction::Read, None) => opcode::Read::new(file, address, length).offset(offset).build(),
             (Direction::Read, Some(index)) => {
                 opcode::ReadFixed::new(file, address, length, index).offset(offset).build()
             }
-            (Direction::Write(_), None) => {
+            (Direction::Write(..), None) => {
                 opcode::Write::new(file, address, length).offset(offset).rw_flags(flags).build()
             }
-            (Direction::Write(_), Some(index)) => {
+            (Direction::Write(..), Some(index)) => {
                 opcode::WriteFixed::new(file, address, length, index).offset(offset).rw_flags(flags).build()
             }
         })
@@ -223,22 +266,12 @@ impl Transfer {
     /// Whether it may be tried again: the same bytes go to the same place, and nothing was acknowledged. A
     /// write-through is not: its error may be that of the flush in it.
     fn tries_again(&self, errno: i32) -> bool {
-        may_pass(errno) && self.retries < RETRIES_MAX && self.direction != Direction::Write(Durability::Through)
+        may_pass(errno) && self.retries < RETRIES_MAX && !self.direction.is_through()
     }
 
     fn finish(self, result: Result<(), DiskError>) -> Next {
         let Transfer { disk, direction, began, promise, buf, .. } = self;
-        let bytes = u64::try_from(buf.len()).expect("64-bit lengths");
-        disk.end(began, result.is_err(), |usage| match direction {
-            Direction::Read => {
-                usage.read_bytes += bytes;
-                &mut usage.reads
-            }
-            Direction::Write(_) => {
-                usage.written_bytes += bytes;
-                &mut usage.writes
-            }
-        });
+        disk.end_transfer(began, direction, buf.len(), result);
         promise.complete(IoDone { result, buf });
         Next::Done
     }
@@ -259,18 +292,18 @@ impl Operation for Transfer {
             }
             Err(errno) if self.tries_again(errno) => {
                 (self.retries, self.pauses) = (self.retries + 1, true);
-                return Next::Again(self, opcode::Timeout::new(&raw const RETRY_PAUSE).build());
+                return Next::Again(self, opcode::Timeout::new(&raw const RETRY_PAUSE).build().into());
             }
             Err(errno) => {
                 // What a write-through leaves behind is as unknown as after a failed flush.
-                if self.direction == Direction::Write(Durability::Through) && errno != libc::ECANCELED {
+                if self.direction.is_through() && errno != libc::ECANCELED {
                     self.disk.file.poison(errno);
                 }
                 return self.finish(Err(disk_error(errno)));
             }
         }
         let entry = self.entry();
-        Next::Again(self, entry)
+        Next::Again(self, entry.into())
     }
 }
 
@@ -292,7 +325,7 @@ impl Operation for Flush {
             (Err(errno), _) | (Ok(_), Some(errno)) => Err(DiskError::Device(errno)),
             (Ok(_), None) => Ok(()),
         };
-        self.disk.end(self.began, result.is_err(), |usage| &mut usage.flushes);
+        self.disk.end_flush(self.began, result.is_err());
         self.promise.complete(result);
         Next::Done
     }
@@ -341,7 +374,7 @@ mod tests {
     fn a_write_that_met_a_passing_error_is_tried_again_after_a_pause() {
         with_disk("passing", |disk, reactor| async move {
             for (at, errno) in (1..).zip([libc::EINTR, libc::EAGAIN, libc::ENOMEM]) {
-                let (write, done) = transfer(&disk, Direction::Write(Durability::Flush), at);
+                let (write, done) = transfer(&disk, Direction::Write(Durability::Flush, Lifetime::Hot), at);
                 let Next::Again(write, entry) = write.complete(Completion::failed(errno), &reactor) else {
                     panic!("given up at errno {errno}");
                 };
@@ -362,11 +395,11 @@ mod tests {
     #[test]
     fn what_does_not_pass_and_what_holds_a_flush_is_final() {
         with_disk("final", |disk, reactor| async move {
-            let (write, done) = transfer(&disk, Direction::Write(Durability::Flush), 1);
+            let (write, done) = transfer(&disk, Direction::Write(Durability::Flush, Lifetime::Hot), 1);
             assert!(matches!(write.complete(Completion::failed(libc::EIO), &reactor), Next::Done));
             assert_eq!(done.await.result, Err(DiskError::Device(libc::EIO)));
 
-            let (write, done) = transfer(&disk, Direction::Write(Durability::Flush), 1);
+            let (write, done) = transfer(&disk, Direction::Write(Durability::Flush, Lifetime::Hot), 1);
             let (mut next, mut tries) = (write.complete(Completion::failed(libc::ENOMEM), &reactor), 0);
             while let Next::Again(paused, _) = next {
                 let Next::Again(write, _) = paused.complete(Completion::failed(libc::ETIME), &reactor) else {
@@ -377,7 +410,7 @@ mod tests {
             assert_eq!((tries, done.await.result), (RETRIES_MAX, Err(DiskError::Device(libc::ENOMEM))));
             assert_eq!(disk.file.poisoned(), None);
 
-            let (write, done) = transfer(&disk, Direction::Write(Durability::Through), 1);
+            let (write, done) = transfer(&disk, Direction::Write(Durability::Through, Lifetime::Hot), 1);
             assert!(matches!(write.complete(Completion::failed(libc::ENOMEM), &reactor), Next::Done));
             assert_eq!(done.await.result, Err(DiskError::Device(libc::ENOMEM)));
             assert_eq!(disk.file.poisoned(), Some(libc::ENOMEM), "it fails like the flush that it holds");

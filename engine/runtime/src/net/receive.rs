@@ -304,7 +304,7 @@ impl Operation for Direct {
         };
         if outcome.is_ok() && self.exact.missing() > 0 {
             let entry = self.entry();
-            return Next::Again(self, entry);
+            return Next::Again(self, entry.into());
         }
         let Direct { connection, exact } = *self;
         connection.receiving.borrow_mut().armed = Armed::No;

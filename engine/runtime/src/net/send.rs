@@ -176,7 +176,7 @@ impl Operation for Send {
         };
         if outcome.is_ok() && self.sent < total {
             let entry = self.entry();
-            return Next::Again(self, entry);
+            return Next::Again(self, entry.into());
         }
         let Send { connection, batch, .. } = *self;
         {

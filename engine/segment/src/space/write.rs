@@ -97,8 +97,8 @@ impl Space {
             match self.try_place(owner, class, &checksums)? {
                 Place::Done { cell, segment, sealed, headless } => {
                     let mut writes: Vec<InFlight> = sealed.map(|table| self.write_table(table)).into_iter().collect();
-                    writes.extend(headless.map(|generation| self.write_header(segment, generation)));
-                    writes.push(self.in_flight(segment, Some((owner, cell)), cell.offset(), data));
+                    writes.extend(headless.map(|generation| self.write_header(segment, generation, class)));
+                    writes.push(self.in_flight(segment, Some((owner, cell)), cell.offset(), data, class));
                     break (cell, writes);
                 }
                 Place::NeedSegment => self.obtain().await?,
@@ -119,19 +119,27 @@ impl Space {
         Ok(state.book.place(owner, class, checksums, ungranted))
     }
 
-    fn in_flight(&self, segment: SegmentId, cell: Option<(CellOwner, CellRef)>, offset: u64, buf: IoBuf) -> InFlight {
-        let io = Some(self.inner.disk.write(offset, buf, Durability::Flush));
+    fn in_flight(
+        &self,
+        segment: SegmentId,
+        cell: Option<(CellOwner, CellRef)>,
+        offset: u64,
+        buf: IoBuf,
+        class: Lifetime,
+    ) -> InFlight {
+        let io = Some(self.inner.disk.write(offset, buf, Durability::Flush, class));
         InFlight { space: self.clone(), io, segment, cell }
     }
     fn write_table(&self, table: SegmentTable) -> InFlight {
-        self.in_flight(table.segment, None, self.inner.layout.table_offset(table.segment), table.encode())
+        let offset = self.inner.layout.table_offset(table.segment);
+        self.in_flight(table.segment, None, offset, table.encode(), table.class)
     }
-    fn write_header(&self, segment: SegmentId, generation: u64) -> InFlight {
+    fn write_header(&self, segment: SegmentId, generation: u64, class: Lifetime) -> InFlight {
         let pinned = self.inner.state.borrow_mut().book.pin(segment);
         assert!(pinned, "the segment was opened just now");
         let region = segment.region();
         let header = RegionHeader { region, generation }.encode();
-        self.in_flight(segment, None, self.inner.layout.region_offset(region), header)
+        self.in_flight(segment, None, self.inner.layout.region_offset(region), header, class)
     }
 
     /// Waits for a discard to end or for a region to be granted. NoSpace where there is neither.

@@ -3,7 +3,7 @@
 
 use crate::stage::{Stage, check, check_through, formatted};
 use crate::workload::{self, Seen};
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime};
 use cfs_server::{Report, Site};
 use cfs_sim::{MemoryDisk, Stream};
 use cfs_types::FsError;
@@ -50,8 +50,8 @@ impl Disk for Recorder {
         self.read.borrow_mut().extend((offset / BLOCK..end.div_ceil(BLOCK)).map(|n| n * BLOCK));
         self.device.read(offset, buf)
     }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        self.device.write(offset, buf, durability)
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
+        self.device.write(offset, buf, durability, lifetime)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
         self.device.flush()

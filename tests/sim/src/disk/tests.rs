@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::run;
-use cfs_seam::{BLOCK_BYTES, Class, spawn};
+use cfs_seam::{BLOCK_BYTES, Class, Lifetime, spawn};
 
 const BLOCK: u64 = 4096;
 
@@ -11,7 +11,7 @@ fn block(byte: u8) -> IoBuf {
 }
 
 async fn write(disk: &Rc<dyn Disk>, at: u64, byte: u8) {
-    disk.write(at * BLOCK, block(byte), Durability::Flush).await.result.expect("a sound device");
+    disk.write(at * BLOCK, block(byte), Durability::Flush, Lifetime::Hot).await.result.expect("a sound device");
 }
 
 async fn flush(disk: &Rc<dyn Disk>) {
@@ -53,8 +53,8 @@ fn flushed_writes_survive_and_unflushed_ones_are_lost_kept_or_torn() {
 fn a_later_write_may_survive_an_earlier_one() {
     let found = (0..200).any(|seed| {
         let device = disk(1 << 20);
-        drop(device.write(0, block(1), Durability::Flush));
-        drop(device.write(BLOCK, block(2), Durability::Flush));
+        drop(device.write(0, block(1), Durability::Flush, Lifetime::Hot));
+        drop(device.write(BLOCK, block(2), Durability::Flush, Lifetime::Hot));
         let after = device.crash(seed);
         whole(&after, 0) == Some(0) && whole(&after, 1) == Some(2)
     });
@@ -69,7 +69,7 @@ fn through_writes_survive_and_a_write_that_began_after_a_flush_is_not_covered() 
         let attached = device.clone();
         run(seed, |world| async move {
             let disk = attached.attach(&world);
-            let through = disk.write(0, block(1), Durability::Through).await;
+            let through = disk.write(0, block(1), Durability::Through, Lifetime::Hot).await;
             through.result.expect("a sound device");
             let flushing = disk.flush();
             write(&disk, 1, 2).await;
@@ -90,7 +90,7 @@ fn writes_in_flight_are_invisible_and_may_land_in_a_crash() {
         let attached = device.clone();
         run(seed, |world| async move {
             let disk = attached.attach(&world);
-            let _pending = disk.write(0, block(1), Durability::Flush);
+            let _pending = disk.write(0, block(1), Durability::Flush, Lifetime::Hot);
             assert_eq!(attached.unflushed_sectors(), 8);
             assert_eq!(whole(&attached, 0), Some(0));
             landed_later(&attached, seed)
@@ -110,7 +110,7 @@ fn operations_overtake_each_other() {
         let disk = disk(1 << 20).attach(&world);
         let order: Rc<RefCell<Vec<u64>>> = Rc::default();
         for n in 0..20 {
-            let (write, order) = (disk.write(n * BLOCK, block(1), Durability::Flush), order.clone());
+            let (write, order) = (disk.write(n * BLOCK, block(1), Durability::Flush, Lifetime::Hot), order.clone());
             let task = async move {
                 write.await.result.expect("a sound device");
                 order.borrow_mut().push(n);
@@ -132,7 +132,7 @@ fn a_failed_flush_fails_once_and_drops_dirty_data_unseen() {
         let device = MemoryDisk::new(1 << 20, DiskFaults::default(), seed);
         let dev = device.clone();
         run(seed, |_| async move {
-            dev.write(0, block(7), Durability::Flush).await.result.expect("a sound device");
+            dev.write(0, block(7), Durability::Flush, Lifetime::Hot).await.result.expect("a sound device");
             dev.fail_flushes(1);
             assert_eq!(dev.flush().await, Err(DiskError::Device(EIO)));
             assert_eq!(dev.flush().await, Ok(()));
@@ -163,7 +163,7 @@ fn a_lost_write_reports_success_and_an_unreadable_sector_is_mended_by_a_write() 
     let work = device.clone();
     run(1, |_| async move {
         for at in 0..2 {
-            work.write(at * BLOCK, block(1), Durability::Flush).await.result.expect("reports success");
+            work.write(at * BLOCK, block(1), Durability::Flush, Lifetime::Hot).await.result.expect("reports success");
         }
         work.flush().await.expect("a sound device");
         assert_eq!((whole(&work, 0), whole(&work, 1)), (Some(1), Some(0)), "only behind the first block");
@@ -173,7 +173,7 @@ fn a_lost_write_reports_success_and_an_unreadable_sector_is_mended_by_a_write() 
         assert_eq!(work.read(0, block(0)).await.result, Err(DiskError::Device(EIO)));
         work.set_faults(DiskFaults::default());
         assert_eq!(work.read(0, block(0)).await.result, Err(DiskError::Device(EIO)), "it stays so");
-        work.write(0, block(2), Durability::Flush).await.result.expect("a sound device");
+        work.write(0, block(2), Durability::Flush, Lifetime::Hot).await.result.expect("a sound device");
         assert_eq!(work.read(0, block(0)).await.result, Ok(()));
     });
     let injected = device.injected();
@@ -192,13 +192,13 @@ fn rot_misdirection_errors_and_discard_do_what_they_say() {
         let read = rotten.read(0, block(9)).await;
         assert_eq!(read.buf.iter().map(|b| b.count_ones()).sum::<u32>(), 1);
 
-        astray.write(0, block(1), Durability::Flush).await.result.expect("reports success");
+        astray.write(0, block(1), Durability::Flush, Lifetime::Hot).await.result.expect("reports success");
         let found: Vec<u64> = (0..256).filter(|at| whole(&astray, *at) == Some(1)).collect();
         assert!(found.len() == 1 && found != [0], "{found:?}");
 
         assert_eq!(broken.read(0, block(0)).await.result, Err(DiskError::Device(EIO)));
         assert_eq!(broken.read(1 << 20, block(0)).await.result, Err(DiskError::OutOfRange));
-        let past = broken.write((1 << 20) - BLOCK, IoBuf::zeroed(8192), Durability::Flush);
+        let past = broken.write((1 << 20) - BLOCK, IoBuf::zeroed(8192), Durability::Flush, Lifetime::Hot);
         assert_eq!(past.await.result, Err(DiskError::OutOfRange));
     });
     let tidy = disk(1 << 20);
@@ -222,5 +222,5 @@ fn litter_is_the_same_whenever_it_is_read() {
 #[test]
 #[should_panic(expected = "not whole blocks")]
 fn a_misaligned_write_is_a_bug() {
-    drop(disk(1 << 20).write(512, block(1), Durability::Flush));
+    drop(disk(1 << 20).write(512, block(1), Durability::Flush, Lifetime::Hot));
 }

@@ -1,7 +1,7 @@
 //! The simulated cluster: determinism, crashes, partitions.
 
 use super::*;
-use cfs_seam::{BLOCK_BYTES, Durability, IoBuf, NetError, sleep, timeout};
+use cfs_seam::{BLOCK_BYTES, Durability, IoBuf, Lifetime, NetError, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 const PORT: u16 = 7400;
@@ -119,7 +119,7 @@ fn the_mesh_keeps_order_per_pair_and_refuses_when_full() {
 async fn write_for_ever(world: World, disk: Rc<dyn Disk>, acknowledged: Rc<Cell<u64>>) {
     for n in 0u64.. {
         let buf = IoBuf::copy_of(&[1 + n.to_le_bytes()[0] % 250; BLOCK_BYTES]);
-        disk.write(n * 4096, buf, Durability::Flush).await.result.expect("a sound device");
+        disk.write(n * 4096, buf, Durability::Flush, Lifetime::Hot).await.result.expect("a sound device");
         if n % 3 == 2 {
             disk.flush().await.expect("a sound device");
             acknowledged.set(n + 1);
@@ -222,7 +222,7 @@ fn a_handle_from_before_a_crash_is_dead() {
     let stale = sim.open_disk(node, id);
     sim.start_core(node, 0, |_| async {});
     sim.crash(node, Crash::Power);
-    drop(stale.write(0, IoBuf::copy_of(&[1; BLOCK_BYTES]), Durability::Flush));
+    drop(stale.write(0, IoBuf::copy_of(&[1; BLOCK_BYTES]), Durability::Flush, Lifetime::Hot));
     sim.run_for(SECOND);
     assert_eq!(sim.media(id).peek(0, 1), [0], "a write of a dead node landed");
 }
@@ -390,7 +390,11 @@ fn chaos(seed: u64) -> (u64, u64) {
             spawn(&world.tasks, Class::Foreground, listener).detach();
             for n in 0..1024 {
                 let buf = IoBuf::zeroed(BLOCK_BYTES);
-                handle.write(n * 4096, buf, Durability::Flush).await.result.expect("no write errors are set");
+                handle
+                    .write(n * 4096, buf, Durability::Flush, Lifetime::Hot)
+                    .await
+                    .result
+                    .expect("no write errors are set");
                 went.set(went.get() + u64::from(handle.flush().await.is_ok()));
             }
         });

@@ -3,7 +3,7 @@
 use crate::history::new_file;
 use crate::stage::{LIMIT, Setup, Stage, formatted};
 use cfs_device::{AnchorId, Anchors, DeviceError, Superblock};
-use cfs_seam::{Class, Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World, io, spawn};
+use cfs_seam::{Class, Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime, World, io, spawn};
 use cfs_sim::{Crash, DiskFaults};
 use cfs_types::{GroupId, InodeId, Name, RANGE_BYTES, ShardId};
 use cfs_volume::{Lookup, OpenFlags, Volume, WriteFlags};
@@ -209,13 +209,13 @@ impl Disk for BadPlace {
     fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
         self.disk.read(offset, buf)
     }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
         let here = self.is_bad.get() && self.place.contains(&offset);
         if here && self.refuses_writes {
             return Io::ready(IoDone { result: Err(DiskError::Device(EIO)), buf });
         }
         self.written.set(self.written.get() || here);
-        self.disk.write(offset, buf, durability)
+        self.disk.write(offset, buf, durability, lifetime)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
         if self.written.replace(false) {

@@ -4,7 +4,7 @@
 use crate::history::{Plan, run};
 use crate::seeds::run_all;
 use crate::stage::{Setup, Stage, formatted};
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime};
 use cfs_sim::DiskFaults;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,8 +24,8 @@ impl Disk for Hasty {
     fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
         self.0.read(offset, buf)
     }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        self.0.write(offset, buf, durability)
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
+        self.0.write(offset, buf, durability, lifetime)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
         if self.1.replace(!self.1.get()) {

@@ -3,7 +3,7 @@
 use crate::history::new_file;
 use crate::pressure::name;
 use crate::stage::{Setup, Stage, formatted};
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, World};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime, World};
 use cfs_types::{FsError, InodeId};
 use cfs_volume::{OpenFlags, Volume, WriteFlags};
 use cfs_wire::{AttrChange, Identity};
@@ -56,8 +56,8 @@ impl Disk for BadReads {
         }
         self.disk.read(offset, buf)
     }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
-        self.disk.write(offset, buf, durability)
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
+        self.disk.write(offset, buf, durability, lifetime)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
         self.disk.flush()

@@ -2,7 +2,7 @@
 
 use crate::history::{ME, name};
 use crate::stage::{LIMIT, SESSION_LIFE, Setup, Stage, formatted};
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Promise, World, io};
+use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime, Promise, World, io};
 use cfs_sim::NodeId;
 use cfs_types::{FsError, InodeId, RANGE_BYTES, RangeIndex};
 use cfs_volume::{Creation, Handle, OpenFlags, Volume, WriteFlags};
@@ -46,7 +46,7 @@ impl Disk for Faulty {
         }
         self.disk.read(offset, buf)
     }
-    fn write(&self, offset: u64, buf: IoBuf, durability: Durability) -> Io<IoDone> {
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
         let at_superblock = offset < SUPERBLOCKS_BYTES;
         if self.fault.get() == Fault::Refusals && !at_superblock {
             return Io::ready(IoDone { result: Err(DiskError::Device(EIO)), buf });
@@ -56,7 +56,7 @@ impl Disk for Faulty {
             self.stalled.borrow_mut().push(promise);
             return never;
         }
-        self.disk.write(offset, buf, durability)
+        self.disk.write(offset, buf, durability, lifetime)
     }
     fn flush(&self) -> Io<Result<(), DiskError>> {
         self.disk.flush()
