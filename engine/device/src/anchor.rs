@@ -4,7 +4,7 @@
 //! flushed, then goes to the other, flushed. So at any moment one copy is intact, and when
 //! [`Anchors::write`] returns, both are: damage of one of them later loses nothing.
 
-use crate::layout::{ANCHOR_COPY_BYTES, ANCHOR_ENTRIES, STREAM_ENTRIES_FROM, STREAMS_MAX};
+use crate::layout::{ANCHOR_COPY_BYTES, ANCHOR_ENTRIES, MEMBERS_ENTRY, STREAM_ENTRIES_FROM, STREAMS_MAX};
 use crate::transfer::{crc32c, flush, read_at, write_at};
 use crate::{DeviceError, GENERATIONS, Superblock};
 use cfs_seam::{BLOCK_BYTES, Disk, IoBuf};
@@ -53,6 +53,8 @@ impl AnchorId {
     pub fn stream(n: u16) -> Option<Self> {
         (n < STREAMS_MAX).then(|| AnchorId(STREAM_ENTRIES_FROM + n))
     }
+    /// The entry of the list of a node's devices.
+    pub const MEMBERS: AnchorId = AnchorId(MEMBERS_ENTRY);
     /// The raw number.
     pub const fn get(self) -> u16 {
         self.0

@@ -90,6 +90,9 @@ pub enum DeviceError {
         /// Device offset of copy B.
         offset_b: u64,
     },
+    /// Refusal: the list of the node's devices is not one that this program knows, or not one of this device.
+    #[error("the list of the node's devices (anchor 257) is damaged")]
+    MembersDamaged,
     /// The caller's record does not fit an anchor; nothing was written.
     #[error("a record of {bytes} bytes does not fit anchor {entry}")]
     AnchorTooLong {

@@ -38,7 +38,7 @@ impl FormatOptions {
     }
 }
 
-/// Lays out the device and returns its superblock. Anchors and log area are zero-written, so that
+/// Lays out the only or first device of a node and returns its superblock. Anchors and log area are zero-written, so that
 /// nothing an earlier owner left is ever taken for ours; a mark that says so goes first and the superblock
 /// last, so that an interrupted format leaves no device that opens, and one that is known for what it is.
 /// `progress` hears bytes done and bytes in all.
@@ -48,7 +48,27 @@ pub async fn format(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Superblock, DeviceError> {
     let layout = Layout::derive(disk.geometry().bytes, options.log_slot_bytes, options.log_bytes)?;
-    if !options.force {
+    let superblock = Superblock {
+        cluster: options.cluster,
+        node: options.node,
+        device: options.device,
+        generation: 1,
+        failed: false,
+        layout,
+        place: None,
+    };
+    lay_out(disk, superblock, options.force, progress).await
+}
+
+/// As [`format`], whatever the place of the device.
+pub(crate) async fn lay_out(
+    disk: &dyn Disk,
+    superblock: Superblock,
+    force: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Superblock, DeviceError> {
+    let layout = &superblock.layout;
+    if !force {
         refuse_non_empty(disk).await?;
     }
     let total = layout.zeroed_end();
@@ -59,14 +79,6 @@ pub async fn format(
     flush(disk).await?;
     zero(disk, GUARD_BYTES, total, &mut |done| progress(done, total)).await?;
     flush(disk).await?;
-    let superblock = Superblock {
-        cluster: options.cluster,
-        node: options.node,
-        device: options.device,
-        generation: 1,
-        failed: false,
-        layout,
-    };
     store(disk, &superblock).await?;
     Ok(superblock)
 }

@@ -14,6 +14,8 @@ pub const ANCHOR_ENTRIES: u16 = 512;
 pub const ANCHOR_COPY_BYTES: u64 = 16 << 10;
 /// First anchor entry of log streams; those below belong to groups.
 pub(crate) const STREAM_ENTRIES_FROM: u16 = 384;
+/// The anchor entry of the list of a node's devices.
+pub(crate) const MEMBERS_ENTRY: u16 = 257;
 /// Log streams that a device can hold at a time.
 pub const STREAMS_MAX: u16 = ANCHOR_ENTRIES - STREAM_ENTRIES_FROM;
 /// First byte of the log area.
@@ -39,7 +41,7 @@ const LOG_SHARE: u64 = 16;
 pub(crate) const GENERATIONS: Range<u64> = 1..1 << 63;
 
 const _: () = assert!(LOG_AT == 17 * MIB);
-const _: () = assert!(GroupId::COUNT <= STREAM_ENTRIES_FROM as usize);
+const _: () = assert!(GroupId::COUNT <= MEMBERS_ENTRY as usize && MEMBERS_ENTRY < STREAM_ENTRIES_FROM);
 
 /// Offsets and sizes in bytes. A value of this type has passed [`Layout::check`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +89,30 @@ impl Layout {
             region_bytes: REGION_BYTES,
             regions: (device_bytes - regions_at) / REGION_BYTES,
         };
+        if layout.log_slots == 0 {
+            return Err(DeviceError::BadLayout { reason: "the log area is shorter than a slot" });
+        }
+        layout.check()?;
+        Ok(layout)
+    }
+
+    /// The layout of a further device of a node, which has no log: its regions begin at the first multiple of
+    /// their size behind where the first device has its anchors.
+    pub fn of_member(device_bytes: u64) -> Result<Self, DeviceError> {
+        if device_bytes < DEVICE_BYTES_MIN {
+            return Err(DeviceError::TooSmall { actual: device_bytes, needed: DEVICE_BYTES_MIN });
+        }
+        let regions_at = LOG_AT.next_multiple_of(REGION_BYTES);
+        let layout = Layout {
+            device_bytes,
+            anchors_at: ANCHORS_AT,
+            log_at: LOG_AT,
+            log_slot_bytes: LOG_SLOT_BYTES,
+            log_slots: 0,
+            regions_at,
+            region_bytes: REGION_BYTES,
+            regions: (device_bytes - regions_at) / REGION_BYTES,
+        };
         layout.check()?;
         Ok(layout)
     }
@@ -105,7 +131,7 @@ impl Layout {
             return bad("size or alignment of the regions");
         }
         let log_end = self.log_slots.checked_mul(slot).and_then(|n| n.checked_add(LOG_AT));
-        if self.log_slots == 0 || log_end.is_none_or(|end| end > self.regions_at) {
+        if log_end.is_none_or(|end| end > self.regions_at) {
             return bad("the log area overlaps the regions");
         }
         if self.log_slots > u64::from(u32::MAX) {
@@ -163,5 +189,12 @@ mod tests {
         assert!(matches!(half, Err(DeviceError::BadOption { .. })));
         let none = Layout::derive(1 << 30, Some(LOG_SLOT_BYTES), Some(MIB));
         assert!(matches!(none, Err(DeviceError::BadLayout { .. })));
+    }
+
+    #[test]
+    fn a_further_device_is_regions_from_its_first_64_mib_on() {
+        let layout = Layout::of_member((1 << 30) + 5 * MIB).expect("large enough");
+        assert_eq!((layout.log_slots, layout.regions_at, layout.regions), (0, REGION_BYTES, 15));
+        assert!(matches!(Layout::of_member(DEVICE_BYTES_MIN - 1), Err(DeviceError::TooSmall { .. })));
     }
 }

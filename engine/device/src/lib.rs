@@ -12,6 +12,10 @@ mod anchor;
 mod error;
 mod format;
 mod layout;
+mod members;
+mod pool;
+mod pool_disk;
+mod roles;
 mod superblock;
 mod transfer;
 
@@ -23,8 +27,15 @@ pub use layout::{
     ANCHOR_COPY_BYTES, ANCHOR_ENTRIES, ANCHORS_AT, DEVICE_BYTES_MIN, LOG_AT, LOG_SLOT_BYTES, LOG_SLOT_BYTES_MIN,
     Layout, REGION_BYTES, STREAMS_MAX,
 };
+pub use members::{Member, MemberList, MemberState};
+pub use pool::{
+    Joined, Joining, Pool, PoolError, admit_member, check_member, path_of, prepare_member, read_list, recover_list,
+    write_list,
+};
+pub use pool_disk::PoolDisk;
+pub use roles::Roles;
 pub use superblock::{
-    FORMAT_VERSION, Mended, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid, inspect,
-    mark_failed, newest, open, recover, return_to_service,
+    FORMAT_VERSION, MemberPlace, Mended, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid,
+    inspect, mark_failed, newest, open, recover, return_to_service,
 };
 pub use transfer::{crc32c, flush, read_at, write_at};

@@ -5,18 +5,21 @@
 
 use crate::format::first_in_use;
 use crate::transfer::{crc32c, flush, write_at};
-use crate::{DeviceError, GENERATIONS, Layout};
+use crate::{DeviceError, GENERATIONS, Layout, Roles};
 use cfs_seam::{Disk, DiskError, IoBuf};
+use cfs_types::MEMBERS_MAX;
 use std::fmt;
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of one copy.
 pub const SUPERBLOCK_BYTES: usize = 4096;
 /// Offsets of the two copies.
 pub const SUPERBLOCK_COPIES_AT: [u64; 2] = [0, 64 << 10];
-/// The format that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest format that this program reads. It is written where the node has had more than one device, so that
+/// programs that know no pools refuse it; a device that is alone is of version 1.
+pub const FORMAT_VERSION: u32 = 2;
+const VERSION_ALONE: u32 = 1;
 /// "CoreFS" and bytes that a text tool would mangle.
 const MAGIC: [u8; 8] = *b"CoreFS\r\n";
 /// Instead of [`MAGIC`] where copy A will be while `format` is at work. The rest of the block is zero,
@@ -79,6 +82,31 @@ pub struct Superblock {
     pub failed: bool,
     /// Where the areas lie.
     pub layout: Layout,
+    /// Its place among the devices of the node; None where it is the only one and always was.
+    pub place: Option<MemberPlace>,
+}
+
+/// A device's place in the pool of its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemberPlace {
+    /// Its number. Member 0 has log and anchors, the others have regions alone.
+    pub number: u16,
+    /// What it was added for; the list of members may say otherwise since.
+    pub roles: Roles,
+    /// Number of its first region.
+    pub first_region: u32,
+}
+
+impl MemberPlace {
+    /// Of the first device, which has all roles.
+    pub const FIRST: MemberPlace = MemberPlace { number: 0, roles: Roles::ALL, first_region: 0 };
+
+    fn fits(&self, layout: &Layout) -> bool {
+        let is_first = self.number == 0;
+        let regions = u32::try_from(layout.regions).ok().and_then(|n| n.checked_add(self.first_region));
+        let has_log = layout.log_slots > 0;
+        self.number < MEMBERS_MAX && regions.is_some() && is_first == has_log && (!is_first || self.first_region == 0)
+    }
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -99,10 +127,13 @@ struct Raw {
     regions_at: U64,
     region_bytes: U64,
     regions: U64,
+    member: U16,
+    roles: U16,
+    first_region: U32,
     reserved: [u8; RESERVED],
     crc: U32,
 }
-const RESERVED: usize = SUPERBLOCK_BYTES - 8 - 8 - 48 - 72 - 4;
+const RESERVED: usize = SUPERBLOCK_BYTES - 8 - 8 - 48 - 72 - 8 - 4;
 const _: () = assert!(size_of::<Raw>() == SUPERBLOCK_BYTES);
 const CRC_AT: usize = SUPERBLOCK_BYTES - 4;
 
@@ -154,7 +185,7 @@ impl Superblock {
     pub(crate) fn encode(&self) -> IoBuf {
         let mut raw = Raw::new_zeroed();
         raw.magic = MAGIC;
-        raw.version = U32::new(FORMAT_VERSION);
+        raw.version = U32::new(if self.place.is_some() { FORMAT_VERSION } else { VERSION_ALONE });
         raw.flags = U32::new(if self.failed { FLAG_FAILED } else { 0 });
         raw.cluster = self.cluster.0;
         raw.node = self.node.0;
@@ -168,6 +199,11 @@ impl Superblock {
         raw.regions_at = U64::new(self.layout.regions_at);
         raw.region_bytes = U64::new(self.layout.region_bytes);
         raw.regions = U64::new(self.layout.regions);
+        if let Some(MemberPlace { number, roles, first_region }) = self.place {
+            raw.member = U16::new(number);
+            raw.roles = U16::new(roles.bits());
+            raw.first_region = U32::new(first_region);
+        }
         raw.crc = U32::new(crc32c(&raw.as_bytes()[..CRC_AT]));
         IoBuf::copy_of(raw.as_bytes())
     }
@@ -193,7 +229,7 @@ impl Superblock {
         if raw.version.get() > FORMAT_VERSION {
             return SuperblockCopy::Newer(raw.version.get());
         }
-        if raw.version.get() != FORMAT_VERSION || raw.flags.get() & !FLAGS_KNOWN != 0 {
+        if raw.version.get() < VERSION_ALONE || raw.flags.get() & !FLAGS_KNOWN != 0 {
             return SuperblockCopy::Damaged("version or flags");
         }
         if raw.reserved.iter().any(|b| *b != 0) {
@@ -215,6 +251,10 @@ impl Superblock {
         if layout.check().is_err() {
             return SuperblockCopy::Damaged("layout");
         }
+        let Some(place) = raw.place() else { return SuperblockCopy::Damaged("reserved bytes") };
+        if !place.unwrap_or(MemberPlace::FIRST).fits(&layout) {
+            return SuperblockCopy::Damaged("place in the pool");
+        }
         SuperblockCopy::Valid(Superblock {
             cluster: Uuid(raw.cluster),
             node: Uuid(raw.node),
@@ -222,7 +262,24 @@ impl Superblock {
             generation: raw.generation.get(),
             failed: raw.flags.get() & FLAG_FAILED != 0,
             layout,
+            place,
         })
+    }
+
+    /// Its number among the devices of the node.
+    pub fn number(&self) -> u16 {
+        self.place.map_or(0, |place| place.number)
+    }
+}
+
+impl Raw {
+    /// The place in the pool; None where bytes that have no meaning are not zero.
+    fn place(&self) -> Option<Option<MemberPlace>> {
+        let (number, first_region) = (self.member.get(), self.first_region.get());
+        if self.version.get() == VERSION_ALONE {
+            return ((number, self.roles.get(), first_region) == (0, 0, 0)).then_some(None);
+        }
+        Some(Some(MemberPlace { number, roles: Roles::from_bits(self.roles.get())?, first_region }))
     }
 }
 
@@ -367,6 +424,15 @@ pub async fn return_to_service(disk: &dyn Disk) -> Result<(), DeviceError> {
     store(disk, &Superblock { failed: false, generation: superblock.generation + 1, ..superblock }).await
 }
 
+/// The superblock of the first device from when it gets company on: one that other devices may follow. The same
+/// where it has some.
+pub fn of_a_pool(superblock: &Superblock) -> Superblock {
+    match superblock.place {
+        Some(_) => *superblock,
+        None => Superblock { generation: superblock.generation + 1, place: Some(MemberPlace::FIRST), ..*superblock },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,7 +446,13 @@ mod tests {
             generation: 5,
             failed: false,
             layout: Layout::derive(1 << 30, Some(LOG_SLOT_BYTES), None).expect("large enough"),
+            place: None,
         }
+    }
+
+    fn sample_member() -> Superblock {
+        let place = MemberPlace { number: 3, roles: Roles::DATA, first_region: 0x0102 };
+        Superblock { layout: Layout::of_member(1 << 30).expect("large enough"), place: Some(place), ..sample() }
     }
 
     #[test]
@@ -398,6 +470,38 @@ mod tests {
         expected.extend(crc.to_le_bytes());
         assert_eq!(&sample().encode()[..], &expected[..]);
         assert_eq!(Superblock::decode(&expected), SuperblockCopy::Valid(sample()));
+    }
+
+    #[test]
+    fn a_copy_of_a_member_has_these_bytes() {
+        let mut expected = Vec::new();
+        expected.extend(b"CoreFS\r\n\x02\x00\x00\x00\x00\x00\x00\x00");
+        expected.extend([[1; 16], [2; 16], [3; 16]].concat());
+        for number in [5, 1 << 30, 1 << 20, 17 << 20, 4 << 20, 0, 64 << 20, 64 << 20, 15] {
+            expected.extend(u64::to_le_bytes(number));
+        }
+        expected.extend([3, 0, 4, 0, 2, 1, 0, 0]);
+        expected.resize(CRC_AT, 0);
+        let crc = crc32c(&expected);
+        expected.extend(crc.to_le_bytes());
+        assert_eq!(&sample_member().encode()[..], &expected[..]);
+        assert_eq!(Superblock::decode(&expected), SuperblockCopy::Valid(sample_member()));
+        let first = Superblock { place: Some(MemberPlace::FIRST), ..sample() };
+        assert_eq!(Superblock::decode(&first.encode()), SuperblockCopy::Valid(first));
+    }
+
+    #[test]
+    fn a_place_that_contradicts_itself_is_refused() {
+        let refused = |superblock: Superblock, reason| {
+            assert_eq!(Superblock::decode(&superblock.encode()), SuperblockCopy::Damaged(reason), "{superblock:?}");
+        };
+        let member = |number, first_region| Some(MemberPlace { number, roles: Roles::DATA, first_region });
+        refused(Superblock { place: member(0, 0), ..sample_member() }, "place in the pool");
+        refused(Superblock { place: member(1, 2), ..sample() }, "place in the pool");
+        refused(Superblock { place: member(0, 2), ..sample() }, "place in the pool");
+        refused(Superblock { place: member(128, 2), ..sample_member() }, "place in the pool");
+        refused(Superblock { place: member(1, u32::MAX), ..sample_member() }, "place in the pool");
+        refused(Superblock { place: None, ..sample_member() }, "place in the pool");
     }
 
     #[test]
@@ -420,7 +524,9 @@ mod tests {
             Superblock::decode(&bytes)
         };
         assert_eq!(sealed(&|b| b[8] = 9), SuperblockCopy::Newer(9));
-        assert_eq!(sealed(&|b| b[4000] = 1), SuperblockCopy::Damaged("reserved bytes"));
+        for at in [136, 138, 140, 4000] {
+            assert_eq!(sealed(&|b| b[at] = 1), SuperblockCopy::Damaged("reserved bytes"));
+        }
         assert_eq!(sealed(&|b| b[12] = 2), SuperblockCopy::Damaged("version or flags"));
     }
 
@@ -437,8 +543,8 @@ mod tests {
         assert_eq!(choose(&[SuperblockCopy::Foreign, SuperblockCopy::Blank]), Err(DeviceError::Foreign));
         let damaged = choose(&[SuperblockCopy::Damaged("checksum"), SuperblockCopy::Foreign]);
         assert_eq!(damaged, Err(DeviceError::SuperblockDamaged { reason: "checksum" }));
-        let newer = choose(&[SuperblockCopy::Newer(2), good]);
-        assert_eq!(newer, Err(DeviceError::NewerVersion { found: 2, known: 1 }));
+        let newer = choose(&[SuperblockCopy::Newer(3), good]);
+        assert_eq!(newer, Err(DeviceError::NewerVersion { found: 3, known: 2 }));
     }
 
     #[test]

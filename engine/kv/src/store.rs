@@ -22,7 +22,7 @@ use crate::memtable::Memtable;
 use crate::table::Table;
 use crate::{KEY_BYTES_MAX, Stem, VALUE_BYTES_MAX, Value};
 use cfs_segment::{Space, SpaceError};
-use cfs_types::{GroupId, Timestamp};
+use cfs_types::{GroupId, PlaceName, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -80,7 +80,7 @@ impl StoreConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum KvError {
     /// Bytes on the device are not what was written. Retrying does not help.
-    #[error("damage: table {table} of group {group} at device offset {offset}")]
+    #[error("damage: table {table} of group {group} at {}", PlaceName(*offset))]
     Damaged {
         /// The group.
         group: GroupId,

@@ -16,7 +16,7 @@ use cfs_seam::{Class, Clock, Disk, Geometry, Io, Spawn, TaskHandle, World, gathe
 use cfs_types::{GroupId, Latencies, LogIndex};
 use queue::{Item, Queued};
 use state::{Phase, State};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -81,7 +81,7 @@ struct Shared {
     clock: Rc<dyn Clock>,
     tasks: Rc<dyn Spawn>,
     geometry: Geometry,
-    superblock: Superblock,
+    superblock: Cell<Superblock>,
     anchors: Anchors,
     anchor: AnchorId,
     core: u16,
@@ -136,7 +136,7 @@ impl CoreLog {
             disk,
             clock: world.clock.clone(),
             tasks: world.tasks.clone(),
-            superblock: *superblock,
+            superblock: Cell::new(*superblock),
             anchors,
             anchor,
             core: part.core.get(),
@@ -263,7 +263,7 @@ impl CoreLog {
 
     /// Bytes of a slot.
     pub fn slot_bytes(&self) -> u64 {
-        self.shared.superblock.layout.log_slot_bytes
+        self.shared.superblock.get().layout.log_slot_bytes
     }
 
     /// Longest payload of a record, bytes.
@@ -378,6 +378,11 @@ impl CoreLog {
     /// out of service.
     pub async fn fail(&self, error: DeviceError) {
         self.shared.fail(error).await;
+    }
+
+    /// The superblock of the device has changed, or is about to: a device that fails is marked in this one.
+    pub fn set_superblock(&self, superblock: Superblock) {
+        self.shared.superblock.set(superblock);
     }
 
     /// Resolves when the log fails, before anybody who waits for an append is told; never otherwise.

@@ -80,6 +80,22 @@ pub struct DiskUsage {
     pub errors: u64,
 }
 
+impl DiskUsage {
+    /// What both were asked to do.
+    pub fn merge(&mut self, other: &DiskUsage) {
+        self.reads.merge(&other.reads);
+        self.writes.merge(&other.writes);
+        self.flushes.merge(&other.flushes);
+        self.read_bytes += other.read_bytes;
+        self.written_bytes.iter_mut().zip(other.written_bytes).for_each(|(all, more)| *all += more);
+        // Devices of one node may have other handles for a class: those of the first are shown.
+        self.placements.iter_mut().zip(other.placements).for_each(|(first, other)| *first = first.or(other));
+        self.discarded_bytes += other.discarded_bytes;
+        self.in_flight += other.in_flight;
+        self.errors += other.errors;
+    }
+}
+
 /// A device opened for direct I/O by this core. Operations complete in any order; a write is
 /// durable as [`Durability`] says. Offsets and lengths are multiples of the block size.
 pub trait Disk {

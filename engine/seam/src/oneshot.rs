@@ -9,7 +9,11 @@ use std::task::{Context, Poll, Waker};
 struct Slot<T> {
     value: Option<T>,
     waker: Option<Waker>,
+    hook: Option<Hook<T>>,
 }
+
+/// What is done with a result when it is there.
+type Hook<T> = Box<dyn FnOnce(&T)>;
 
 /// Resolves to what the paired [`Promise`] completes with.
 ///
@@ -23,20 +27,42 @@ pub struct Promise<T>(Rc<RefCell<Slot<T>>>);
 
 /// A connected pair.
 pub fn io<T>() -> (Promise<T>, Io<T>) {
-    let slot = Rc::new(RefCell::new(Slot { value: None, waker: None }));
+    let slot = Rc::new(RefCell::new(Slot { value: None, waker: None, hook: None }));
     (Promise(slot.clone()), Io(slot))
 }
 
 impl<T> Io<T> {
     /// An operation that was complete when it began.
     pub fn ready(value: T) -> Self {
-        Io(Rc::new(RefCell::new(Slot { value: Some(value), waker: None })))
+        Io(Rc::new(RefCell::new(Slot { value: Some(value), waker: None, hook: None })))
+    }
+}
+
+impl<T: 'static> Io<T> {
+    /// Has `hook` see the result when the operation completes, before whoever waits is woken; at once where it
+    /// has. It is called also if this future is dropped meanwhile. One operation takes one hook.
+    #[must_use]
+    pub fn on_done(self, hook: impl FnOnce(&T) + 'static) -> Self {
+        let mut slot = self.0.borrow_mut();
+        match &slot.value {
+            Some(value) => hook(value),
+            None => {
+                let before = slot.hook.replace(Box::new(hook));
+                assert!(before.is_none(), "an operation has one hook");
+            }
+        }
+        drop(slot);
+        self
     }
 }
 
 impl<T> Promise<T> {
     /// Completes the operation and wakes whoever waits.
     pub fn complete(self, value: T) {
+        let hook = self.0.borrow_mut().hook.take();
+        if let Some(hook) = hook {
+            hook(&value);
+        }
         let waker = {
             let mut slot = self.0.borrow_mut();
             slot.value = Some(value);
@@ -65,5 +91,30 @@ impl<T> Future for Io<T> {
                 Poll::Pending
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_hook_sees_the_result_once_whether_or_not_somebody_waits() {
+        let seen = Rc::new(Cell::new(0));
+        let add = |seen: &Rc<Cell<u32>>| {
+            let seen = seen.clone();
+            move |value: &u32| seen.set(seen.get() + value)
+        };
+        let (promise, waited) = io();
+        let mut waited = waited.on_done(add(&seen));
+        let (dropped, gone) = io();
+        drop(gone.on_done(add(&seen)));
+        assert_eq!(seen.get(), 0);
+        promise.complete(1);
+        dropped.complete(20);
+        let _known = Io::ready(300).on_done(add(&seen));
+        assert_eq!(seen.get(), 321);
+        assert_eq!(Pin::new(&mut waited).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(1));
     }
 }

@@ -203,7 +203,7 @@ impl Book {
     }
     /// Takes over a region whose segments are all free.
     pub fn adopt(&mut self, region: u32, headed: bool) {
-        assert!(region < self.layout.regions(), "granted region {region} does not exist");
+        assert!(self.layout.has(region), "granted region {region} does not exist");
         let slots = (0..SEGMENTS_PER_REGION).map(|_| Slot::Free).collect();
         let fresh = self.regions.insert(region, Region { slots, headed, leaving: false }).is_none();
         assert!(fresh, "region {region} was granted twice");

@@ -12,6 +12,7 @@ use crate::{
     UNIT_BYTES, Usage, checksum,
 };
 use cfs_seam::{Disk, DiskError, Io, IoBuf, IoDone};
+use cfs_types::PlaceName;
 use flush::Flushes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,7 @@ pub use vacate::Leaving;
 use write::Orphan;
 
 /// Settings of one space.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct SpaceConfig {
     /// Where the regions lie.
     pub layout: RegionLayout,
@@ -41,7 +42,7 @@ pub enum SpaceError {
     #[error("no space left for this purpose")]
     NoSpace,
     /// The bytes at this device offset are not what the owner wrote. Retrying does not help.
-    #[error("damage: {owner} at device offset {offset}")]
+    #[error("damage: {owner} at {}", PlaceName(*offset))]
     Damaged {
         /// Whose bytes they should be.
         owner: CellOwner,
@@ -49,7 +50,7 @@ pub enum SpaceError {
         offset: u64,
     },
     /// The device failed a read; it may be retried.
-    #[error("reading at device offset {offset}: {error}")]
+    #[error("reading at {}: {error}", PlaceName(*offset))]
     Read {
         /// Where, bytes.
         offset: u64,
@@ -134,8 +135,9 @@ impl Space {
     /// A space without cells: claim what durable records name, then [`Space::start`].
     pub fn new(disk: Rc<dyn Disk>, grants: Rc<dyn RegionGrants>, config: SpaceConfig) -> Self {
         let generation = u64::from(config.start) << 32;
+        let layout = config.layout;
         let state = State {
-            book: Book::new(config.layout, config.floors, config.discard, generation),
+            book: Book::new(layout.clone(), config.floors, config.discard, generation),
             flushes: Flushes::default(),
             granting: Pending::default(),
             discards: Vec::new(),
@@ -144,7 +146,7 @@ impl Space {
             failed: Failure::default(),
             started: false,
         };
-        let (layout, state) = (config.layout, RefCell::new(state));
+        let state = RefCell::new(state);
         Space { inner: Rc::new(Inner { disk, grants, layout, state, refused_reads: Cell::new(0) }) }
     }
 
@@ -181,8 +183,8 @@ impl Space {
         self.inner.state.borrow().book.held()
     }
     /// Where regions and segments lie.
-    pub fn layout(&self) -> RegionLayout {
-        self.inner.layout
+    pub fn layout(&self) -> &RegionLayout {
+        &self.inner.layout
     }
 
     /// Reads `units` units of a cell from its `first_unit` on and verifies them against

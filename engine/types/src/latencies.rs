@@ -34,6 +34,13 @@ impl Latencies {
         self.max_ns = self.max_ns.max(nanos);
     }
 
+    /// Those counted here and there.
+    pub fn merge(&mut self, others: &Latencies) {
+        self.buckets.iter_mut().zip(others.buckets).for_each(|(all, more)| *all += more);
+        self.sum_ns = self.sum_ns.saturating_add(others.sum_ns);
+        self.max_ns = self.max_ns.max(others.max_ns);
+    }
+
     /// How many were counted.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -57,6 +64,10 @@ mod tests {
         l.record(Duration::from_secs(3600));
         assert_eq!((l.buckets[0], l.buckets[2], l.buckets[LATENCY_BUCKETS - 1]), (1, 1, 1));
         assert_eq!((l.count(), l.max_ns, l.sum_ns), (3, 3_600_000_000_000, 3_600_000_003_500));
+        let mut both = Latencies::default();
+        both.record(Duration::from_micros(3));
+        both.merge(&l);
+        assert_eq!((both.buckets[2], both.count(), both.max_ns, both.sum_ns), (2, 4, l.max_ns, l.sum_ns + 3000));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod error;
 mod ids;
 mod latencies;
 mod name;
+mod place;
 mod time;
 
 pub use attribute_name::{check_attribute_asked, check_attribute_name};
@@ -20,6 +21,7 @@ pub use ids::{
 };
 pub use latencies::{LATENCY_BUCKETS, Latencies};
 pub use name::{NAME_BYTES_MAX, Name};
+pub use place::{MEMBER_BYTES_MAX, MEMBERS_MAX, PlaceName, member_of, member_offset};
 pub use time::{Nanos, Timestamp};
 
 /// Virtual shards of a cluster; an inode's shard is the low 8 bits of its number.

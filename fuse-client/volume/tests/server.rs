@@ -1,9 +1,9 @@
 //! The volume against the real server, two cores, in the simulator.
 
-use cfs_device::{FormatOptions, Uuid, format, open};
+use cfs_device::{FormatOptions, Pool, Uuid, format, open};
 use cfs_rpc::{Admission, Connection, RpcError, connect_handshake};
 use cfs_seam::{Address, World, sleep};
-use cfs_server::{MemoryLimits, Notices, RootOwner, ServerConfig, serve_core};
+use cfs_server::{Devices, MemoryLimits, Notices, RootOwner, ServerConfig, serve_core};
 use cfs_sim::{Crash, DiskFaults, NodeId, Sim, SimConfig};
 use cfs_types::{FsError, InodeId, MapEpoch, Name, SessionId};
 use cfs_volume::{Creation, Lookup, OpenFlags, Volume, VolumeOptions, WriteFlags};
@@ -127,7 +127,8 @@ fn start_server(sim: &Sim) -> Vec<Address> {
                 sleep(&world.clock, Duration::from_millis(1)).await;
             }
             let superblock = open(&*disk).await.expect("a store");
-            serve_core(world, disk, superblock, config, RootOwner::default(), || ()).await.expect("serves");
+            let pool = Pool::alone(disk, superblock).expect("few regions");
+            serve_core(world, Devices::fixed(pool), config, RootOwner::default(), || ()).await.expect("serves");
         });
     }
     addresses

@@ -1,5 +1,6 @@
 //! Pictures of all cores, each with a limit of time.
 
+use crate::devices::{DeviceAdded, DeviceRefused};
 use cfs_observe::{CorePicture, CoreStatus, Process, Snapshot};
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +21,9 @@ pub type Answer = Pin<Box<dyn Future<Output = Option<CoreStatus>> + Send>>;
 /// Resolves once a core knows what it was told; false where it cannot be told.
 pub type Told = Pin<Box<dyn Future<Output = bool> + Send>>;
 
+/// Resolves once a device is one of the node's, with what is to be said of it, or with why it is not.
+pub type Added = Pin<Box<dyn Future<Output = Result<DeviceAdded, DeviceRefused>> + Send>>;
+
 /// The way to the cores.
 pub trait Cores: Send + Sync + 'static {
     /// How many there are.
@@ -31,6 +35,9 @@ pub trait Cores: Send + Sync + 'static {
     /// Has one read and verify all that it stores from now on, without the limit of rate where `unpaced`. The future
     /// may be dropped at any time.
     fn scrub(&self, core: u16, unpaced: bool) -> Told;
+    /// Makes a device one of the node's. `request` is a [`crate::DeviceAdd`] as it came, `proof` what came with it to
+    /// show that it comes from who may ask. Goes on to its end also where the future is dropped.
+    fn add_device(&self, request: String, proof: Option<String>) -> Added;
 }
 
 /// Makes snapshots, one at a time, and shares them.
@@ -61,6 +68,18 @@ impl Gatherer {
 }
 
 impl Gatherer {
+    /// What was asked before does not know what has changed.
+    async fn forget(&self) {
+        *self.last.lock().await = None;
+    }
+
+    /// Makes a device one of the node's.
+    pub async fn add_device(&self, request: String, proof: Option<String>) -> Result<DeviceAdded, DeviceRefused> {
+        let added = self.cores.add_device(request, proof).await;
+        self.forget().await;
+        added
+    }
+
     /// Has every core begin a scrub; those that do not answer in time are named.
     pub async fn scrub(&self, unpaced: bool) -> Result<(), Vec<u16>> {
         let end = Instant::now() + CORE_ANSWER_MAX;
@@ -71,8 +90,7 @@ impl Gatherer {
                 silent.push(core);
             }
         }
-        // What was asked before does not know of it.
-        *self.last.lock().await = None;
+        self.forget().await;
         if silent.is_empty() { Ok(()) } else { Err(silent) }
     }
 }
@@ -124,6 +142,10 @@ mod tests {
                 1 => Box::pin(std::future::pending()),
                 _ => Box::pin(async { true }),
             }
+        }
+
+        fn add_device(&self, _: String, _: Option<String>) -> Added {
+            Box::pin(async { Err(DeviceRefused::Unproven) })
         }
     }
 

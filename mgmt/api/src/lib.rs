@@ -1,14 +1,15 @@
-//! The HTTP API: /metrics, /health, status, scrub.
+//! The HTTP API: /metrics, /health, status, scrub, devices.
 //!
 //! Runs on the management executor, never on a core; it asks cores by message through [`Cores`].
-//! Without identities, so it belongs on loopback or a trusted network; all that can be asked for beside reading is
-//! a scrub, which changes nothing but the load.
+//! Reading asks for no identity, so it belongs on loopback or a trusted network, nor does a scrub, which changes
+//! nothing but the load. What changes more wants a proof that it comes from who knows the server's secret.
 //!
 //! Invariants: nothing waits without a limit (a core one second, a connection ten); connections
 //! and request sizes are bounded; however many ask, cores are asked at most ten times a second.
 
 #![allow(clippy::disallowed_methods, reason = "the management plane runs beside the cores")]
 
+mod devices;
 mod error;
 mod gather;
 mod health;
@@ -17,8 +18,9 @@ mod routes;
 mod scrub;
 mod status;
 
+pub use devices::{DeviceAdd, DeviceAdded, DeviceRefused, PROOF_HEADER};
 pub use error::ApiError;
-pub use gather::{Answer, Cores, Told};
+pub use gather::{Added, Answer, Cores, Told};
 pub use health::{Health, Level, Reason, health};
 pub use listen::{Api, bind};
 pub use scrub::{ScrubReport, ScrubStart};

@@ -1,5 +1,6 @@
 //! Paths and what they answer.
 
+use crate::devices::{DeviceRefused, PROOF_HEADER};
 use crate::gather::Gatherer;
 use crate::health::{Level, health};
 use crate::scrub::{ScrubReport, ScrubStart};
@@ -9,7 +10,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -33,11 +34,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/ready", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/scrub", get(scrub).post(scrub_start))
+        .route("/v1/devices", post(device_add))
         .with_state(shared)
 }
 
 async fn index() -> &'static str {
-    "CoreFS\n/metrics       OpenMetrics text\n/metrics/json  the same as JSON\n/health        200 healthy, 202 degraded, 503 critical\n/ready         200 once every core answers\n/v1/status     the server in brief\n/v1/scrub      what reading and verifying everything has found; POST {\"unpaced\": false} starts it\n"
+    "CoreFS\n/metrics       OpenMetrics text\n/metrics/json  the same as JSON\n/health        200 healthy, 202 degraded, 503 critical\n/ready         200 once every core answers\n/v1/status     the server in brief\n/v1/scrub      what reading and verifying everything has found; POST {\"unpaced\": false} starts it\n/v1/devices    POST adds a device, see cfs device add\n"
 }
 
 async fn metrics(State(shared): Context) -> ([(HeaderName, &'static str); 1], String) {
@@ -86,6 +88,18 @@ async fn scrub_start(State(shared): Context, headers: HeaderMap, body: String) -
     match shared.gatherer.scrub(start.unpaced).await {
         Ok(()) => scrub(State(shared)).await,
         Err(silent) => (StatusCode::SERVICE_UNAVAILABLE, format!("cores {silent:?} do not answer\n")).into_response(),
+    }
+}
+
+/// The cores look at the proof: they know the secret.
+async fn device_add(State(shared): Context, headers: HeaderMap, body: String) -> Response {
+    let proof = headers.get(PROOF_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    match shared.gatherer.add_device(body, proof).await {
+        Ok(added) => json(StatusCode::OK, &added),
+        Err(DeviceRefused::Unproven) => {
+            (StatusCode::FORBIDDEN, "a proof of the server's secret is wanted\n").into_response()
+        }
+        Err(DeviceRefused::Failed(why)) => (StatusCode::CONFLICT, why + "\n").into_response(),
     }
 }
 

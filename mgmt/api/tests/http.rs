@@ -1,6 +1,8 @@
 //! The API over real sockets, in front of cores that are made up.
 
-use cfs_api::{About, Answer, ApiError, Cores, ScrubReport, ServerStatus, Told, bind};
+use cfs_api::{
+    About, Added, Answer, ApiError, Cores, DeviceAdded, DeviceRefused, ScrubReport, ServerStatus, Told, bind,
+};
 use cfs_observe::CoreStatus;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +33,18 @@ impl Cores for Fake {
 
     fn scrub(&self, core: u16, unpaced: bool) -> Told {
         Box::pin(async move { core < 2 && unpaced })
+    }
+
+    fn add_device(&self, request: String, proof: Option<String>) -> Added {
+        Box::pin(async move {
+            match proof.as_deref() {
+                Some("right") if request == "{}" => {
+                    Ok(DeviceAdded { number: 1, device: "a device".into(), regions: 3 })
+                }
+                Some("right") => Err(DeviceRefused::Failed("it is not empty".into())),
+                _ => Err(DeviceRefused::Unproven),
+            }
+        })
     }
 }
 
@@ -112,6 +126,26 @@ async fn a_scrub_is_started_by_whoever_says_how_and_by_no_page_of_a_browser() {
         assert!(refused.starts_with(&format!("HTTP/1.1 {code}")), "{refused}");
     }
     assert_eq!(get(address, "/v1/scrub").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_device_is_added_for_who_proves_that_they_may() {
+    let address = serve(10, false);
+    let post = |proof: &str, body: &str| {
+        let bytes = body.len();
+        format!("POST /v1/devices HTTP/1.1\r\nHost: x\r\n{proof}Content-Length: {bytes}\r\n\r\n{body}")
+    };
+    let proof = "X-CoreFS-Proof: right\r\n";
+    let added = exchange(address, post(proof, "{}").as_bytes()).await;
+    let (head, body) = added.split_once("\r\n\r\n").expect("a head");
+    let device: DeviceAdded = serde_json::from_str(body).expect("its own type");
+    assert!(head.starts_with("HTTP/1.1 200") && device.number == 1, "{added}");
+    let refused = exchange(address, post(proof, "{ }").as_bytes()).await;
+    assert!(refused.starts_with("HTTP/1.1 409") && refused.contains("it is not empty"), "{refused}");
+    for proof in ["", "X-CoreFS-Proof: wrong\r\n"] {
+        let refused = exchange(address, post(proof, "{}").as_bytes()).await;
+        assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,9 @@ pub enum Command {
     )]
     Dev(DevOptions),
     /// Lay out a data directory or a block device.
-    #[command(after_help = "Examples:\n  cfs format /srv/cfs --size 100GiB\n  cfs format /dev/nvme0n1 /dev/nvme1n1")]
+    #[command(
+        after_help = "Examples:\n  cfs format /srv/cfs --size 100GiB\n  cfs format --pool /dev/nvme0n1 /dev/nvme1n1"
+    )]
     Format(FormatOptions),
     /// Serve a formatted data directory or device in the foreground.
     #[command(after_help = "Example:\n  cfs server /srv/cfs --listen 127.0.0.1:7400")]
@@ -44,6 +46,9 @@ pub enum Command {
         after_help = "A server does so by itself, see its --scrub-period.\n\nExit status: 0 nothing is damaged, as far as known; 1 damage, or a server that does not answer.\n\nExamples:\n  cfs scrub\n  cfs scrub --start --wait /srv/cfs"
     )]
     Scrub(ScrubOptions),
+    /// Change the devices of a store while it is served.
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Show the servers that this user runs on this machine.
     #[command(after_help = "Exit status: 0 if every server serves, 1 if one is critical or does not answer.")]
     Status(StatusOptions),
@@ -78,7 +83,7 @@ pub struct Serving {
     /// Address of core 0; core i listens on the port plus i.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = parse_address)]
     pub listen: SocketAddr,
-    /// Address of the HTTP API (/metrics, /health, /v1/status, /v1/scrub); port 0 for a free one.
+    /// Address of the HTTP API (/metrics, /health, /v1/status, /v1/scrub, /v1/devices); port 0 for a free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480", value_parser = parse_address)]
     pub http: SocketAddr,
     /// Read and verify everything stored once in so long (7d, 12h, 30m); 0: only when cfs scrub --start asks.
@@ -113,7 +118,7 @@ pub struct DevOptions {
 /// `cfs format`.
 #[derive(Args, Debug)]
 pub struct FormatOptions {
-    /// Data directories or block devices; each becomes a store of its own.
+    /// Data directories or block devices; each becomes a store of its own, unless --pool.
     #[arg(required = true, value_name = "DIR|DEVICE")]
     pub targets: Vec<PathBuf>,
     /// Size of a data directory's store (a device is used whole); default: the size it has, or 8GiB.
@@ -122,12 +127,16 @@ pub struct FormatOptions {
     /// Destroy what is there; an empty file where a store would be is something too.
     #[arg(long)]
     pub force: bool,
+    /// One store of all of them; the first has the log, and the store is named after it.
+    #[arg(long)]
+    pub pool: bool,
 }
 
 /// `cfs server`.
 #[derive(Args, Debug)]
 pub struct ServerOptions {
-    /// Data directory or block device. One server serves one.
+    /// Data directory or block device; of a store with several devices the first, and those that have moved since
+    /// the last start.
     #[arg(required = true, value_name = "DIR|DEVICE")]
     pub targets: Vec<PathBuf>,
     /// Serving.
@@ -173,9 +182,10 @@ pub struct UmountOptions {
 /// `cfs fsck`.
 #[derive(Args, Debug)]
 pub struct FsckOptions {
-    /// Data directory or block device.
-    #[arg(value_name = "DIR|DEVICE")]
-    pub target: PathBuf,
+    /// Data directory or block device; of a store with several devices the first, and those that have moved since
+    /// the last start.
+    #[arg(required = true, value_name = "DIR|DEVICE")]
+    pub targets: Vec<PathBuf>,
     /// If the check finds no damage, let a store that a failed write or flush took out of service be served again.
     #[arg(long)]
     pub return_to_service: bool,
@@ -218,6 +228,33 @@ pub struct ScrubOptions {
     /// For programs.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `cfs device`.
+#[derive(Subcommand, Debug)]
+pub enum DeviceCommand {
+    /// Add a device to a store that a server of this user serves. What is stored from now on goes there too.
+    #[command(
+        after_help = "From then on the store needs all its devices: a server, fsck or an older cfs refuses it without one of them.\n\nExample:\n  cfs device add /dev/nvme0n1 /dev/nvme1n1"
+    )]
+    Add(DeviceAddOptions),
+}
+
+/// `cfs device add`.
+#[derive(Args, Debug)]
+pub struct DeviceAddOptions {
+    /// The data directory or block device that is served: the first device of the store.
+    #[arg(value_name = "STORE")]
+    pub store: PathBuf,
+    /// The new one: a block device, which is used whole, or a data directory. It must be blank.
+    #[arg(value_name = "DIR|DEVICE")]
+    pub device: PathBuf,
+    /// Size of a data directory's store; default: the size it has, or 8GiB.
+    #[arg(long, value_parser = parse_size)]
+    pub size: Option<u64>,
+    /// Destroy what is there.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `cfs status`.

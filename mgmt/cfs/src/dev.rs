@@ -27,7 +27,7 @@ pub fn run(options: &DevOptions) -> Result<(), Failure> {
         format::format(&target, Some(options.size), false, &stop)?;
     }
     std::fs::create_dir_all(&mountpoint).map_err(|e| Failure::new(format!("making {}", mountpoint.display()), e))?;
-    let (server, api, core) = serving::start(&target, &options.serving, Sharing::WithMount, &stop)?;
+    let (server, api, core) = serving::start(&[dir], &options.serving, Sharing::WithMount, &stop)?;
     let place = server.place.clone();
     let mut volume = VolumeOptions::new(server.addresses.clone(), Some(place.secret()?));
     volume.predecessor = read_session(&place);

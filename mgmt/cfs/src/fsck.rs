@@ -2,9 +2,10 @@
 
 use crate::Failure;
 use crate::args::FsckOptions;
-use crate::format::{open_locked, refusal};
+use crate::format::refusal;
 use crate::place::Target;
-use cfs_runtime::{CoreConfig, DiskFile, OpenMode, RuntimeError, run as run_core};
+use crate::pool::{self, Purpose};
+use cfs_runtime::{CoreConfig, DiskFile, RuntimeError, run as run_core};
 use cfs_server::{FsckError, Progress, Severity, Stage};
 use cfs_types::CoreId;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,19 +17,20 @@ const BAR_AFTER: Duration = Duration::from_secs(1);
 
 /// `cfs fsck`.
 pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
-    let target = Target::with_store(&options.target)?;
+    let purpose = if options.return_to_service { Purpose::CheckAndReturn } else { Purpose::Check };
+    let devices = pool::open(&options.targets, purpose, &in_use)?;
+    let target = devices.first.target.clone();
     let doing = || format!("checking {}", target.path.display());
-    let mode = if options.return_to_service { OpenMode::ReadWrite } else { OpenMode::ReadOnly };
-    let file = open_locked(&target.store, mode).map_err(|e| in_use(&target, doing(), &e))?;
-    if options.return_to_service && !file.is_direct() {
+    if options.return_to_service && devices.all().any(|device| !device.file.is_direct()) {
         let why = "its file system has no direct I/O, so that a check reads what is cached and not what is on the device; copy it elsewhere";
         return Err(Failure::new(doing(), why));
     }
-    let checked_file = file.clone();
+    let checked = devices.clone();
     let checked = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
-        let disk = checked_file.attach(&reactor);
+        let disk = checked.first.file.attach(&reactor);
+        let others = checked.others.iter().map(|(_, other)| other.file.attach(&reactor)).collect();
         let mut bar = Bar::new();
-        let report = cfs_server::fsck(&world, disk, |progress| bar.show(progress)).await;
+        let report = cfs_server::fsck(&world, disk, others, |progress| bar.show(progress)).await;
         bar.clear();
         report
     });
@@ -50,13 +52,14 @@ pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
         say!("out of service since a write or flush failed; once its cause is gone: {}", way_back(&target));
         return Ok(ExitCode::from(1));
     }
-    return_to_service(&file)?;
+    return_to_service(&devices.first.file)?;
     say!("in service again");
     Ok(ExitCode::SUCCESS)
 }
 
 /// Why the store was not opened; a server verifies its own.
-fn in_use(target: &Target, doing: String, error: &RuntimeError) -> Failure {
+fn in_use(target: &Target, error: &RuntimeError) -> Failure {
+    let doing = format!("checking {}", target.path.display());
     let advice = match error {
         RuntimeError::Locked { .. } => {
             format!("; if that is a server: cfs scrub --start --wait {}", target.path.display())
@@ -72,13 +75,8 @@ pub fn way_back(target: &Target) -> String {
 }
 
 fn return_to_service(file: &DiskFile) -> Result<(), Failure> {
-    let doing = || format!("returning {} to service", file.path().display());
-    let same = file.clone();
-    let returned = run_core(CoreConfig::new(CoreId::new(0)), move |_, reactor| async move {
-        let disk = same.attach(&reactor);
-        cfs_device::return_to_service(&*disk).await
-    });
-    returned.map_err(|e| Failure::new(doing(), e))?.map_err(|e| Failure::new(doing(), e))
+    let returned = pool::on_disk(file, async |disk| cfs_device::return_to_service(&*disk).await)?;
+    returned.map_err(|e| Failure::new(format!("returning {} to service", file.path().display()), e))
 }
 
 /// A progress bar that appears once the check takes long.

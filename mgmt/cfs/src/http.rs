@@ -6,8 +6,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longest wait for a server: it waits a second for a silent core, two where others asked before.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Longest wait for a server, which ends a connection after that time. It waits a second for a silent core, two where
+/// others asked before; a device that is added takes longer.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest answer, bytes.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
@@ -19,11 +20,16 @@ pub fn get<T: DeserializeOwned>(http: &str, path: &str) -> Result<T, String> {
 /// What a server answers to what it is sent.
 pub fn post<T: DeserializeOwned>(http: &str, path: &str, what: &impl Serialize) -> Result<T, String> {
     let body = serde_json::to_string(what).map_err(|e| e.to_string())?;
+    post_text(http, path, &body, "")
+}
+
+/// The same with a body that is JSON already, and more header lines.
+pub fn post_text<T: DeserializeOwned>(http: &str, path: &str, body: &str, headers: &str) -> Result<T, String> {
     let bytes = body.len();
     ask(
         http,
         &format!(
-            "POST {path} HTTP/1.0\r\nHost: {http}\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n{body}"
+            "POST {path} HTTP/1.0\r\nHost: {http}\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n{headers}\r\n{body}"
         ),
     )
 }
@@ -39,7 +45,8 @@ fn ask<T: DeserializeOwned>(http: &str, request: &str) -> Result<T, String> {
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).map_err(|e| e.to_string())?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("it answers something that is not HTTP")?;
     if head.split(' ').nth(1) != Some("200") {
-        return Err(format!("it answers: {}", head.lines().next().unwrap_or_default()));
+        let words = if body.is_empty() { head.lines().next().unwrap_or_default() } else { body.trim_end() };
+        return Err(format!("it answers: {words}"));
     }
     serde_json::from_str(body).map_err(|e| format!("it answers something else than a CoreFS server: {e}"))
 }

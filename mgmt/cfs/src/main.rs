@@ -7,6 +7,7 @@ mod output;
 
 mod args;
 mod dev;
+mod device;
 mod format;
 mod fsck;
 mod http;
@@ -15,6 +16,7 @@ mod mount_option;
 mod mounting;
 mod notices;
 mod place;
+mod pool;
 mod registry;
 mod scrub;
 mod serving;
@@ -24,7 +26,7 @@ mod store_watch;
 mod system;
 mod top;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, DeviceCommand};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Umount(options) => mounting::unmount(&options),
         Command::Fsck(options) => return exit(fsck::run(&options)),
         Command::Top(options) => top::run(&options),
+        Command::Device(DeviceCommand::Add(options)) => device::add(&options),
         Command::Scrub(options) => return exit(scrub::run(&options)),
         Command::Status(options) => return exit(status::run(&options)),
     };

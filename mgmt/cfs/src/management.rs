@@ -1,9 +1,10 @@
 //! The management executor: the wait for a stop, and the HTTP API beside the cores.
 
 use crate::Failure;
+use crate::device::Adder;
 use crate::serving::Server;
 use crate::stop_sign::StopSign;
-use cfs_api::{Answer, Api, Cores, Told};
+use cfs_api::{Added, Answer, Api, Cores, DeviceRefused, Told};
 use cfs_runtime::Remote;
 use cfs_server::{CoreReply, CoreRequest, Envelope};
 use cfs_types::CoreId;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
-/// The cores as the API asks them, and whether their store is where it was.
-struct RemoteCores(Remote, Arc<AtomicBool>);
+/// The cores as the API asks them, whether their stores are where they were, and who adds one.
+struct RemoteCores(Remote, Arc<AtomicBool>, Adder);
 
 impl Cores for RemoteCores {
     fn count(&self) -> u16 {
@@ -38,6 +39,11 @@ impl Cores for RemoteCores {
         });
         Box::pin(async move { told.await.is_some() })
     }
+
+    fn add_device(&self, request: String, proof: Option<String>) -> Added {
+        let adding = tokio::spawn(self.2.clone().add(request, proof));
+        Box::pin(async move { adding.await.unwrap_or_else(|e| Err(DeviceRefused::Failed(e.to_string()))) })
+    }
 }
 
 impl RemoteCores {
@@ -61,7 +67,8 @@ impl RemoteCores {
 
 /// Serves the HTTP API until a stop is asked for, `ended` says so or the store is shortened.
 pub fn manage(api: Api, server: &Server, stop: &StopSign, ended: impl Fn() -> bool) -> Result<(), Failure> {
-    let cores = Arc::new(RemoteCores(server.remote.clone(), server.store.gone.clone()));
+    let adder = Adder::new(server.remote.clone(), server.store.clone(), server.place.secret()?);
+    let cores = Arc::new(RemoteCores(server.remote.clone(), server.store.gone.clone(), adder));
     executor()?.block_on(async {
         tokio::select! {
             served = api.serve(cores) => served.map_err(|e| Failure::new("serving HTTP", e)),

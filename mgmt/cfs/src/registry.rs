@@ -3,6 +3,7 @@
 
 use crate::Failure;
 use serde::{Deserialize, Serialize};
+use std::fs::canonicalize;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,14 @@ impl Entry {
         let everywhere = first.ip().is_unspecified() && address.ip().is_loopback();
         core.is_some_and(|core| core < self.cores) && (address.ip() == first.ip() || everywhere)
     }
+}
+
+/// The server of this user that serves a store.
+pub fn serving(target: &Path) -> Result<Entry, Failure> {
+    let real = canonicalize(target).map_err(|e| Failure::new(target.display(), e))?;
+    let found = servers().into_iter().find(|entry| canonicalize(&entry.target).is_ok_and(|served| served == real));
+    let target = target.display();
+    found.ok_or_else(|| Failure::plain(format!("no server of this user serves {target}; offline: cfs fsck {target}")))
 }
 
 /// When a process began, clock ticks since boot; None if there is none (proc_pid_stat(5), field 22).

@@ -7,7 +7,6 @@ use crate::{Failure, http};
 use cfs_api::{ScrubReport, ScrubStart};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use std::fs::canonicalize;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -62,14 +61,7 @@ fn wanted(options: &ScrubOptions) -> Result<Vec<Entry>, Failure> {
         let none = || Failure::plain("no server of this user runs on this machine; cfs fsck checks a store offline");
         return if servers.is_empty() { Err(none()) } else { Ok(servers) };
     };
-    let real = canonicalize(target).map_err(|e| Failure::new(target.display(), e))?;
-    let found: Vec<Entry> =
-        servers.into_iter().filter(|entry| canonicalize(&entry.target).is_ok_and(|served| served == real)).collect();
-    if found.is_empty() {
-        let target = target.display();
-        return Err(Failure::plain(format!("no server of this user serves {target}; offline: cfs fsck {target}")));
-    }
-    Ok(found)
+    registry::serving(target).map(|entry| vec![entry])
 }
 
 fn ask(entry: &Entry) -> Result<ScrubReport, String> {

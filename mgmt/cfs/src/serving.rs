@@ -4,22 +4,24 @@ use crate::args::{CORES_MAX, ServerOptions, Serving};
 use crate::mounting::Guest;
 use crate::notices::{NoticeBoard, notices};
 use crate::place::{Place, Target};
+use crate::pool::{self, Purpose};
 use crate::registry::{self, Entry, Registered};
 use crate::stop_sign::StopSign;
 use crate::store_watch::StoreWatch;
-use crate::{Failure, format};
+use crate::{Failure, device};
 use cfs_api::{About, Api};
 use cfs_device::Layout;
 use cfs_rpc::Admission;
 use cfs_runtime::{CoreConfig, CoreThread, DiskFile, LocalNet, ParkPolicy, Reactor, Remote, mesh, start_core};
 use cfs_seam::{Address, Class, World, spawn};
 use cfs_server::{
-    CoreReply, CoreRequest, Envelope, MemoryLimits, Notices, RootOwner, ScrubConfig, ServerConfig, StartError,
+    CoreReply, CoreRequest, Devices, Envelope, MemoryLimits, Notices, RootOwner, ScrubConfig, ServerConfig, StartError,
     serve_core,
 };
 use cfs_types::{CoreId, MapEpoch};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -36,10 +38,6 @@ const START_LOOK: Duration = Duration::from_millis(20);
 const SAY_AFTER: Duration = Duration::from_secs(1);
 /// How long a port may stay with a process that has ended.
 const PORT_TIME: Duration = Duration::from_secs(2);
-
-/// Why a server takes one target.
-const SEVERAL: &str =
-    "a server with several stores is not supported yet: start one for each, with --listen and --http of its own";
 
 /// Said where a core runs without registered buffers, which it does as well, a little slower.
 const NO_REGISTERED_BUFFERS: &str = "cfs: the limit of locked memory (ulimit -l) leaves no room for registered buffers: each read and write of the device pins its pages anew";
@@ -119,22 +117,18 @@ impl Server {
 pub type Started = (Server, Api, oneshot::Sender<Guest>);
 
 /// Opens the store and starts its cores; returns once they serve, or are asked to stop.
-pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSign) -> Result<Started, Failure> {
+pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &StopSign) -> Result<Started, Failure> {
     check_listen(options)?;
+    let devices = pool::open(targets, Purpose::Serve, &|_, error| Failure::plain(error))?;
+    let (target, superblock) = (&devices.first.target, devices.first.superblock);
     let recovery = Recovery::new(target);
-    let (file, superblock) = format::open(target)?;
     if options.no_fua {
-        file.distrust_fua();
+        devices.all().for_each(|device| device.file.distrust_fua());
     }
     let place = &target.place(superblock.device);
     place.prepare()?;
     let api = cfs_api::bind(options.http, about(target, options)).map_err(Failure::plain)?;
-    if !file.is_direct() {
-        complain!("cfs: {} refuses direct I/O: serving through the page cache", target.store.display());
-    }
-    if file.is_sparse() {
-        complain!("cfs: {} has holes: when its file system is full, the store fails", target.store.display());
-    }
+    devices.all().for_each(|device| say_of(&device.file));
     let cpus = cfs_runtime::available_cpus();
     let cores = cores_for(options, &superblock.layout)?;
     check_ports(options, cores)?;
@@ -147,7 +141,7 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
     let (guest, invitation) = oneshot::channel();
     let mut invitation = Some(invitation);
     for (index, seat) in seats.into_iter().enumerate() {
-        let (disk, config, ready) = (DiskFile::clone(&file), config.clone(), ready.clone());
+        let (devices, config, ready) = (devices.clone(), config.clone(), ready.clone());
         let root = RootOwner { uid: user_id(), gid: group_id() };
         let mut core = CoreConfig::new(seat.core());
         core.local = Some(local.clone());
@@ -168,8 +162,9 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
             if index == 0 && reactor.registered_buffer_bytes() == 0 {
                 complain!("{NO_REGISTERED_BUFFERS}");
             }
-            let disk = disk.attach(&reactor);
-            serve_core(world, disk, superblock, config, root, move || {
+            let pool = devices.attach(&reactor);
+            let devices = Devices { pool, attach: device::attach(reactor) };
+            serve_core(world, devices, config, root, move || {
                 let _gone = ready.send(());
             })
             .await
@@ -182,8 +177,19 @@ pub fn start(target: &Target, options: &Serving, sharing: Sharing, stop: &StopSi
     let entry = Entry { http: http.to_string(), ..entry(place, options, &config, cores) };
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
     let (place, registered) = (place.clone(), registry::register(&entry)?);
-    let store = StoreWatch::new(file, superblock.layout.device_bytes);
+    let store = StoreWatch::new();
+    devices.all().for_each(|device| store.add(device.file.clone(), device.superblock.layout.device_bytes));
     Ok((Server { threads, remote, addresses, http, place, store, notices, _registered: registered }, api, guest))
+}
+
+/// What is to be known of a device that is served.
+fn say_of(file: &DiskFile) {
+    if !file.is_direct() {
+        complain!("cfs: {} refuses direct I/O: serving through the page cache", file.path().display());
+    }
+    if file.is_sparse() {
+        complain!("cfs: {} has holes: when its file system is full, the store fails", file.path().display());
+    }
 }
 
 /// Waits for a guest of this core and serves it.
@@ -432,11 +438,9 @@ fn entry(place: &Place, options: &Serving, config: &ServerConfig, cores: u16) ->
 /// `cfs server`.
 pub fn run(options: &ServerOptions) -> Result<(), Failure> {
     let stop = StopSign::catch()?;
-    let [target] = options.targets.as_slice() else { return Err(Failure::usage(SEVERAL)) };
-    let target = Target::with_store(target)?;
-    let (server, api, _no_guest) = start(&target, &options.serving, Sharing::Alone, &stop)?;
-    say!("serving {} with {} cores", target.path.display(), server.remote.cores());
-    if let Some(words) = server.store.device_words() {
+    let (server, api, _no_guest) = start(&options.targets, &options.serving, Sharing::Alone, &stop)?;
+    say!("serving {} with {} cores", server.place.target.path.display(), server.remote.cores());
+    for words in server.store.device_words() {
         say!("  nvme  {words}");
     }
     say!("  rpc   {}", options.serving.listen);

@@ -4,29 +4,30 @@
 
 use crate::Failure;
 use cfs_runtime::DiskFile;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// A store that is served.
+/// The stores that are served: one of each device.
+#[derive(Clone)]
 pub struct StoreWatch {
-    file: DiskFile,
-    bytes: u64,
-    /// It was removed, moved or replaced; for the API.
+    stores: Arc<Mutex<Vec<Watched>>>,
+    /// One was removed, moved or replaced; for the API.
     pub gone: Arc<AtomicBool>,
 }
 
-impl StoreWatch {
-    /// Of a store that has `bytes` bytes by its superblock.
-    pub fn new(file: DiskFile, bytes: u64) -> Self {
-        StoreWatch { file, bytes, gone: Arc::default() }
-    }
+struct Watched {
+    file: DiskFile,
+    bytes: u64,
+    is_told: bool,
+}
 
+impl Watched {
     /// Who the device says it is, where NVMe commands go to it.
-    pub fn device_words(&self) -> Option<String> {
+    fn device_words(&self) -> Option<String> {
         let device = self.file.nvme()?;
         let placed = match device.placement_handles {
             0 => "no placement handles".to_owned(),
@@ -49,33 +50,67 @@ impl StoreWatch {
                 .into()
         }
     }
+}
+
+impl StoreWatch {
+    /// None yet.
+    pub fn new() -> Self {
+        StoreWatch { stores: Arc::default(), gone: Arc::default() }
+    }
+
+    /// One that has `bytes` bytes by its superblock.
+    pub fn add(&self, file: DiskFile, bytes: u64) {
+        self.lock().push(Watched { file, bytes, is_told: false });
+    }
+
+    /// Who the devices say they are, where NVMe commands go to them.
+    pub fn device_words(&self) -> Vec<String> {
+        self.lock().iter().filter_map(Watched::device_words).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// At the end of a process: a store without a name ends with it.
     pub fn survives(&self) -> Result<(), Failure> {
-        if self.file.is_removed() {
-            let path = self.file.path().display();
-            return Err(Failure::plain(format!("{path} was removed while it was served: what nobody copied is gone")));
+        match self.lock().iter().find(|store| store.file.is_removed()) {
+            Some(store) => {
+                let path = store.file.path().display();
+                Err(Failure::plain(format!("{path} was removed while it was served: what nobody copied is gone")))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Ends, and says why, once the store is shorter than it must be: by then it takes no more writes. A store that
+    /// Ends, and says why, once a store is shorter than it must be: by then it takes no more writes. A store that
     /// cannot be asked for its size is asked again; reads and writes tell what is wrong with it. One that was removed or
     /// moved is served on, so that it can still be copied.
     pub async fn shortened(&self) -> Failure {
         loop {
             tokio::time::sleep(LOOK).await;
-            if self.file.is_elsewhere() && !self.gone.swap(true, Ordering::Relaxed) {
-                complain!("cfs: {} {}", self.file.path().display(), self.what_is_gone());
-            }
-            if let Ok(Some(actual)) = self.file.take_out_if_shorter(self.bytes) {
-                return Failure::plain(format!(
-                    "{} was shortened while it is served: it has {actual} bytes, and {} by its superblock. It takes no \
-                     more writes, and the server stops; restore it whole",
-                    self.file.path().display(),
-                    self.bytes
-                ));
+            if let Some(failure) = self.look() {
+                return failure;
             }
         }
+    }
+
+    fn look(&self) -> Option<Failure> {
+        for store in self.lock().iter_mut() {
+            if !store.is_told && store.file.is_elsewhere() {
+                store.is_told = true;
+                self.gone.store(true, Ordering::Relaxed);
+                complain!("cfs: {} {}", store.file.path().display(), store.what_is_gone());
+            }
+            if let Ok(Some(actual)) = store.file.take_out_if_shorter(store.bytes) {
+                return Some(Failure::plain(format!(
+                    "{} was shortened while it is served: it has {actual} bytes, and {} by its superblock. It takes no \
+                     more writes, and the server stops; restore it whole",
+                    store.file.path().display(),
+                    store.bytes
+                )));
+            }
+        }
+        None
     }
 }

@@ -1,5 +1,6 @@
 //! What reading and verifying everything has found, as the management plane sees it.
 
+use cfs_types::PlaceName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -33,7 +34,7 @@ impl fmt::Display for FilePiece {
 pub struct Finding {
     /// What is wrong.
     pub what: String,
-    /// Where on the device, bytes from its start, as far as known.
+    /// Where, as far as known: bytes from the start of the device; its number is in the upper 7 bits.
     pub device_offset: Option<u64>,
     /// The files that it takes from: the first few pieces.
     pub files: Vec<FilePiece>,
@@ -50,7 +51,7 @@ impl fmt::Display for Finding {
             write!(f, "and {} more pieces of files; ", self.more_files)?;
         }
         f.write_str(&self.what)?;
-        self.device_offset.map_or(Ok(()), |offset| write!(f, " (device offset {offset})"))
+        self.device_offset.map_or(Ok(()), |offset| write!(f, " ({})", PlaceName(offset)))
     }
 }
 

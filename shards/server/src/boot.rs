@@ -14,9 +14,10 @@ use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::peers::Peers;
 use crate::seat::Seat;
+use cfs_device::{Member, MemberList};
 use cfs_log::{CorePart, recover};
 use cfs_seam::{Class, io, spawn};
-use cfs_segment::{CellOwner, CellRef, REGION_BYTES, RegionLayout};
+use cfs_segment::{CellOwner, CellRef, Part, REGION_BYTES, RegionLayout};
 use cfs_types::{CoreId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -64,7 +65,7 @@ pub async fn lead(seat: &Rc<Seat>) -> Result<Rc<Core>, StartError> {
     let claims = load_all(seat, parts).await?;
     let freed = old.settle().await.map_err(|e| StartError::new("freeing old log streams", e))?;
     *seat.old_streams.borrow_mut() = Some(old);
-    let divided = divide(seat.regions(), cores, claims)?;
+    let divided = divide(&seat.regions, cores, claims)?;
     for (core, mut regions) in (0..).map(CoreId::new).zip(divided) {
         if core.get() == 0 {
             regions.former = Vec::new();
@@ -112,7 +113,7 @@ pub async fn announce_freed(peers: &Rc<Peers>, freed: cfs_log::Freed) {
 }
 
 /// Gives each region with cells to the core that has most there, and shares out the others.
-fn divide(layout: RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<Regions>, StartError> {
+fn divide(layout: &RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<Regions>, StartError> {
     let mut counts: BTreeMap<u32, BTreeMap<u16, usize>> = BTreeMap::new();
     let mut by_region: BTreeMap<u32, Vec<(CellOwner, CellRef)>> = BTreeMap::new();
     for (core, claim) in (0..).zip(claims) {
@@ -131,17 +132,21 @@ fn divide(layout: RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<R
     for (region, cells) in by_region {
         out[usize::from(holders[&region].get())].cells.extend(cells);
     }
-    let free = (0..layout.regions()).filter(|r| !holders.contains_key(r));
+    let free = layout.parts().into_iter().flat_map(Part::numbers).filter(|r| !holders.contains_key(r));
     for (n, region) in free.enumerate() {
         out[n % usize::from(cores)].pool.insert(region);
     }
     Ok(out)
 }
 
-/// The regions of a device.
-pub fn region_layout(layout: &cfs_device::Layout) -> Option<RegionLayout> {
-    if layout.region_bytes != REGION_BYTES {
-        return None;
-    }
-    RegionLayout::new(layout.regions_at, u32::try_from(layout.regions).ok()?)
+/// The regions of a node's devices; None where they cannot all be addressed.
+pub fn region_layout(list: &MemberList) -> Option<RegionLayout> {
+    RegionLayout::of(list.members.iter().map(part_of).collect::<Option<_>>()?)
 }
+
+/// The regions of one of them.
+pub fn part_of(member: &Member) -> Option<Part> {
+    Part::new(member.number, member.regions_at, member.first_region, member.regions)
+}
+
+const _: () = assert!(REGION_BYTES == cfs_device::REGION_BYTES, "a superblock with others is refused");

@@ -24,13 +24,13 @@ use crate::scrub::Scrub;
 use crate::shard::Shard;
 use crate::unlinking::Unlinking;
 use cfs_cluster::Lineage;
-use cfs_device::DeviceError;
+use cfs_device::{DeviceError, PoolDisk};
 use cfs_exec::{Event, Semaphore};
 use cfs_kv::BlockCache;
 use cfs_log::CoreLog;
 use cfs_namespace::{Command, CommandBody};
 use cfs_rpc::{Connection, Pool};
-use cfs_seam::{Class, Disk, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
+use cfs_seam::{Class, Instant, IoBuf, TaskHandle, World, io, spawn, timeout};
 use cfs_segment::{Space, SpaceError};
 use cfs_types::{CoreId, FsError, GroupId, InodeId, SessionId, ShardId, Timestamp, UNIT_BYTES};
 use cfs_wire::{Callback, CallbackReply, Lease, LeaseKind, Reply, Request, RequestContext, Response};
@@ -66,9 +66,9 @@ pub struct Core {
     pub clock: Rc<HybridClock>,
     /// The log.
     pub log: CoreLog,
-    /// The device.
-    pub disk: Rc<dyn Disk>,
-    /// Space on the device.
+    /// The devices.
+    pub pool: Rc<PoolDisk>,
+    /// Space on them.
     pub space: Space,
     /// Units of the space that are kept back from file data.
     pub floor_units: u64,

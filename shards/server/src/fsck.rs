@@ -24,7 +24,7 @@ pub use finding::{Finding, Severity, Site};
 
 use crate::boot::region_layout;
 use crate::cells;
-use cfs_device::{Anchors, DeviceError, Superblock};
+use cfs_device::{Anchors, DeviceError, Pool, PoolError, Superblock};
 use cfs_kv::{BlockCache, StoreConfig, TableCheck, verify_table};
 use cfs_log::GroupLog;
 use cfs_namespace::audit::{self, Row};
@@ -55,8 +55,11 @@ pub enum FsckError {
     /// There is no store, or not one that this version knows.
     #[error("reading the superblock: {0}")]
     Superblock(#[from] DeviceError),
+    /// The list of devices, or a device of it, is not there or not as it should be.
+    #[error("{0}")]
+    Pool(#[from] PoolError),
     /// Sizes that this version does not know.
-    #[error("the superblock's regions are not of a size that this version knows")]
+    #[error("the devices have more regions than this version can address")]
     Layout,
 }
 
@@ -158,18 +161,26 @@ impl fmt::Display for Report {
     }
 }
 
-/// Checks the store on `disk`, which nobody may write to meanwhile.
-pub async fn fsck(world: &World, disk: Rc<dyn Disk>, progress: impl FnMut(Progress)) -> Result<Report, FsckError> {
-    let superblock = match cfs_device::open(&*disk).await {
-        Err(DeviceError::OutOfService) => cfs_device::newest(&*disk).await?,
-        opened => opened?,
-    };
-    let layout = region_layout(&superblock.layout).ok_or(FsckError::Layout)?;
+/// Checks the store whose first device is `disk`, and `others` are its further ones; nobody may write to them meanwhile.
+pub async fn fsck(
+    world: &World,
+    disk: Rc<dyn Disk>,
+    others: Vec<Rc<dyn Disk>>,
+    progress: impl FnMut(Progress),
+) -> Result<Report, FsckError> {
+    let superblock = opened(&disk).await?;
+    let mut found = Vec::new();
+    for other in others {
+        found.push((opened(&other).await?, other));
+    }
+    let pool = Pool::assemble(disk.clone(), superblock, found.clone()).await?;
+    found.retain(|(other, _)| pool.list.of_device(other.device).is_some());
+    let layout = region_layout(&pool.list).ok_or(FsckError::Layout)?;
     let floors = Floors::of_share(0);
     let config = SpaceConfig { layout, floors, discard: false, start: 0 };
     // No region is held, so that every cell can be read and none be written.
     let grants = Rc::new(LocalRegions::new(0, &BTreeSet::new()));
-    let space = Space::new(disk.clone(), grants, config);
+    let space = Space::new(pool.disk, grants, config);
     let cluster = superblock.cluster.bytes();
     let opener = Opener {
         disk: disk.clone(),
@@ -180,6 +191,7 @@ pub async fn fsck(world: &World, disk: Rc<dyn Disk>, progress: impl FnMut(Progre
     };
     let mut check = Check {
         superblock,
+        others: found,
         opener,
         progress,
         report: Report::default(),
@@ -192,8 +204,18 @@ pub async fn fsck(world: &World, disk: Rc<dyn Disk>, progress: impl FnMut(Progre
     Ok(Report { findings: kept, more, damage, ..check.report })
 }
 
+/// The superblock of a device, also where that is out of service.
+async fn opened(disk: &Rc<dyn Disk>) -> Result<Superblock, DeviceError> {
+    match cfs_device::open(&**disk).await {
+        Err(DeviceError::OutOfService) => cfs_device::newest(&**disk).await,
+        opened => opened,
+    }
+}
+
 struct Check<P> {
     superblock: Superblock,
+    /// The further devices.
+    others: Vec<(Superblock, Rc<dyn Disk>)>,
     opener: Opener,
     progress: P,
     report: Report,
@@ -212,6 +234,9 @@ impl<P: FnMut(Progress)> Check<P> {
         self.step(Stage::Device, 0, 1);
         let disk = self.opener.disk.clone();
         device::check_superblock(&disk, &self.superblock, &mut self.findings).await?;
+        for (superblock, disk) in &self.others {
+            device::check_superblock(disk, superblock, &mut self.findings).await?;
+        }
         self.report.out_of_service = self.superblock.failed;
         let log = device::read_log(&disk, &self.superblock, &mut self.findings).await;
         self.is_whole = log.is_some();

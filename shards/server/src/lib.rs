@@ -14,6 +14,7 @@ mod control;
 mod coordinate;
 mod core;
 mod delivery;
+mod devices;
 mod doors;
 mod effects;
 mod entry;
@@ -50,6 +51,7 @@ mod view;
 
 pub use boot::StartError;
 pub use config::{MemoryLimits, Notices, ScrubConfig, ServerConfig};
+pub use devices::{Attach, Devices, NewDevice, NotAdded, OpenDevice};
 pub use fsck::{Checked, Finding, FsckError, Progress, Report, Severity, Site, Stage, fsck};
 pub use messages::{CoreReply, CoreRequest};
 pub use peers::Envelope;
@@ -77,8 +79,7 @@ pub mod formats {
     pub use crate::replica::{Cursor, GroupMessage, Page, Want, decode_local, decode_vote, encode_local};
 }
 
-use cfs_device::Superblock;
-use cfs_seam::{Class, Disk, World, spawn};
+use cfs_seam::{Class, World, spawn};
 use cfs_types::{CoreId, GroupId, InodeId};
 use seat::Seat;
 use std::rc::Rc;
@@ -96,16 +97,15 @@ pub struct RootOwner {
 /// core of the process runs this; core 0 leads the start and calls `ready` once all serve.
 pub async fn serve_core(
     world: World,
-    disk: Rc<dyn Disk>,
-    superblock: Superblock,
+    devices: Devices,
     config: ServerConfig,
     root: RootOwner,
     ready: impl FnOnce(),
 ) -> Result<(), StartError> {
-    if boot::region_layout(&superblock.layout).is_none() {
-        return Err(StartError("the superblock's regions are not of a size that this version knows".into()));
-    }
-    let seat = Seat::new(world.clone(), disk, superblock, config);
+    let Some(regions) = boot::region_layout(&devices.pool.list) else {
+        return Err(StartError("the devices have more regions than this version can address".into()));
+    };
+    let seat = Seat::new(world.clone(), devices, regions, config);
     let served = seat.peers.clone().serve(seat.clone());
     let _mesh = spawn(&world.tasks, Class::Foreground, served);
     if seat.peers.me() == CoreId::new(0) {

@@ -2,10 +2,12 @@
 
 use crate::RootOwner;
 use crate::boot::{Claims, Regions};
+use crate::devices::{NewDevice, NotAdded, OpenDevice};
 use crate::former::Issued;
 use crate::overwrite::{Overwrite, Overwrote};
 use crate::scrub::{Found, Scope};
 use cfs_cluster::Lineage;
+use cfs_device::{Member, Superblock};
 use cfs_log::{CorePart, Freed};
 use cfs_namespace::{Answer, Command, TxId};
 use cfs_observe::CoreStatus;
@@ -73,6 +75,14 @@ pub enum CoreRequest {
     Alive(Vec<SessionId>),
     /// Make the root directory where there is none. Answer: `Answered`.
     MakeRoot(RootOwner),
+    /// Take in a device (core 0). Answer: `Added`.
+    AddDevice(Box<NewDevice>),
+    /// The superblock of the first device from now on. Answer: `Done`.
+    FirstDevice(Box<Superblock>),
+    /// A device that is in the list by now: reads and writes may go there. Answer: `TakenIn`.
+    TakeIn(Box<Member>, OpenDevice),
+    /// Regions that nobody holds, for this core's pool. Answer: `Done`.
+    PoolRegions(Vec<u32>),
     /// Read and verify everything from now on; without the limit of rate where that is true. Answer: `Done`.
     Scrub(bool),
     /// Look for what leads to an inode. Answer: `Traced`.
@@ -113,6 +123,10 @@ pub enum CoreReply {
     Relocated(bool),
     /// What leads to the inode.
     Traced(Result<Found, FsError>),
+    /// The device is one of the node's, or why not.
+    Added(Result<Box<Member>, NotAdded>),
+    /// Whether this core can use the device.
+    TakenIn(bool),
     /// Regions handed over.
     Granted(Vec<u32>),
     /// The session.

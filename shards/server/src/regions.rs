@@ -13,6 +13,7 @@ use cfs_seam::{Class, Io, World, spawn};
 use cfs_segment::{CellOwner, CellRef, Purpose, RegionGrants, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space};
 use cfs_types::CoreId;
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -52,6 +53,25 @@ impl RegionPool {
         *self.holders.borrow_mut() = holders;
     }
 
+    /// Takes in regions that nobody holds.
+    pub fn add(&self, regions: Vec<u32>) {
+        self.pool.borrow_mut().extend(regions);
+    }
+
+    /// Takes a region out of the pool: of the device of whose regions the largest share is there, so that devices
+    /// of different sizes fill evenly.
+    fn take(&self) -> Option<u32> {
+        let mut pool = self.pool.borrow_mut();
+        let parts = self.layout.parts();
+        let fullest = parts.iter().max_by_key(|part| {
+            let there = u64::try_from(pool.range(part.numbers()).count()).expect("32 bits");
+            // Of equals the first one.
+            ((there << 32) / u64::from(part.regions()).max(1), Reverse(part.member()))
+        });
+        let region = *pool.range(fullest?.numbers()).next()?;
+        pool.remove(&region).then_some(region)
+    }
+
     /// Gives half of the pool to another core. One that is in need gets the last of it too, or else a held
     /// region without cells: as long as this core could still write what it has `promised`, units, beside
     /// what is kept back.
@@ -60,7 +80,7 @@ impl RegionPool {
         let half = if is_in_need { pooled.div_ceil(2).max(1) } else { pooled / 2 };
         let mut given = Vec::new();
         while given.len() < half && space.reserve(Purpose::Data, promised + REGION_UNITS).is_some() {
-            let pooled = self.pool.borrow_mut().pop_last();
+            let pooled = self.take();
             let Some(region) = pooled.or_else(|| space.drop_free_region()) else { break };
             given.push(region);
         }
@@ -103,7 +123,7 @@ pub struct Grants(pub Rc<RegionPool>);
 
 impl RegionGrants for Grants {
     fn grant(&self) -> Io<Option<u32>> {
-        Io::ready(self.0.pool.borrow_mut().pop_first())
+        Io::ready(self.0.take())
     }
 
     fn give_back(&self, region: u32) {

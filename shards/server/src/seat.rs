@@ -3,9 +3,10 @@
 
 use crate::RootOwner;
 use crate::admission::units_promised;
-use crate::boot::{self, Loaded, StartError, region_layout};
+use crate::boot::{self, Loaded, StartError};
 use crate::config::ServerConfig;
 use crate::core::Core;
+use crate::devices::{self, Devices, Known};
 use crate::file_data::{free_chunk, sequence_of, store_chunk};
 use crate::former::{Issued, forget_ended};
 use crate::messages::{CoreReply, CoreRequest};
@@ -13,11 +14,11 @@ use crate::operation::make_root;
 use crate::overwrite::overwrite_here;
 use crate::peers::{Handler, Peers};
 use crate::{clean, control, coordinate, scrub, status};
-use cfs_device::{DeviceError, Superblock};
+use cfs_device::{DeviceError, PoolDisk, Superblock};
 use cfs_exec::Event;
 use cfs_log::{CorePart, OldStreams};
 use cfs_seam::{Class, Disk, World, gather, spawn};
-use cfs_segment::{Lifetime, RegionLayout};
+use cfs_segment::{CellOwner, CellRef, Lifetime, RegionLayout};
 use cfs_types::{CoreId, FsError, GroupId, InodeId};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -28,10 +29,16 @@ use std::rc::Rc;
 pub struct Seat {
     /// The world.
     pub world: World,
-    /// The device.
+    /// The first device, with superblock, anchors and log.
     pub disk: Rc<dyn Disk>,
-    /// Its superblock.
+    /// All devices, for what lies on segments.
+    pub pool: Rc<PoolDisk>,
+    /// Where their regions lie.
+    pub regions: RegionLayout,
+    /// Its superblock at the start.
     pub superblock: Superblock,
+    /// What there is to know of the devices beside.
+    pub known: Known,
     /// Settings.
     pub config: ServerConfig,
     /// The other cores.
@@ -47,12 +54,16 @@ pub struct Seat {
 
 impl Seat {
     /// A seat that has not loaded yet.
-    pub fn new(world: World, disk: Rc<dyn Disk>, superblock: Superblock, config: ServerConfig) -> Rc<Self> {
+    pub fn new(world: World, devices: Devices, regions: RegionLayout, config: ServerConfig) -> Rc<Self> {
         let peers = Peers::new(world.clone());
+        let Devices { pool, attach } = devices;
         Rc::new(Seat {
             world,
-            disk,
-            superblock,
+            disk: pool.first,
+            pool: pool.disk,
+            regions,
+            superblock: pool.superblock,
+            known: Known::new(attach, pool.superblock, pool.list),
             config,
             peers,
             loaded: RefCell::default(),
@@ -67,11 +78,6 @@ impl Seat {
     /// The core, once it serves.
     pub fn core(&self) -> Option<Rc<Core>> {
         self.core.borrow().clone()
-    }
-
-    /// Where the regions lie. Panics where the superblock was not checked with `region_layout`.
-    pub fn regions(&self) -> RegionLayout {
-        region_layout(&self.superblock.layout).expect("checked before the seat was made")
     }
 
     /// The number of this start, as far as 32 bits tell.
@@ -212,12 +218,7 @@ impl Seat {
                 }
                 CoreReply::Granted(given)
             }
-            CoreRequest::Retire(owner, cell) => {
-                if core.space.retire(owner, cell).is_err() {
-                    core.metrics.damage.bump();
-                }
-                CoreReply::Done
-            }
+            CoreRequest::Retire(owner, cell) => retire(core, owner, cell),
             CoreRequest::Relocate(owner, cell) => {
                 CoreReply::Relocated(clean::relocate(core, owner, cell).await.unwrap_or(false))
             }
@@ -228,6 +229,10 @@ impl Seat {
             | CoreRequest::DropSession(_)
             | CoreRequest::Alive(_)
             | CoreRequest::Former(_)) => answer_of_sessions(core, about).await,
+            CoreRequest::AddDevice(new) => CoreReply::Added(devices::add(self, core, *new).await.map(Box::new)),
+            about @ (CoreRequest::FirstDevice(_) | CoreRequest::TakeIn(..) | CoreRequest::PoolRegions(_)) => {
+                devices::answer(self, core, about)
+            }
             about @ (CoreRequest::Scrub(_) | CoreRequest::Trace(..)) => answer_of_scrub(core, about).await,
             CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
             CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
@@ -242,6 +247,14 @@ impl Seat {
             | CoreRequest::Stop => CoreReply::Done,
         }
     }
+}
+
+/// Takes back a cell that another core has no use for any more.
+fn retire(core: &Core, owner: CellOwner, cell: CellRef) -> CoreReply {
+    if core.space.retire(owner, cell).is_err() {
+        core.metrics.damage.bump();
+    }
+    CoreReply::Done
 }
 
 /// Has every core shut its doors; all are told at once.

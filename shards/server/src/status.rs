@@ -3,14 +3,14 @@
 use crate::core::{Core, FORWARDS_MAX};
 use crate::leases::{OBJECT_BYTES, PIN_BYTES};
 use cfs_observe::{Bounded, ClassUsage, CoreStatus, Number, ScrubStatus, Unit};
-use cfs_seam::DiskUsage;
+use cfs_seam::{Disk, DiskUsage};
 use cfs_segment::Lifetime;
 use cfs_types::UNIT_BYTES;
 use std::rc::Rc;
 
 /// A picture of the core now.
 pub async fn of(core: &Rc<Core>) -> CoreStatus {
-    let (log, space, device) = (core.log.usage(), core.space.usage(), core.disk.usage());
+    let (log, space, device) = (core.log.usage(), core.space.usage(), core.pool.usage());
     let mut inodes = 0;
     for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
         inodes += shard.read(|view, _| cfs_namespace::pending::inode_count(view)).await.unwrap_or(0);

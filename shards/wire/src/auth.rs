@@ -45,6 +45,23 @@ impl Secret {
         self.mac(b"client", server, client).verify_slice(proof).is_ok()
     }
 
+    /// What goes with a request for the management of a server, to show that it comes from who knows the secret. The
+    /// request says when it was made, or it could be sent again.
+    pub fn request_proof(&self, request: &[u8]) -> ProofBytes {
+        self.request_mac(request).finalize().into_bytes().into()
+    }
+    /// Whether a request comes from who knows the secret.
+    pub fn verify_request(&self, request: &[u8], proof: &[u8]) -> bool {
+        self.request_mac(request).verify_slice(proof).is_ok()
+    }
+
+    fn request_mac(&self, request: &[u8]) -> Hmac<Sha256> {
+        let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(b"management");
+        mac.update(request);
+        mac
+    }
+
     fn mac(&self, label: &[u8], first: &Nonce, second: &Nonce) -> Hmac<Sha256> {
         let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(label);
@@ -63,6 +80,16 @@ impl std::fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_believed_from_who_knows_the_secret_and_as_it_was_made() {
+        let secret = Secret::new(b"sixteen bytes or more").expect("long enough");
+        let other = Secret::new(b"another sixteen bytes").expect("long enough");
+        let proof = secret.request_proof(b"a request");
+        assert!(secret.verify_request(b"a request", &proof));
+        assert!(!secret.verify_request(b"a requesT", &proof) && !other.verify_request(b"a request", &proof));
+        assert!(!secret.verify_request(b"a request", &proof[..31]) && !secret.verify_request(b"a request", &[]));
+    }
 
     #[test]
     fn proofs_are_bound_to_secret_side_and_both_nonces() {

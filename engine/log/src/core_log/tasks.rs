@@ -173,7 +173,7 @@ impl Shared {
     async fn mark(&self) {
         // The device has just refused a write: whether it takes this one changes nothing here.
         let end = self.clock.now().after(MARK_TIME_MAX);
-        let _ = timeout(&self.clock, end, mark_failed(&*self.disk, &self.superblock)).await;
+        let _ = timeout(&self.clock, end, mark_failed(&*self.disk, &self.superblock.get())).await;
         let watchers = {
             let mut state = self.state.borrow_mut();
             state.is_marked = true;

@@ -19,7 +19,9 @@ fn compare(name: &str, text: &str) {
 
 #[test]
 fn the_command_line_is_documented() {
-    const COMMANDS: &[&str] = &["dev", "format", "server", "mount", "umount", "fsck", "scrub", "status", "top"];
+    const COMMANDS: &[&str] =
+        &["dev", "format", "server", "mount", "umount", "fsck", "scrub", "device", "status", "top"];
+    const NESTED: &[[&str; 2]] = &[["device", "add"]];
     let stage = Stage::new();
     let help = |arguments: &[&str]| {
         let output = stage.run(&[arguments, &["--help"]].concat());
@@ -39,6 +41,10 @@ fn the_command_line_is_documented() {
             Some(command) => (format!("cfs {command}"), help(&[command])),
         };
         write!(page, "\n## {title}\n\n```text\n{}\n```\n", text.trim_end()).expect("a String takes any text");
+        for nested in NESTED.iter().filter(|nested| command == Some(&nested[0])) {
+            let (title, text) = (nested.join(" "), help(nested));
+            write!(page, "\n## cfs {title}\n\n```text\n{}\n```\n", text.trim_end()).expect("a String takes any text");
+        }
     }
     let lines: Vec<&str> = page.lines().map(str::trim_end).collect();
     compare("CLI.md", &(lines.join("\n") + "\n"));

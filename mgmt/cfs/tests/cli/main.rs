@@ -7,6 +7,7 @@ mod documents;
 mod formatting;
 mod life;
 mod observing;
+mod pool;
 mod refusals;
 mod scrub;
 mod stage;

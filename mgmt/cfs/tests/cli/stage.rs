@@ -197,9 +197,21 @@ impl Running {
 
     /// GET over HTTP/1.0: code and body.
     pub fn get(&self, path: &str) -> (u16, String) {
+        self.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"))
+    }
+
+    /// POST of JSON, with more header lines.
+    pub fn post(&self, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let bytes = body.len();
+        self.ask(&format!(
+            "POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n{headers}\r\n{body}"
+        ))
+    }
+
+    fn ask(&self, request: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http()).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("sent");
+        stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");

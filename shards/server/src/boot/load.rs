@@ -56,15 +56,16 @@ pub async fn load(seat: &Rc<Seat>, part: CorePart) -> Result<(Loaded, Claims), S
     let (log, mut recovered) = CoreLog::open(&seat.world, seat.disk.clone(), &seat.superblock, part)
         .await
         .map_err(|e| StartError::new("opening the log", e))?;
-    let regions = RegionPool::new(seat.world.clone(), seat.peers.clone(), seat.regions());
-    let segments = seat.regions().regions() * SEGMENTS_PER_REGION / u32::from(seat.config.cores);
+    let regions = RegionPool::new(seat.world.clone(), seat.peers.clone(), seat.regions.clone());
+    let segments = seat.regions.regions() * SEGMENTS_PER_REGION / u32::from(seat.config.cores);
     let space_config = SpaceConfig {
-        layout: seat.regions(),
+        layout: seat.regions.clone(),
         floors: Floors::of_share(segments),
         discard: seat.config.discard,
         start: boot,
     };
-    let space = Space::new(seat.disk.clone(), Rc::new(Grants(regions.clone())), space_config);
+    let floor_units = u64::from(space_config.floors.data_segments) * u64::from(SEGMENT_UNITS);
+    let space = Space::new(seat.pool.clone(), Rc::new(Grants(regions.clone())), space_config);
     let anchors = Rc::new(Anchors::new(seat.disk.clone(), &seat.superblock));
     let clock = Rc::new(HybridClock::new(seat.world.clock.clone()));
     let cache = BlockCache::new(seat.config.memory.block_cache);
@@ -85,7 +86,6 @@ pub async fn load(seat: &Rc<Seat>, part: CorePart) -> Result<(Loaded, Claims), S
     }
     let records = groups.iter().map(Opened::adopt_record).collect();
     opener.log.append_at_start(records).await.map_err(|e| StartError::new("adopting the groups", e))?;
-    let floor_units = u64::from(space_config.floors.data_segments) * u64::from(SEGMENT_UNITS);
     Ok((Loaded { opener, regions, anchors, cache, floor_units, groups }, claims))
 }
 
@@ -139,7 +139,7 @@ impl Loaded {
             metrics: Default::default(),
             clock: self.opener.clock,
             log: self.opener.log,
-            disk: seat.disk.clone(),
+            pool: seat.pool.clone(),
             space: self.opener.space,
             floor_units: self.floor_units,
             memtable_bytes: self.opener.config.memory,

@@ -9,7 +9,7 @@ use cfs_kv::Manifest;
 use cfs_log::{GroupLog, LogError, StreamEnd};
 use cfs_seam::Disk;
 use cfs_segment::Space;
-use cfs_types::GroupId;
+use cfs_types::{GroupId, member_offset};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -26,9 +26,11 @@ pub async fn check_superblock(
             SuperblockCopy::Valid(_) => "this copy of the superblock is of an earlier generation".into(),
             other => format!("this copy of the superblock is {other}"),
         };
-        // A device that has failed may have taken one mark only; its return to service writes both copies.
-        let severity = if best.failed { Severity::Note } else { Severity::Damage };
-        findings.add(severity, Site::Device(offset), what);
+        // One of an earlier generation is a write that was cut off, which the next start repeats. A device that has
+        // failed may have taken one mark only; its return to service writes both copies.
+        let is_earlier = matches!(copy, SuperblockCopy::Valid(_));
+        let severity = if best.failed || is_earlier { Severity::Note } else { Severity::Damage };
+        findings.add(severity, Site::Device(member_offset(best.number()) + offset), what);
     }
     Ok(())
 }
@@ -84,7 +86,7 @@ fn stream_offset(disk: &Rc<dyn Disk>, superblock: &Superblock, stream: u16) -> u
 pub async fn check_anchors(anchors: &Anchors, is_clean: bool, findings: &mut Findings) {
     let groups = (0..).take(GroupId::COUNT).map(|n| AnchorId::group(GroupId::new(n)));
     let streams = (0..STREAMS_MAX).filter_map(AnchorId::stream);
-    for id in groups.chain(streams) {
+    for id in groups.chain([AnchorId::MEMBERS]).chain(streams) {
         let offsets = anchors.offsets(id);
         let state = match anchors.inspect(id).await {
             Ok(state) => state,

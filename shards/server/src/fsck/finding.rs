@@ -1,6 +1,6 @@
 //! What a check found, where, and how bad it is.
 
-use cfs_types::{GroupId, InodeId};
+use cfs_types::{GroupId, InodeId, PlaceName};
 use std::fmt;
 
 /// Findings kept word for word; the rest is only counted.
@@ -30,7 +30,7 @@ impl fmt::Display for Severity {
 /// Where it was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Site {
-    /// Bytes from the start of the device.
+    /// A place on the devices.
     Device(u64),
     /// A shard, or the control group.
     Group(GroupId),
@@ -41,7 +41,7 @@ pub enum Site {
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Site::Device(offset) => write!(f, "device offset {offset}"),
+            Site::Device(offset) => write!(f, "{}", PlaceName(*offset)),
             Site::Group(group) if *group == GroupId::CONTROL => write!(f, "control group"),
             Site::Group(group) => write!(f, "shard {group}"),
             Site::Inode(ino, Some(path)) => write!(f, "{path} ({ino:?})"),

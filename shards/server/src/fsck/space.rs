@@ -18,7 +18,7 @@ fn site(owner: CellOwner) -> GroupId {
 }
 
 /// Reports cells outside of segments and units with two owners; gives those in segments by their place.
-pub fn check_ownership(layout: RegionLayout, mut claims: Vec<Cell>, findings: &mut Findings) -> Vec<Cell> {
+pub fn check_ownership(layout: &RegionLayout, mut claims: Vec<Cell>, findings: &mut Findings) -> Vec<Cell> {
     claims.sort_unstable_by_key(|(owner, cell)| (cell.unit(), *owner));
     claims.retain(|(owner, cell)| {
         let is_inside = layout.locate(*cell).is_some();
@@ -76,7 +76,7 @@ pub async fn check_tables(space: &Space, cells: &[Cell], findings: &mut Findings
 }
 
 /// What a segment's table says of the cells that lie there.
-fn compare_table(layout: RegionLayout, table: &SegmentTable, cells: &[Cell], findings: &mut Findings) {
+fn compare_table(layout: &RegionLayout, table: &SegmentTable, cells: &[Cell], findings: &mut Findings) {
     let segment = table.segment;
     let known: BTreeMap<_, _> = table.entries.iter().map(|e| ((e.at, e.owner), e.checksums.len())).collect();
     let mut unknown = 0u64;

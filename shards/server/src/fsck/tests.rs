@@ -173,7 +173,8 @@ fn check(change: impl FnOnce(&mut Rows, &Cells) + 'static) -> Report {
     cfs_sim::run(1, |world| async move {
         let disk: Rc<dyn Disk> = Rc::new(device);
         let superblock = format(&disk).await;
-        let layout = crate::boot::region_layout(&superblock.layout).expect("the usual size");
+        let alone = cfs_device::MemberList::alone(&superblock).expect("few regions");
+        let layout = crate::boot::region_layout(&alone).expect("the usual size");
         let grants = Rc::new(LocalRegions::new(layout.regions(), &BTreeSet::new()));
         let config = SpaceConfig { layout, floors: Floors::of_share(64), discard: false, start: 1 };
         let space = Space::new(disk.clone(), grants, config);
@@ -191,7 +192,7 @@ fn check(change: impl FnOnce(&mut Rows, &Cells) + 'static) -> Report {
         for (shard, rows) in by_shard {
             write_group(&space, &anchors, shard.into(), rows).await;
         }
-        fsck(&world, disk, |_| ()).await.expect("a store")
+        fsck(&world, disk, Vec::new(), |_| ()).await.expect("a store")
     })
 }
 

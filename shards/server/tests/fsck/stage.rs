@@ -1,10 +1,10 @@
 //! A server on one simulated device, its clients, and the check of what it leaves.
 
-use cfs_device::{FormatOptions, Uuid};
+use cfs_device::{FormatOptions, Pool, Uuid};
 use cfs_rpc::Admission;
 use cfs_seam::{Address, Disk, World};
 use cfs_server::{
-    CoreReply, CoreRequest, Envelope, FsckError, MemoryLimits, Notices, Report, RootOwner, ServerConfig, fsck,
+    CoreReply, CoreRequest, Devices, Envelope, FsckError, MemoryLimits, Notices, Report, RootOwner, ServerConfig, fsck,
     serve_core,
 };
 use cfs_sim::{Crash, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId, disk};
@@ -45,7 +45,7 @@ pub fn check(device: &MemoryDisk) -> Result<Report, FsckError> {
 
 /// Checks a device that is read through `disk`.
 pub fn check_through(disk: Rc<dyn Disk>) -> Result<Report, FsckError> {
-    cfs_sim::run(1, |world| async move { fsck(&world, disk, |_| ()).await })
+    cfs_sim::run(1, |world| async move { fsck(&world, disk, Vec::new(), |_| ()).await })
 }
 
 /// What a client gave, once it has ended.
@@ -116,7 +116,8 @@ impl Stage {
                 let result = match cfs_device::open(&*disk).await {
                     Ok(superblock) => {
                         let told = move || ready.set(true);
-                        serve_core(world, disk, superblock, config, RootOwner::default(), told)
+                        let pool = Pool::alone(disk, superblock).expect("few regions");
+                        serve_core(world, Devices::fixed(pool), config, RootOwner::default(), told)
                             .await
                             .map_err(|e| e.to_string())
                     }

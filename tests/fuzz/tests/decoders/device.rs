@@ -2,7 +2,7 @@
 
 use crate::disk::{formatted, lay, number, seal};
 use cfs_device::{AnchorId, Anchors, CopyState, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, SuperblockCopy};
-use cfs_device::{Superblock, inspect, mark_failed};
+use cfs_device::{Member, MemberList, REGION_BYTES, Roles, Superblock, Uuid, inspect, mark_failed};
 use cfs_fuzz::Target;
 use cfs_seam::Disk;
 use cfs_sim::now;
@@ -46,6 +46,32 @@ fn superblocks() {
         .may_hold(4, 16 << 10)
         .mutants(20_000)
         .round_trips(read, encode);
+}
+
+#[test]
+fn lists_of_devices() {
+    let (_, superblock) = formatted();
+    let alone = MemberList::alone(&superblock).expect("few regions");
+    let mut several = alone.clone();
+    for (number, path) in [(1, "/dev/nvme1n1"), (2, "")] {
+        let first_region = several.next_region;
+        let member = Member {
+            device: Uuid::new([number; 16]),
+            number: number.into(),
+            roles: Roles::DATA,
+            first_region,
+            regions_at: REGION_BYTES,
+            seen_at: path.into(),
+            ..alone.members[0].clone()
+        };
+        several.next_region += member.regions;
+        several.members.push(member);
+    }
+    let seeds = vec![alone.encode(), several.encode()];
+    Target::new("members", &["engine/device/src/members.rs"], seeds)
+        .may_hold(8, 32 << 10)
+        .mutants(20_000)
+        .is_exact(MemberList::decode, MemberList::encode);
 }
 
 /// Bytes of an anchor's header, and of a copy.

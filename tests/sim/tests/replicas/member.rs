@@ -3,7 +3,7 @@
 
 use crate::wire::{Port, Wire};
 use cfs_consensus::{Group, GroupConfig};
-use cfs_device::{AnchorId, Anchors};
+use cfs_device::{AnchorId, Anchors, MemberList};
 use cfs_kv::{BlockCache, StoreConfig};
 use cfs_log::CoreLog;
 use cfs_namespace::{Stop, data};
@@ -41,7 +41,7 @@ pub async fn run(world: World, disk: Rc<dyn Disk>, seat: Seat) {
     let part = parts.remove(0);
     let boot = u32::try_from(part.boot()).expect("few starts");
     let (log, mut groups) = CoreLog::open(&world, disk.clone(), &superblock, part).await.expect("room in the log");
-    let layout = region_layout(&superblock.layout).expect("a known layout");
+    let layout = region_layout(&MemberList::alone(&superblock).expect("few regions")).expect("a known layout");
     let grants = Rc::new(LocalRegions::new(layout.regions(), &Default::default()));
     let floors = Floors { data_segments: 4, metadata_segments: 2 };
     let space = Space::new(disk.clone(), grants.clone(), SpaceConfig { layout, floors, discard: false, start: boot });

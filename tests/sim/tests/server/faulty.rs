@@ -276,7 +276,7 @@ impl History<'_> {
     fn check(&self) -> Option<Report> {
         self.set_faults(false);
         let device = self.stage.device();
-        let report = cfs_sim::run(1, |world| async move { fsck(&world, Rc::new(device), |_| ()).await });
+        let report = cfs_sim::run(1, |world| async move { fsck(&world, Rc::new(device), Vec::new(), |_| ()).await });
         match report {
             Ok(report) => {
                 assert!(report.is_sound() || self.is_damaged(), "refusals alone do no damage:\n{report}");

@@ -5,7 +5,6 @@ use crate::stage::{Setup, Stage, formatted};
 use cfs_sim::MemoryDisk;
 use cfs_types::InodeId;
 use cfs_volume::{Creation, OpenFlags, Volume, WriteFlags};
-use std::rc::Rc;
 
 /// Files that fill a small device, and bytes of each: every second one goes again.
 const BALLAST_FILES: u32 = 600;
@@ -48,25 +47,26 @@ fn crowded(setup: Setup) -> MemoryDisk {
     let stage = Stage::new(1, setup, &formatted(&setup));
     stage.start(1);
     stage.client(|_, volume| async move {
-        fill(&volume).await;
+        fill(&volume, BALLAST_FILES).await;
         volume.shutdown().await.expect("a clean end");
     });
     stage.stop();
     stage.device()
 }
 
-async fn fill(volume: &Rc<Volume>) {
+/// Writes so many files and deletes every second one.
+pub async fn fill(volume: &Volume, files: u32) {
     let ballast = volume.mkdir(&ME, InodeId::ROOT, &name("ballast"), 0o755).await.expect("made").attr.ino;
     let flags = OpenFlags { write: true, direct: true, ..OpenFlags::default() };
     let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
-    for number in 0..BALLAST_FILES {
+    for number in 0..files {
         let at = name(&format!("{number}"));
         let (_, handle) = volume.create(&ME, ballast, &at, &how).await.expect("created");
         let bytes = vec![number.to_le_bytes()[0] | 1; BALLAST_BYTES];
         assert_eq!(volume.write(handle, 0, &bytes, WriteFlags::default()).await, Ok(BALLAST_BYTES));
         volume.release(handle);
     }
-    for number in (0..BALLAST_FILES).step_by(2) {
+    for number in (0..files).step_by(2) {
         volume.unlink(&ME, ballast, &name(&format!("{number}"))).await.expect("unlinked");
     }
 }

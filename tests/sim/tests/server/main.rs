@@ -17,6 +17,7 @@ mod lost;
 mod older;
 mod open_limit;
 mod opens;
+mod pool;
 mod pressure;
 mod private;
 mod proof;

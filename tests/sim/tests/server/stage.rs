@@ -3,13 +3,13 @@
 //! The server's device outlives it; it runs on one of several machines of one to three cores that
 //! reach the same device, so that it can come back with another number of cores.
 
-use cfs_device::{FormatOptions, Uuid};
+use cfs_device::{FormatOptions, Member, Pool, PoolError, Uuid};
 use cfs_observe::CoreStatus;
 use cfs_rpc::Admission;
 use cfs_seam::{Address, Disk, World};
 use cfs_server::{
-    CoreReply, CoreRequest, Envelope, MemoryLimits, Notices, Report, RootOwner, ScrubConfig, ServerConfig, fsck,
-    serve_core,
+    Attach, CoreReply, CoreRequest, Devices, Envelope, MemoryLimits, NewDevice, NotAdded, Notices, Report, RootOwner,
+    ScrubConfig, ServerConfig, fsck, serve_core,
 };
 use cfs_sim::{Crash, DiskFaults, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId, Stream};
 use cfs_types::{CoreId, MapEpoch};
@@ -115,16 +115,34 @@ pub fn formatted(setup: &Setup) -> MemoryDisk {
     disk
 }
 
+/// The devices of the server, of those that its machine reaches.
+async fn assemble(first: Rc<dyn Disk>, others: Vec<Rc<dyn Disk>>) -> Result<Pool, PoolError> {
+    let superblock = cfs_device::open(&*first).await?;
+    let mut found = Vec::new();
+    for other in others {
+        // One that never became a member is of no concern.
+        if let Ok(superblock) = cfs_device::open(&*other).await {
+            found.push((superblock, other));
+        }
+    }
+    Pool::assemble(first, superblock, found).await
+}
+
+/// What becomes of a device that is being added.
+pub type Adding = Arc<Mutex<Option<Result<Member, NotAdded>>>>;
+
 /// A core's number, and how its service ended.
 type Ended = (u16, Result<(), String>);
 
-type Disks = Box<dyn Fn(Rc<dyn Disk>) -> Rc<dyn Disk>>;
+type Disks = Rc<dyn Fn(Rc<dyn Disk>) -> Rc<dyn Disk>>;
 
 /// One server with its device, and the machines of its clients.
 pub struct Stage {
     pub sim: Rc<Sim>,
     pub setup: Setup,
     pub disk: SimDiskId,
+    /// Further devices that the machines reach.
+    pub others: RefCell<Vec<SimDiskId>>,
     /// Machines of one core, two cores, …
     machines: Vec<NodeId>,
     running: Cell<Option<u16>>,
@@ -143,20 +161,21 @@ impl Stage {
         let machines = (1..=CORES_MAX).map(|cores| sim.node(cores)).collect();
         Stage {
             disk: sim.copy_disk(device),
+            others: RefCell::default(),
             sim,
             setup,
             machines,
             running: Cell::new(None),
             starts: Cell::new(0),
             ended: Rc::default(),
-            wrap: Box::new(|disk| disk),
+            wrap: Rc::new(|disk| disk),
             said: Arc::default(),
         }
     }
 
     /// The same, but the server reaches its device through what `wrap` makes of it.
     pub fn with_disks(self, wrap: impl Fn(Rc<dyn Disk>) -> Rc<dyn Disk> + 'static) -> Self {
-        Stage { wrap: Box::new(wrap), ..self }
+        Stage { wrap: Rc::new(wrap), ..self }
     }
 
     /// The machine with so many cores.
@@ -205,12 +224,15 @@ impl Stage {
         let (machine, config, ready) = (self.machine(cores), self.config(cores), Rc::new(Cell::new(false)));
         for core in 0..cores {
             let disk = (self.wrap)(self.sim.open_disk(machine, self.disk));
+            let others = self.others.borrow();
+            let others = others.iter().map(|other| (self.wrap)(self.sim.open_disk(machine, *other))).collect();
             let (config, ready, ended) = (config.clone(), ready.clone(), self.ended.clone());
+            let attach = self.attach(machine);
             self.sim.start_core(machine, core, |world| async move {
-                let result = match cfs_device::open(&*disk).await {
-                    Ok(superblock) => {
+                let result = match assemble(disk, others).await {
+                    Ok(pool) => {
                         let ready = move || ready.set(true);
-                        let served = serve_core(world, disk, superblock, config, RootOwner::default(), ready);
+                        let served = serve_core(world, Devices { pool, attach }, config, RootOwner::default(), ready);
                         served.await.map_err(|error| error.to_string())
                     }
                     Err(error) => Err(format!("opening the device: {error}")),
@@ -219,6 +241,32 @@ impl Stage {
             });
         }
         ready
+    }
+
+    /// How the cores of a machine get at a device that they are told of.
+    fn attach(&self, machine: NodeId) -> Attach {
+        let (sim, wrap) = (Rc::downgrade(&self.sim), self.wrap.clone());
+        Rc::new(move |device| {
+            let (sim, device) = (sim.upgrade()?, device.downcast_ref::<SimDiskId>()?);
+            Some(wrap(sim.open_disk(machine, *device)))
+        })
+    }
+
+    /// Begins to add a device to those of the server, which then has to be told to [`Stage::others`] at a start.
+    pub fn begin_add(&self, disk: SimDiskId, force: bool) -> Adding {
+        let cores = self.running.get().expect("it runs");
+        let world = self.sim.world(self.machine(cores), 0).expect("it runs");
+        let added = Arc::new(Mutex::new(None));
+        let keep = added.clone();
+        let reply = move |reply| {
+            if let CoreReply::Added(result) = reply {
+                *keep.lock().expect("not poisoned") = Some(result.map(|member| *member));
+            }
+        };
+        let new = NewDevice { device: Arc::new(disk), seen_at: b"/dev/other".to_vec(), force };
+        let add = Envelope::Outside(CoreRequest::AddDevice(Box::new(new)), Box::new(reply));
+        assert!(world.mesh.send(CoreId::new(0), Box::new(add)).is_ok());
+        added
     }
 
     /// Starts the server and waits until it serves.
@@ -233,7 +281,19 @@ impl Stage {
     pub fn check(&self) -> Report {
         assert!(self.running.get().is_none(), "it runs");
         let device = self.sim.media(self.disk);
-        cfs_sim::run(1, |world| async move { fsck(&world, Rc::new(device), |_| ()).await }).expect("a store")
+        let others: Vec<Rc<dyn Disk>> =
+            self.others.borrow().iter().map(|disk| Rc::new(self.sim.media(*disk)) as Rc<dyn Disk>).collect();
+        let checked = cfs_sim::run(1, |world| async move {
+            let mut members = Vec::new();
+            for other in others {
+                // One that never became a member is of no concern.
+                if cfs_device::newest(&*other).await.is_ok() {
+                    members.push(other);
+                }
+            }
+            fsck(&world, Rc::new(device), members, |_| ()).await
+        });
+        checked.expect("a store")
     }
 
     /// What every core says of itself; nothing of a core whose service has ended.
