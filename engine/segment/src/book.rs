@@ -581,3 +581,6 @@ impl Used {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
