@@ -104,8 +104,10 @@ pub struct Checked {
     pub inodes: u64,
     /// Names.
     pub names: u64,
-    /// Cells.
+    /// Cells that something names.
     pub cells: u64,
+    /// Units of 4 KiB of these.
+    pub units: u64,
     /// Segment tables.
     pub segment_tables: u64,
 }
@@ -255,6 +257,7 @@ impl<P: FnMut(Progress)> Check<P> {
         self.step(Stage::Counts, 0, 1);
         let claims = std::mem::take(&mut self.claims);
         self.report.checked.cells = claims.len() as u64;
+        self.report.checked.units = claims.iter().map(|claim| u64::from(claim.1.units())).sum();
         let cells = space::check_ownership(self.opener.space.layout(), claims, &mut self.findings);
         self.report.checked.segment_tables = space::check_tables(&self.opener.space, &cells, &mut self.findings).await;
         self.step(Stage::Counts, 1, 1);

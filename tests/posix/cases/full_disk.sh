@@ -4,6 +4,7 @@ export STAGE=$STAGE/small STORE_SIZE=512MiB
 mkdir -p "$STAGE"
 trap '"$SERVER" abandon' EXIT
 "$SERVER" start
+export METRICS=$(sed -n 's/^metrics *//p' "$STAGE/dev.log")
 python3 "$ROOT/tests/posix/fill.py" "$STAGE/mnt" large,small:8,mixed "${ROUNDS:-10}" 1
 for round in 1 2 3; do
     if dd if=/dev/zero of="$STAGE/mnt/endless" bs=1M count=2048 2>"$SCRATCH/told"; then exit 1; fi
@@ -34,3 +35,6 @@ rm "$STAGE"/mnt/n*
 "$SERVER" restart
 [ -z "$(ls -A "$STAGE/mnt")" ]
 "$SERVER" stop
+report=$("$CFS" fsck "$STAGE/store")
+echo "$report"
+if grep -q '^leak' <<<"$report"; then exit 1; fi

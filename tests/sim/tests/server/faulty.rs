@@ -26,18 +26,25 @@ use std::time::Duration;
 
 /// Histories that CI runs.
 const SEEDS: u64 = 200;
-/// Acts of a task.
-const ACTS: usize = 80;
-/// Times the server goes down, at most.
-const DOWNS: u64 = 4;
-/// Longest between two of them, microseconds.
-const PAUSE_US: u64 = 400_000;
+/// How much happens in a history.
+const PLAN: Plan = Plan { acts: 80, downs: 4, pause_us: 400_000 };
 /// Longest a server whose device has failed takes to end.
 const END_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often a fault happens.
 const RATES: [u32; 3] = [10_000, 50_000, 200_000];
 /// Sectors that rot while the server is down, at most.
 const ROT_AT_REST: u64 = 4;
+
+/// How much happens.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// Acts of a task.
+    pub acts: usize,
+    /// Times the server goes down, at most.
+    pub downs: u64,
+    /// Longest between two of them, microseconds.
+    pub pause_us: u64,
+}
 
 /// What goes wrong in a history.
 fn faults_of(seed: u64, chance: &Stream, layout: &Layout) -> DiskFaults {
@@ -80,6 +87,8 @@ struct Shared {
 
 struct History<'a> {
     stage: &'a Stage,
+    plan: Plan,
+    label: &'a str,
     chance: Stream,
     faults: DiskFaults,
     log: Range<u64>,
@@ -103,20 +112,21 @@ fn run(seed: u64, stage: &Stage) -> Summary {
 
 fn run_with(seed: u64, stage: &Stage, (chance, faults): (Stream, DiskFaults)) -> Summary {
     let _announce = Announce(seed);
+    let summary = part(PLAN, stage, "client", (chance, faults));
+    Summary { histories: 1, trace: stage.sim.trace(), injected: stage.device().injected(), ..summary }
+}
+
+/// As [`run_with`], as a part of a longer history: the directories are named after `label`. The device answers well
+/// afterwards.
+pub fn part(plan: Plan, stage: &Stage, label: &str, (chance, faults): (Stream, DiskFaults)) -> Summary {
     let layout = superblock_of(stage).layout;
     let log = layout.log_at..layout.regions_at;
-    let summary = Summary { histories: 1, ..Summary::default() };
+    let summary = Summary::default();
     let superblock = stage.device().peek(SUPERBLOCK_COPIES_AT[0], SUPERBLOCK_BYTES);
-    let mut history = History { stage, chance, faults, log, superblock, shared: Rc::default(), summary };
+    let mut history = History { stage, plan, label, chance, faults, log, superblock, shared: Rc::default(), summary };
     history.play();
-    let (shared, injected) = (&history.shared, stage.device().injected());
-    Summary {
-        trace: stage.sim.trace(),
-        injected,
-        events: shared.acts.get(),
-        failures: shared.failures.get(),
-        ..history.summary
-    }
+    let shared = &history.shared;
+    Summary { events: shared.acts.get(), failures: shared.failures.get(), ..history.summary }
 }
 
 impl History<'_> {
@@ -130,8 +140,8 @@ impl History<'_> {
         let settled = stage.sim.run_until(LIMIT, || shared.settled.get() == shared.tasks.get());
         assert!(settled, "the clients do not begin");
         self.set_faults(true);
-        for _ in 0..self.chance.below(DOWNS + 1) {
-            let pause = Duration::from_micros(self.chance.below(PAUSE_US));
+        for _ in 0..self.chance.below(self.plan.downs + 1) {
+            let pause = Duration::from_micros(self.chance.below(self.plan.pause_us));
             stage.sim.run_until(pause, || !stage.ended.borrow().is_empty());
             self.down();
             if !self.up(self.chance.below(3) == 0) {
@@ -199,18 +209,19 @@ impl History<'_> {
     fn begin_client(&self, client: u64) {
         let tasks = 1 + self.chance.index(3);
         self.shared.tasks.set(self.shared.tasks.get() + tasks);
-        let (shared, seed) = (self.shared.clone(), self.chance.next());
+        let (shared, seed, acts) = (self.shared.clone(), self.chance.next(), self.plan.acts);
+        let label = self.label.to_string();
         // What a client caches is not read from the device.
         let options = VolumeOptions { data_cache_bytes: 0, read_ahead_bytes: 0, ..self.stage.options() };
         self.stage.begin_client(options, move |world, volume| async move {
             for task in 0..tasks {
                 let (shared, volume) = (shared.clone(), volume.clone());
                 let rng = Stream::new(seed.wrapping_add(u64::try_from(task).expect("few")));
-                let label = format!("client-{client}-{task}");
+                let label = format!("{label}-{client}-{task}");
                 let work = async move {
                     let mut doubt = Doubt::new(&volume, label).await;
                     shared.settled.set(shared.settled.get() + 1);
-                    work(&volume, &rng, &mut doubt, &shared).await;
+                    work(&volume, (&rng, acts), &mut doubt, &shared).await;
                     shared.doubts.borrow_mut().push(doubt);
                     shared.ended.set(shared.ended.get() + 1);
                 };
@@ -371,8 +382,8 @@ impl History<'_> {
 }
 
 /// A task's life.
-async fn work(volume: &Rc<Volume>, rng: &Stream, doubt: &mut Doubt, shared: &Shared) {
-    for _ in 0..ACTS {
+async fn work(volume: &Rc<Volume>, (rng, acts): (&Stream, usize), doubt: &mut Doubt, shared: &Shared) {
+    for _ in 0..acts {
         let act = Act::any(rng);
         let got = doubt.step(volume, &act).await;
         shared.acts.set(shared.acts.get() + 1);

@@ -90,11 +90,19 @@ struct History<'a> {
 /// Runs the history of a seed on a stage where nothing runs yet.
 pub fn run(seed: u64, plan: Plan, stage: &Stage) -> Summary {
     let _announce = Announce(seed);
+    let summary = part(seed, plan, stage, "client", &mut Vec::new());
+    Summary { histories: 1, trace: stage.sim.trace(), ..summary }
+}
+
+/// As [`run`], as a part of a longer history: the directories are named after `label`, what was in `kept` before is
+/// still there, and what the clients leave is added.
+pub fn part(seed: u64, plan: Plan, stage: &Stage, label: &str, kept: &mut Vec<Reference>) -> Summary {
     let chance = Stream::new(seed ^ 0x6869_7374);
     let mut history = History { stage, plan, chance, results: Rc::default(), summary: Summary::default() };
+    history.results.references.borrow_mut().append(kept);
     stage.start(history.any_cores());
     for client in 0..plan.volumes {
-        history.begin_client(client);
+        history.begin_client(format!("{label}-{client}"));
     }
     for _ in 0..history.chance.below(plan.crashes + 1) {
         stage.sim.run_for(Duration::from_micros(history.chance.below(plan.pause_us)));
@@ -103,8 +111,8 @@ pub fn run(seed: u64, plan: Plan, stage: &Stage) -> Summary {
     let results = history.results.clone();
     let over = stage.sim.run_until(LIMIT, || results.running.get() == 0);
     assert!(over, "the clients do not end; server: {:?}", stage.ended.borrow());
-    history.verify();
-    Summary { histories: 1, trace: stage.sim.trace(), ..history.summary }
+    *kept = history.verify();
+    history.summary
 }
 
 impl History<'_> {
@@ -112,7 +120,7 @@ impl History<'_> {
         u16::try_from(1 + self.chance.below(u64::from(self.stage.setup.cores_max))).expect("few")
     }
 
-    fn begin_client(&self, client: usize) {
+    fn begin_client(&self, label: String) {
         let (results, plan, seed) = (self.results.clone(), self.plan, self.chance.next());
         results.running.set(results.running.get() + 1);
         let mut options = self.stage.options();
@@ -122,7 +130,7 @@ impl History<'_> {
         let began = u64::try_from(self.stage.sim.now().as_nanos()).expect("64 bits");
         self.stage.begin_client(options, move |world, volume| async move {
             let since = Instant::new(world.clock.now().nanos() - began);
-            work(&world, since, &volume, (client, seed), plan, &results).await;
+            work(&world, since, &volume, (&label, seed), plan, &results).await;
             results.running.set(results.running.get() - 1);
         });
     }
@@ -146,8 +154,8 @@ impl History<'_> {
         stage.say("up");
     }
 
-    /// Restarts and reads everything back; the store is checked before and after.
-    fn verify(&mut self) {
+    /// Restarts and reads everything back; the store is checked before and after. Returns what is there.
+    fn verify(&mut self) -> Vec<Reference> {
         let stage = self.stage;
         self.summary.note_status(&stage.status());
         if self.chance.below(2) == 0 {
@@ -160,17 +168,19 @@ impl History<'_> {
         stage.start(self.any_cores());
         let rest = if self.results.left_behind.get() { 2 * SESSION_LIFE } else { REAP_TIME };
         let references = self.results.references.take();
-        stage.client(move |world, volume| async move {
+        let references = stage.client(move |world, volume| async move {
             sleep(&world.clock, rest).await;
             let tree = walk(&volume).await;
-            for reference in references {
-                compare(&volume, &tree, &reference).await;
+            for reference in &references {
+                compare(&volume, &tree, reference).await;
             }
             volume.shutdown().await.expect("a clean end");
+            references
         });
         self.summary.note_status(&stage.status());
         stage.stop();
         self.summary.check(stage);
+        references
     }
 }
 
@@ -179,7 +189,7 @@ async fn work(
     world: &World,
     since: Instant,
     volume: &Rc<Volume>,
-    (client, seed): (usize, u64),
+    (label, seed): (&str, u64),
     plan: Plan,
     results: &Rc<Results>,
 ) {
@@ -187,7 +197,7 @@ async fn work(
     for task in 0..plan.tasks {
         let (world, volume, over, results) = (world.clone(), volume.clone(), over.clone(), results.clone());
         let tasks = world.tasks.clone();
-        let label = format!("client-{client}-{task}");
+        let label = format!("{label}-{task}");
         let seed = seed.wrapping_add(u64::try_from(task).expect("few"));
         let work = async move {
             let mut private = Private::new(world, since, volume, seed, &label).await;
