@@ -1,8 +1,10 @@
 //! `cfs-bench all`: every row of the table, one step after the other, in one run.
 
+mod engine;
 mod many;
 mod mount;
 mod rpc;
+mod space;
 
 use crate::fio::{self, Job};
 use crate::latency::{Summary, micros};
@@ -31,7 +33,7 @@ pub struct AllOptions {
     /// Also fill a store with this many small files, kill the server and start it again.
     #[arg(long, value_name = "N")]
     pub files: Option<u64>,
-    /// Only these steps: disk, mesh, rpc, mount, many. 'disk' is the baseline of most.
+    /// Only these steps: disk, mesh, rpc, engine, space, mount, many. 'disk' is the baseline of most.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// The `cfs` binary; default: beside this one.
@@ -68,10 +70,12 @@ struct Run<'a> {
 
 type Step = (&'static str, fn(&mut Run) -> Result<(), Failure>);
 
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 7] = [
     ("disk", |run| run.disk()),
     ("mesh", |run| run.mesh()),
     ("rpc", rpc::run),
+    ("engine", engine::run),
+    ("space", space::run),
     ("mount", mount::run),
     ("many", many::run),
 ];

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
 
 mod all;
+mod engine;
 mod fio;
 mod latency;
 mod machine;
@@ -50,6 +51,9 @@ enum Command {
         after_help = "Examples:\n  cfs-bench native 127.0.0.1:7400 --secret /srv/cfs/secret --job create\n  cfs-bench native --spawn /var/tmp --cores 2"
     )]
     Native(native::NativeOptions),
+    /// Load one core in this process, without RPC.
+    #[command(after_help = "Example:\n  cfs-bench engine --dir /var/tmp --job cached-read")]
+    Engine(engine::EngineOptions),
     /// Create, stat, list, rename and unlink small files below a directory.
     Meta(posix::MetaOptions),
     /// Every row of the table, with its baselines.
@@ -68,6 +72,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Native(options) => native::run(&options),
+        Command::Engine(options) => engine::run(&options),
         Command::Meta(options) => posix::run(&options),
         Command::All(options) => all::run(&options),
         Command::Clean { folder } => workplace::clean_after(&folder),

@@ -2,7 +2,7 @@
 
 mod client;
 mod echo;
-mod jobs;
+pub mod jobs;
 
 use crate::latency::Summary;
 use crate::process::Cpu;
@@ -14,8 +14,8 @@ use cfs_types::CoreId;
 use cfs_wire::Secret;
 use clap::{Args, ValueEnum};
 pub use client::Client;
-pub use echo::{Echo, echo};
-pub use jobs::fill_many;
+pub use echo::{Echo, echo, pages};
+pub use jobs::{fill_many, load as load_on};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -32,18 +32,25 @@ pub enum Job {
     Echo,
     /// Random 4 KiB reads of a file of 512 MiB.
     Read,
+    /// The same of a file of 32 MiB, after all of it was read once.
+    CachedRead,
     /// Random 4 KiB durable writes.
     Write,
+    /// Reads of 1 MiB in order of a file of 512 MiB.
+    SeqRead,
+    /// Durable writes of 1 MiB in order, to a file that grows to 512 MiB.
+    SeqWrite,
     /// Durable creates in 64 directories.
     Create,
 }
 
 impl Job {
     /// Operations in flight where nothing else is said.
-    fn depth(self) -> usize {
+    pub fn depth(self) -> usize {
         match self {
             Job::Echo => 16,
-            Job::Read | Job::Write => 32,
+            Job::Read | Job::CachedRead | Job::Write => 32,
+            Job::SeqRead | Job::SeqWrite => 8,
             Job::Create => 256,
         }
     }
@@ -113,7 +120,7 @@ pub fn run(options: &NativeOptions) -> Result<(), Failure> {
         }
         (None, None) => return Err(Failure("pass an address or --spawn DIR".into())),
     };
-    let all = [Job::Echo, Job::Read, Job::Write, Job::Create];
+    let all = [Job::Echo, Job::Read, Job::CachedRead, Job::Write, Job::SeqRead, Job::SeqWrite, Job::Create];
     let jobs = if options.jobs.is_empty() { &all[..] } else { &options.jobs };
     for job in jobs {
         let depth = options.depth.unwrap_or(job.depth());
@@ -163,7 +170,7 @@ pub fn load(
                 let wanted = Echo::Rpc(target);
                 echo::load(&world, &wanted, depth, time, server).await
             }
-            Job::Read | Job::Write | Job::Create => {
+            _ => {
                 let client = Client::connect(&world, &target).await?;
                 jobs::load(&client, job, depth, time, server).await
             }
@@ -193,7 +200,7 @@ where
 }
 
 /// A loop of each of `depth` tasks until the time is over, and their latencies together.
-async fn closed_loops<F>(
+pub async fn closed_loops<F>(
     world: &World,
     depth: usize,
     time: Duration,

@@ -4,6 +4,7 @@ use super::Target;
 use crate::Failure;
 use cfs_rpc::{Connection, connect_handshake};
 use cfs_seam::{Address, Class, IoBuf, Promise, World, io, spawn};
+use cfs_server::Door;
 use cfs_types::{FsError, MapEpoch, RequestNumber, SessionId, ShardId};
 use cfs_wire::frame::PROTOCOL_VERSION;
 use cfs_wire::{Callback, CallbackReply, Flags, Hello, Op, Opcode, Reply, Request, RequestContext, Response, Welcome};
@@ -18,11 +19,19 @@ struct Link {
     pending: RefCell<BTreeMap<u32, Promise<Option<Answer>>>>,
 }
 
+/// How requests reach the server.
+enum Way {
+    /// A connection to each core.
+    Links(Vec<Rc<Link>>),
+    /// The server's core is this thread's.
+    Door(Door),
+}
+
 /// One session of the server.
 pub struct Client {
     /// The executor it runs on.
     pub world: World,
-    links: Vec<Rc<Link>>,
+    way: Way,
     welcome: Welcome,
     next: Cell<RequestNumber>,
     outstanding: RefCell<BTreeSet<RequestNumber>>,
@@ -59,15 +68,33 @@ impl Client {
         let links = connections.into_iter().map(|c| Rc::new(Link { connection: c, pending: RefCell::default() }));
         let client = Rc::new(Client {
             world: world.clone(),
-            links: links.collect(),
+            way: Way::Links(links.collect()),
             welcome,
             next: Cell::new(RequestNumber::new(1)),
             outstanding: RefCell::default(),
         });
-        for link in &client.links {
-            spawn(&world.tasks, Class::Foreground, receive(link.clone())).detach();
+        if let Way::Links(links) = &client.way {
+            for link in links {
+                spawn(&world.tasks, Class::Foreground, receive(link.clone())).detach();
+            }
         }
         Ok(client)
+    }
+
+    /// A session of the only core of a server, which is this thread's.
+    pub async fn inside(world: &World, door: Door) -> Result<Rc<Client>, Failure> {
+        let session = door.open_session().await.map_err(|e| Failure::new("opening a session", e))?;
+        let welcome = Welcome {
+            session,
+            cluster: [0; 16],
+            map_epoch: MapEpoch::new(1),
+            shard_core: ShardId::all().map(|_| 0).collect(),
+            cores: vec![String::new()],
+            lease_ms: 0,
+            incarnation: 0,
+        };
+        let (next, outstanding) = (Cell::new(RequestNumber::new(1)), RefCell::default());
+        Ok(Rc::new(Client { world: world.clone(), way: Way::Door(door), welcome, next, outstanding }))
     }
 
     /// One operation; every error of the server is a failure here.
@@ -86,15 +113,15 @@ impl Client {
 
     async fn exchange(&self, shard: ShardId, op: &Op, payload: Option<IoBuf>) -> Result<Answer, Failure> {
         let number = op.is_mutation().then(|| self.number());
-        let link = &self.links[usize::from(self.welcome.shard_core[usize::from(shard.get())])];
         let context = context(&self.welcome, shard, number.unwrap_or_default(), self.oldest());
         let request = Request { context, op: op.clone() };
-        let (promise, answer) = io();
-        let frame = link.connection.next_request();
-        link.pending.borrow_mut().insert(frame, promise);
-        let sent = link.connection.send(op.opcode(), Flags::NONE, frame, &request, payload).await;
-        sent.map_err(|e| Failure::new("sending", e))?;
-        let answer = answer.await.ok_or_else(|| Failure("the server closed the connection".into()));
+        let answer = match &self.way {
+            Way::Door(door) => Ok(door.serve(request, payload).await),
+            Way::Links(links) => {
+                let core = self.welcome.shard_core[usize::from(shard.get())];
+                ask(&links[usize::from(core)], op, &request, payload).await
+            }
+        };
         if let Some(number) = number {
             self.outstanding.borrow_mut().remove(&number);
         }
@@ -113,9 +140,20 @@ impl Client {
     }
 }
 
+/// Sends a request and waits for its answer.
+async fn ask(link: &Link, op: &Op, request: &Request, payload: Option<IoBuf>) -> Result<Answer, Failure> {
+    let (promise, answer) = io();
+    let frame = link.connection.next_request();
+    link.pending.borrow_mut().insert(frame, promise);
+    let sent = link.connection.send(op.opcode(), Flags::NONE, frame, request, payload).await;
+    sent.map_err(|e| Failure::new("sending", e))?;
+    answer.await.ok_or_else(|| Failure("the server closed the connection".into()))
+}
 impl Drop for Client {
     fn drop(&mut self) {
-        self.links.iter().for_each(|link| link.connection.close());
+        if let Way::Links(links) = &self.way {
+            links.iter().for_each(|link| link.connection.close());
+        }
     }
 }
 

@@ -6,16 +6,21 @@
 use super::client::{context, shake_hands};
 use super::{Loaded, Target, closed_loops, on_last_cpu};
 use crate::Failure;
+use crate::latency::Latencies;
+use crate::process::Cpu;
 use cfs_rpc::Connection;
-use cfs_seam::{Address, Stream, World};
+use cfs_seam::{Address, Instant, Stream, World};
 use cfs_types::{RequestNumber, SessionId, ShardId};
 use cfs_wire::{Flags, Op, Opcode, Request, Welcome, encode};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Bytes echoed.
 const ECHO_BYTES: usize = 64;
+/// Bytes of a page.
+const PAGE_BYTES: usize = 4096;
 /// Bytes of a frame's header.
 const HEADER_BYTES: usize = 24;
 
@@ -102,6 +107,38 @@ pub(super) async fn load(
         async move { line.exchange().await }
     };
     closed_loops(world, connections, time, server, one).await
+}
+
+/// Pages of 4 KiB that a program returns as they are: one connection, `depth` of them on their way.
+pub fn pages(address: SocketAddr, depth: usize, time: Duration, server: u32, is_free: bool) -> Result<Loaded, Failure> {
+    on_last_cpu(is_free, move |world| async move {
+        let stream = connect(&world, address).await?;
+        let page = vec![0x5a; PAGE_BYTES];
+        let (before, start) = (Cpu::of(server), world.clock.now());
+        let end = start.after(time);
+        let mut seen = Latencies::default();
+        let mut sent: VecDeque<Instant> = VecDeque::new();
+        for _ in 0..depth {
+            sent.push_back(world.clock.now());
+            drop(stream.send(page.clone(), None));
+        }
+        let mut received = 0;
+        while !sent.is_empty() {
+            received += stream.recv().await.map_err(|e| Failure::new("echo", e))?.len();
+            while received >= PAGE_BYTES {
+                received -= PAGE_BYTES;
+                let now = world.clock.now();
+                let begun = sent.pop_front().ok_or_else(|| Failure("more comes back than was sent".into()))?;
+                seen.record(now.since(begun));
+                if now < end {
+                    sent.push_back(now);
+                    drop(stream.send(page.clone(), None));
+                }
+            }
+        }
+        let summary = seen.summary(world.clock.now().since(start));
+        Ok(Loaded { summary, server: Cpu::of(server).since(before) })
+    })
 }
 
 async fn connect(world: &World, address: SocketAddr) -> Result<Rc<dyn Stream>, Failure> {

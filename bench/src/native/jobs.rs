@@ -11,11 +11,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// A block of the random loads.
-const BLOCK: u32 = 4096;
+pub const BLOCK: u32 = 4096;
 /// The file that is read.
 const READ_FILE_BYTES: u64 = 512 << 20;
+/// The file that fits into memory.
+const CACHED_FILE_BYTES: u64 = 32 << 20;
 /// Bytes of one filling write.
-const FILL_BYTES: usize = 1 << 20;
+pub const FILL_BYTES: usize = 1 << 20;
 /// Bytes of each file that is written at random.
 const WRITE_FILE_BYTES: u64 = 4 << 20;
 /// Bytes of a range of a file (ARCHITECTURE, Large files).
@@ -32,7 +34,14 @@ pub async fn load(
     server: Option<u32>,
 ) -> Result<Loaded, Failure> {
     match job {
-        Job::Read => read(client, depth, time, server).await,
+        Job::Read => read(client, READ_FILE_BYTES, depth, time, server).await,
+        Job::CachedRead => {
+            // The first pass brings it to memory, the second counts: what was read once only may be gone again.
+            read(client, CACHED_FILE_BYTES, depth, time, server).await?;
+            read(client, CACHED_FILE_BYTES, depth, time, server).await
+        }
+        Job::SeqRead => read_in_order(client, depth, time, server).await,
+        Job::SeqWrite => write_in_order(client, depth, time, server).await,
         Job::Write => write(client, depth, time, server).await,
         Job::Create | Job::Echo => create(client, depth, time, server).await,
     }
@@ -43,11 +52,11 @@ fn name(text: &str) -> Name {
 }
 
 /// A random number below `below`.
-fn random(client: &Client, below: u64) -> u64 {
+pub fn random(client: &Client, below: u64) -> u64 {
     client.world.rng.next_u64() % below
 }
 
-async fn make_file(client: &Client, dir: InodeId, text: &str) -> Result<InodeId, Failure> {
+pub async fn make_file(client: &Client, dir: InodeId, text: &str) -> Result<InodeId, Failure> {
     let op = Op::Create { dir, name: name(text), mode: 0o644, exclusive: false, truncate: true };
     match client.call(dir.shard(), op, None).await? {
         (Reply::Entry(entry), _) => Ok(entry.ino),
@@ -56,7 +65,7 @@ async fn make_file(client: &Client, dir: InodeId, text: &str) -> Result<InodeId,
 }
 
 /// Directories with this prefix; those of an earlier load are used again.
-async fn directories(client: &Client, prefix: &str, count: usize) -> Result<Vec<InodeId>, Failure> {
+pub async fn directories(client: &Client, prefix: &str, count: usize) -> Result<Vec<InodeId>, Failure> {
     let mut made = Vec::new();
     for i in 0..count {
         let (dir, name) = (InodeId::ROOT, name(&format!("{prefix}{i}")));
@@ -73,7 +82,7 @@ async fn directories(client: &Client, prefix: &str, count: usize) -> Result<Vec<
     Ok(made)
 }
 
-async fn write_at(client: &Client, ino: InodeId, offset: u64, data: IoBuf) -> Result<(u64, u64), Failure> {
+pub async fn write_at(client: &Client, ino: InodeId, offset: u64, data: IoBuf) -> Result<(u64, u64), Failure> {
     let len = u32::try_from(data.len()).expect("writes are short");
     let op = Op::Write { ino, offset, len, append: false, kill_privileges: false, held: None };
     match client.call(ino.shard(), op, Some(data)).await? {
@@ -83,7 +92,7 @@ async fn write_at(client: &Client, ino: InodeId, offset: u64, data: IoBuf) -> Re
 }
 
 /// Bytes that do not compress.
-fn noise(client: &Client, bytes: usize) -> IoBuf {
+pub fn noise(client: &Client, bytes: usize) -> IoBuf {
     let mut data = IoBuf::zeroed(bytes);
     for eight in data.chunks_exact_mut(8) {
         eight.copy_from_slice(&client.world.rng.next_u64().to_le_bytes());
@@ -91,25 +100,75 @@ fn noise(client: &Client, bytes: usize) -> IoBuf {
     data
 }
 
-async fn read(client: &Rc<Client>, depth: usize, time: Duration, server: Option<u32>) -> Result<Loaded, Failure> {
-    let ino = make_file(client, InodeId::ROOT, "bench-read").await?;
+/// A file of a number of bytes, filled, and what its readers must know of it.
+pub async fn filled(client: &Client, bytes: u64) -> Result<(InodeId, u64, u64), Failure> {
+    let ino = make_file(client, InodeId::ROOT, &format!("bench-read-{bytes}")).await?;
     let data = noise(client, FILL_BYTES);
     let (mut epoch, mut sequence) = (0, 0);
-    for offset in (0..READ_FILE_BYTES).step_by(FILL_BYTES) {
+    for offset in (0..bytes).step_by(FILL_BYTES) {
         (epoch, sequence) = write_at(client, ino, offset, IoBuf::copy_of(&data)).await?;
     }
+    Ok((ino, epoch, sequence))
+}
+
+pub async fn read_at(client: &Client, file: (InodeId, u64, u64), offset: u64, len: u32) -> Result<(), Failure> {
+    let (ino, epoch, sequence) = file;
+    let range = RangeIndex::new(u32::try_from(offset / RANGE_BYTES).expect("few ranges"));
+    let op = Op::Read { ino, offset, len, epoch, sequence };
+    match client.call(range.shard(ino), op, None).await? {
+        (Reply::Data { len: got }, Some(data)) if got == len && data.len() == len as usize => Ok(()),
+        (other, _) => Err(Failure(format!("read: {other:?}"))),
+    }
+}
+
+async fn read(
+    client: &Rc<Client>,
+    bytes: u64,
+    depth: usize,
+    time: Duration,
+    server: Option<u32>,
+) -> Result<Loaded, Failure> {
+    let file = filled(client, bytes).await?;
     let own = client.clone();
     let one = move |_, _| {
         let client = own.clone();
         async move {
-            let offset = random(&client, READ_FILE_BYTES / u64::from(BLOCK)) * u64::from(BLOCK);
-            let range = RangeIndex::new(u32::try_from(offset / RANGE_BYTES).expect("few ranges"));
-            let op = Op::Read { ino, offset, len: BLOCK, epoch, sequence };
-            match client.call(range.shard(ino), op, None).await? {
-                (Reply::Data { len: BLOCK }, Some(data)) if data.len() == 4096 => Ok(()),
-                (other, _) => Err(Failure(format!("read: {other:?}"))),
-            }
+            let offset = random(&client, bytes / u64::from(BLOCK)) * u64::from(BLOCK);
+            read_at(&client, file, offset, BLOCK).await
         }
+    };
+    closed_loops(&client.world, depth, time, server, one).await
+}
+
+async fn read_in_order(
+    client: &Rc<Client>,
+    depth: usize,
+    time: Duration,
+    server: Option<u32>,
+) -> Result<Loaded, Failure> {
+    let file = filled(client, READ_FILE_BYTES).await?;
+    let (own, next) = (client.clone(), Rc::new(Cell::new(0)));
+    let one = move |_, _| {
+        let client = own.clone();
+        let offset = next.replace((next.get() + FILL_BYTES as u64) % READ_FILE_BYTES);
+        async move { read_at(&client, file, offset, u32::try_from(FILL_BYTES).expect("one MiB")).await }
+    };
+    closed_loops(&client.world, depth, time, server, one).await
+}
+
+async fn write_in_order(
+    client: &Rc<Client>,
+    depth: usize,
+    time: Duration,
+    server: Option<u32>,
+) -> Result<Loaded, Failure> {
+    let ino = make_file(client, InodeId::ROOT, "bench-seq-write").await?;
+    let data = noise(client, FILL_BYTES);
+    let (own, next) = (client.clone(), Rc::new(Cell::new(0)));
+    let one = move |_, _| {
+        let (client, data) = (own.clone(), IoBuf::copy_of(&data));
+        let offset = next.replace((next.get() + FILL_BYTES as u64) % READ_FILE_BYTES);
+        async move { write_at(&client, ino, offset, data).await.map(|_| ()) }
     };
     closed_loops(&client.world, depth, time, server, one).await
 }

@@ -1,4 +1,4 @@
-//! Blocks and table indexes in memory, shared by all stores of a core.
+//! Blocks and table indexes of all stores of a core in memory, and units of its chunks: one budget.
 //!
 //! S3-FIFO (Yang et al., SOSP 2023): a small queue that most one-time visitors do not survive, a
 //! main queue with second chances, and a list of what left the small queue lately. A scan passes
@@ -10,6 +10,7 @@
 use crate::block::Block;
 use crate::table::Meta;
 use cfs_seam::{Io, Promise};
+use cfs_types::UNIT_BYTES;
 use std::cell::RefCell;
 #[expect(clippy::disallowed_types, reason = "see `Map`")]
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ pub(crate) type CacheKey = (u32, u64, u32);
 pub(crate) enum Object {
     Block(Rc<Block>),
     Meta(Rc<Meta>),
+    Unit(Rc<[u8]>),
 }
 
 impl Object {
@@ -33,12 +35,14 @@ impl Object {
             + match self {
                 Object::Block(block) => block.memory_bytes(),
                 Object::Meta(meta) => meta.memory_bytes(),
+                Object::Unit(unit) => unit.len(),
             }
     }
     fn is_held(&self) -> bool {
         match self {
             Object::Block(block) => Rc::strong_count(block) > 1,
             Object::Meta(meta) => Rc::strong_count(meta) > 1,
+            Object::Unit(unit) => Rc::strong_count(unit) > 1,
         }
     }
 }
@@ -91,6 +95,8 @@ struct Inner {
     stores: u32,
     hits: u64,
     misses: u64,
+    unit_hits: u64,
+    unit_misses: u64,
 }
 
 /// A read from the device that others wait for; over when dropped.
@@ -126,6 +132,8 @@ impl BlockCache {
             stores: 0,
             hits: 0,
             misses: 0,
+            unit_hits: 0,
+            unit_misses: 0,
         })))
     }
     /// A name for one opening of a store: what another opening of the same group left behind,
@@ -143,6 +151,15 @@ impl BlockCache {
     pub fn hits_and_misses(&self) -> (u64, u64) {
         let inner = self.0.borrow();
         (inner.hits, inner.misses)
+    }
+    /// The same for [`UnitCache::get`].
+    pub fn unit_hits_and_misses(&self) -> (u64, u64) {
+        let inner = self.0.borrow();
+        (inner.unit_hits, inner.unit_misses)
+    }
+    /// A view of this cache for units of 4 KiB of what is written once under a number and never changes.
+    pub fn units(&self) -> UnitCache {
+        UnitCache { name: self.register(), cache: self.clone() }
     }
     /// Looks an object up as part of loading what a read lacks: that read will count.
     pub(crate) fn peek(&self, key: CacheKey) -> Option<Object> {
@@ -189,6 +206,44 @@ impl BlockCache {
         }
         inner.map.insert(key, Entry { object: object.clone(), uses: 0 });
         inner.shrink();
+    }
+}
+
+/// Verified units of 4 KiB of a core's chunks. A chunk is immutable and its number never used again, so what is here is
+/// right as long as anybody asks for it.
+#[derive(Clone)]
+pub struct UnitCache {
+    cache: BlockCache,
+    name: u32,
+}
+
+impl UnitCache {
+    /// Units `first..first + into.len() / 4 KiB` of `chunk`, if all are here; the last may be shorter than 4 KiB.
+    pub fn read(&self, chunk: u64, first: u32, into: &mut [u8]) -> bool {
+        let inner = &mut *self.cache.0.borrow_mut();
+        let units = into.chunks_mut(UNIT_BYTES as usize);
+        for (unit, into) in (first..).zip(units) {
+            let entry = inner.map.get_mut(&(self.name, chunk, unit));
+            let Some(Entry { object: Object::Unit(bytes), uses }) = entry else {
+                inner.unit_misses += 1;
+                return false;
+            };
+            *uses = (*uses + 1).min(USES_MAX);
+            into.copy_from_slice(&bytes[..into.len()]);
+        }
+        inner.unit_hits += 1;
+        true
+    }
+    /// Keeps units of `chunk` from `first` on, as they were read and verified. Multiples of 4 KiB.
+    pub fn insert(&self, chunk: u64, first: u32, bytes: &[u8]) {
+        for (unit, bytes) in (first..).zip(bytes.chunks_exact(UNIT_BYTES as usize)) {
+            // The read that brought it counts as its first use, as that of a block does.
+            let key = (self.name, chunk, unit);
+            self.cache.insert(key, &Object::Unit(Rc::from(bytes)));
+            if let Some(entry) = self.cache.0.borrow_mut().map.get_mut(&key) {
+                entry.uses = entry.uses.max(1);
+            }
+        }
     }
 }
 

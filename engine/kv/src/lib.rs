@@ -25,7 +25,7 @@ mod store;
 mod table;
 mod verify;
 
-pub use cache::BlockCache;
+pub use cache::{BlockCache, UnitCache};
 pub use list::List;
 pub use manifest::{Manifest, ROOT_ENTRIES_MAX, Root, RootError, TableRef};
 pub use stem::Stem;

@@ -128,7 +128,7 @@ fn start_server(sim: &Sim) -> Vec<Address> {
             }
             let superblock = open(&*disk).await.expect("a store");
             let pool = Pool::alone(disk, superblock).expect("few regions");
-            serve_core(world, Devices::fixed(pool), config, RootOwner::default(), || ()).await.expect("serves");
+            serve_core(world, Devices::fixed(pool), config, RootOwner::default(), |_| ()).await.expect("serves");
         });
     }
     addresses

@@ -164,7 +164,7 @@ pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &St
             }
             let pool = devices.attach(&reactor);
             let devices = Devices { pool, attach: device::attach(reactor) };
-            serve_core(world, devices, config, root, move || {
+            serve_core(world, devices, config, root, move |_| {
                 let _gone = ready.send(());
             })
             .await

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub struct MemoryLimits {
     /// Written but unflushed metadata of all the core's shards.
     pub memtables: usize,
-    /// Blocks of sorted tables.
+    /// Blocks of sorted tables, and units of file data.
     pub block_cache: usize,
     /// Bytes of recent small writes.
     pub inline_cache: usize,

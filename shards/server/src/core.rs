@@ -26,7 +26,7 @@ use crate::unlinking::Unlinking;
 use cfs_cluster::Lineage;
 use cfs_device::{DeviceError, PoolDisk};
 use cfs_exec::{Event, Semaphore};
-use cfs_kv::BlockCache;
+use cfs_kv::{BlockCache, UnitCache};
 use cfs_log::CoreLog;
 use cfs_namespace::{Command, CommandBody};
 use cfs_rpc::{Connection, Pool};
@@ -76,6 +76,8 @@ pub struct Core {
     pub memtable_bytes: Rc<Cell<usize>>,
     /// Blocks of tables in memory.
     pub block_cache: BlockCache,
+    /// Units of chunks in memory, in the same cache.
+    pub units: UnitCache,
     /// Recent small writes.
     pub inline: Rc<InlineCache>,
     /// Ungranted regions.

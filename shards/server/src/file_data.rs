@@ -33,6 +33,8 @@ use std::rc::Rc;
 const CHUNK_GRANT: u32 = 4096;
 /// Plans of one read: each finds what was moved since the last one.
 const READ_TRIES_MAX: u32 = 16;
+/// Longest read whose bytes are looked for in memory and kept there, bytes.
+const CACHED_READ_BYTES_MAX: u32 = 64 << 10;
 /// Longest read answered at once, bytes.
 pub const READ_BYTES_MAX: u32 = 2 << 20;
 
@@ -328,7 +330,7 @@ pub async fn read(core: &Rc<Core>, shard: &Rc<Shard>, op: &Op) -> Result<IoBuf, 
                 (plan.as_slice(), at == offset && bytes == end - at)
                 && from % UNIT_BYTES == 0
             {
-                match read_chunk(core, shard, *id, *from, *n).await? {
+                match read_units(core, shard, *id, *from, *n).await? {
                     Some(whole) => {
                         core.metrics.read_bytes.add(whole.len() as u64);
                         return Ok(whole);
@@ -371,7 +373,7 @@ async fn fill(core: &Rc<Core>, shard: &Rc<Shard>, piece: &Piece, into: &mut [u8]
         }
         Piece::Chunk { id, offset, len } => {
             let skip = (offset % UNIT_BYTES) as usize;
-            match read_chunk(core, shard, *id, offset - offset % UNIT_BYTES, len + offset % UNIT_BYTES).await? {
+            match read_units(core, shard, *id, offset - offset % UNIT_BYTES, len + offset % UNIT_BYTES).await? {
                 Some(bytes) => into.copy_from_slice(&bytes[skip..]),
                 None => return Ok(false),
             }
@@ -390,6 +392,30 @@ pub async fn read_logged(core: &Rc<Core>, shard: &Rc<Shard>, slice: &LogRef) -> 
     Ok(bytes)
 }
 
+/// Reads a chunk for a client as [`read_chunk`] does, or from memory. Long reads pass the cache by: most read once
+/// what they read.
+async fn read_units(
+    core: &Rc<Core>,
+    shard: &Rc<Shard>,
+    id: ChunkId,
+    from: u32,
+    len: u32,
+) -> Result<Option<IoBuf>, FsError> {
+    if len > CACHED_READ_BYTES_MAX {
+        return read_chunk(core, shard, id, from, len).await;
+    }
+    let (first, whole) = (from / UNIT_BYTES, len.next_multiple_of(UNIT_BYTES));
+    let mut bytes = IoBuf::stale(len as usize);
+    if core.units.read(id.get(), first, &mut bytes) {
+        return Ok(Some(bytes));
+    }
+    drop(bytes);
+    let Some(mut bytes) = read_chunk(core, shard, id, from, whole).await? else { return Ok(None) };
+    core.units.insert(id.get(), first, &bytes);
+    bytes.set_len(len as usize);
+    Ok(Some(bytes))
+}
+
 /// Reads `len` bytes of a chunk from `from`, a multiple of 4 KiB: one aligned device read,
 /// verified. None where this node no longer has the chunk.
 pub async fn read_chunk(
@@ -399,11 +425,11 @@ pub async fn read_chunk(
     from: u32,
     len: u32,
 ) -> Result<Option<IoBuf>, FsError> {
+    let (first, units) = (from / UNIT_BYTES, len.div_ceil(UNIT_BYTES));
     let mut pins = Pins::default();
     loop {
         let reading = match cells::find(shard.replica.store(), id) {
             Found::Place(place, sums) => {
-                let (first, units) = (from / UNIT_BYTES, len.div_ceil(UNIT_BYTES));
                 let sums = cells::checksums(&sums, first, units);
                 Ok(core.space.read(CellOwner::Chunk(id), place.cell, &sums, first, units))
             }

@@ -15,6 +15,7 @@ mod coordinate;
 mod core;
 mod delivery;
 mod devices;
+mod door;
 mod doors;
 mod effects;
 mod entry;
@@ -52,6 +53,7 @@ mod view;
 pub use boot::StartError;
 pub use config::{MemoryLimits, Notices, ScrubConfig, ServerConfig};
 pub use devices::{Attach, Devices, NewDevice, NotAdded, OpenDevice};
+pub use door::Door;
 pub use fsck::{Checked, Finding, FsckError, Progress, Report, Severity, Site, Stage, fsck};
 pub use messages::{CoreReply, CoreRequest};
 pub use peers::Envelope;
@@ -100,7 +102,7 @@ pub async fn serve_core(
     devices: Devices,
     config: ServerConfig,
     root: RootOwner,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Door),
 ) -> Result<(), StartError> {
     let Some(regions) = boot::region_layout(&devices.pool.list) else {
         return Err(StartError("the devices have more regions than this version can address".into()));
@@ -115,7 +117,7 @@ pub async fn serve_core(
             stop_all(&seat).await;
             return Err(failure(&seat).unwrap_or(error));
         }
-        ready();
+        ready(Door::new(seat.core().expect("it has led the start")));
     }
     seat.wait_stopped().await;
     if seat.peers.me() == CoreId::new(0) {

@@ -55,6 +55,7 @@ fn classes(space: &cfs_segment::Usage, device: &DiskUsage) -> Vec<ClassUsage> {
 fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubStatus) -> Vec<Number> {
     let (m, bytes, of) = (&core.metrics, Unit::Bytes, Unit::Of);
     let (hits, misses) = core.block_cache.hits_and_misses();
+    let (unit_hits, unit_misses) = core.block_cache.unit_hits_and_misses();
     let objects = core.leases.borrow().objects() as u64;
     let mut all = vec![
         Number::counter(
@@ -113,6 +114,13 @@ fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubS
         Number::gauge("log_torn", of("streams"), "Earlier log streams that the start found torn", log.torn_streams),
         Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
         Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
+        Number::counter("data_cache", of("hits"), "Reads of file data found in memory, up to 64 KiB", unit_hits),
+        Number::counter(
+            "data_cache",
+            of("misses"),
+            "Reads of file data up to 64 KiB that went to the device",
+            unit_misses,
+        ),
     ];
     all.extend(scrub_numbers(core, scrub));
     all

@@ -143,6 +143,7 @@ impl Loaded {
             space: self.opener.space,
             floor_units: self.floor_units,
             memtable_bytes: self.opener.config.memory,
+            units: self.cache.units(),
             block_cache: self.cache,
             inline,
             regions: self.regions,

@@ -115,7 +115,7 @@ impl Stage {
             self.sim.start_core(self.machine, core, |world| async move {
                 let result = match cfs_device::open(&*disk).await {
                     Ok(superblock) => {
-                        let told = move || ready.set(true);
+                        let told = move |_| ready.set(true);
                         let pool = Pool::alone(disk, superblock).expect("few regions");
                         serve_core(world, Devices::fixed(pool), config, RootOwner::default(), told)
                             .await

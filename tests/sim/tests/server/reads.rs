@@ -259,3 +259,35 @@ fn so_is_a_read_of_tables() {
     assert_eq!(counted(u32::MAX, 0), (Err(FsError::Device), true, false));
     assert_eq!(counted(0, u32::MAX), (Err(FsError::Corrupt), false, true));
 }
+
+#[test]
+fn what_a_client_has_read_lately_another_reads_without_the_device() {
+    let (stage, plan, _) = with_tables();
+    let ino = stage.client(|_, volume| async move {
+        let (entry, handle) =
+            volume.create(&Identity::default(), ROOT, &name("long"), &new_file()).await.expect("created");
+        let bytes: Vec<u8> = (0..=255).flat_map(|block| [block; 4096]).collect();
+        volume.write(handle, 0, &bytes, WriteFlags::default()).await.expect("held");
+        volume.fsync(handle).await.expect("durable");
+        volume.release(handle);
+        volume.shutdown().await.expect("a clean end");
+        entry.attr.ino
+    });
+    let read = |offset: u64, refuse: u32| {
+        let plan = plan.clone();
+        stage.client(move |_, volume| async move {
+            let direct = OpenFlags { direct: true, ..OpenFlags::default() };
+            let handle = volume.open(&Identity::default(), ino, direct).await.expect("opened");
+            plan.refuse.set(refuse);
+            let read = volume.read(handle, offset, 4096).await.map(|bytes| bytes.to_vec());
+            plan.refuse.set(0);
+            volume.release(handle);
+            read
+        })
+    };
+    assert_eq!(read(9 * 4096, 0), Ok(vec![9; 4096]));
+    assert_eq!(read(9 * 4096, u32::MAX), Ok(vec![9; 4096]), "from memory");
+    assert_eq!(read(10 * 4096, u32::MAX), Err(FsError::Device), "nobody has read this one");
+    assert_eq!(stage.number(0, "data_cache"), 1);
+    stage.stop();
+}

@@ -231,7 +231,7 @@ impl Stage {
             self.sim.start_core(machine, core, |world| async move {
                 let result = match assemble(disk, others).await {
                     Ok(pool) => {
-                        let ready = move || ready.set(true);
+                        let ready = move |_| ready.set(true);
                         let served = serve_core(world, Devices { pool, attach }, config, RootOwner::default(), ready);
                         served.await.map_err(|error| error.to_string())
                     }
