@@ -210,22 +210,38 @@ pub async fn closed_loops<F>(
 where
     F: Future<Output = Result<(), Failure>> + 'static,
 {
+    closed_loops_of(world, depth, (time, u64::MAX), server, one).await
+}
+
+/// The same, until the time is over or so many operations were begun.
+pub async fn closed_loops_of<F>(
+    world: &World,
+    depth: usize,
+    (time, operations): (Duration, u64),
+    server: Option<u32>,
+    one: impl Fn(usize, u64) -> F + 'static,
+) -> Result<Loaded, Failure>
+where
+    F: Future<Output = Result<(), Failure>> + 'static,
+{
     use crate::latency::Latencies;
     use cfs_seam::{Class, io, spawn};
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     let (one, seen) = (Rc::new(one), Rc::new(RefCell::new(Latencies::default())));
     let before = server.map(Cpu::of).unwrap_or_default();
     let start = world.clock.now();
     let end = start.after(time);
+    let begun_so_far = Rc::new(Cell::new(0));
     let mut waits = Vec::new();
     for task in 0..depth {
         let (promise, done) = io();
         let (one, seen, clock) = (one.clone(), seen.clone(), world.clock.clone());
+        let begun_so_far = begun_so_far.clone();
         let body = async move {
             let mut first_error = None;
             for turn in 0.. {
                 let begun = clock.now();
-                if begun >= end {
+                if begun >= end || begun_so_far.replace(begun_so_far.get() + 1) >= operations {
                     break;
                 }
                 match one(task, turn).await {

@@ -5,7 +5,7 @@ use crate::Failure;
 use crate::engine::on_core;
 use crate::latency::{Latencies, Summary, micros};
 use crate::native::jobs::{BLOCK, FILL_BYTES, directories, filled, make_file, noise, random, read_at, write_at};
-use crate::native::{Client, closed_loops};
+use crate::native::{Client, closed_loops, closed_loops_of};
 use crate::report::{Aim, Row};
 use cfs_seam::{Class, Disk, IoBuf, Lifetime, io, sleep_until, spawn};
 use cfs_server::MemoryLimits;
@@ -16,7 +16,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-const STORE_BYTES: u64 = 2 << 30;
+const STORE_BYTES: u64 = 1 << 30;
+/// Longest that a part of the overwrites takes.
+const TURNOVER_TIME_MAX: Duration = Duration::from_secs(300);
 /// Bytes of each file.
 const FILE_BYTES: u64 = 8 << 20;
 const MEMORY: u64 = 256 << 20;
@@ -127,24 +129,25 @@ fn written(disk: &dyn Disk) -> [u64; 3] {
 }
 
 fn overwrite_row(run: &mut Run, choice: Choice, aim: f64) -> Result<(), Failure> {
-    let (store, time) = (run.place.folder().join("space"), run.time.max(Duration::from_secs(10)));
+    let store = run.place.folder().join("space");
     let done = on_core(&store, STORE_BYTES, MemoryLimits::of_core(MEMORY), move |client, disk| async move {
         let files = fill(&client, 80).await?;
         let blocks = files.len() as u64 * (FILE_BYTES / u64::from(BLOCK));
         let zipf = Rc::new((choice == Choice::Zipf).then(|| Zipf::new(blocks)));
         let data = Rc::new(noise(&client, BLOCK as usize));
-        let load = |time| {
+        // Written bytes, and not a time, bring the store into the state that is measured: all that lives was replaced once.
+        let load = |share: u64| {
+            let time = TURNOVER_TIME_MAX;
             let (own, files, zipf, data) = (client.clone(), files.clone(), zipf.clone(), data.clone());
             let one = move |_, _| {
                 let (client, files, zipf, data) = (own.clone(), files.clone(), zipf.clone(), data.clone());
                 async move { overwrite(&client, &files, (*zipf).as_ref(), &data).await }
             };
-            closed_loops(&client.world, DEPTH, time, Some(std::process::id()), one)
+            closed_loops_of(&client.world, DEPTH, (time, blocks * share / 100), Some(std::process::id()), one)
         };
-        // The first part brings the store into the state that is measured in the second.
-        load(time).await?;
+        load(150).await?;
         let before = written(&*disk);
-        let done = load(time).await?;
+        let done = load(50).await?;
         let after = written(&*disk);
         let rise = [0, 1, 2].map(|at| (after[at] - before[at]) as f64);
         Ok((done, rise))

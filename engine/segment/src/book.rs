@@ -268,7 +268,14 @@ impl Book {
     }
 
     /// Finds a place for `checksums.len()` units; it is pinned until [`Book::unpin`].
-    pub fn place(&mut self, owner: CellOwner, class: Lifetime, checksums: &[u32], ungranted: u32) -> Place {
+    pub fn place(
+        &mut self,
+        purpose: Purpose,
+        owner: CellOwner,
+        class: Lifetime,
+        checksums: &[u32],
+        ungranted: u32,
+    ) -> Place {
         let units = u32::try_from(checksums.len()).expect("checked by the caller");
         assert!((1..=SEGMENT_UNITS).contains(&units), "a cell has 1 to 512 units");
         let mut fitting: Option<(u32, SegmentId)> = None;
@@ -281,7 +288,7 @@ impl Book {
         let (mut sealed, mut headless) = (None, None);
         let segment = match fitting {
             Some((_, segment)) => segment,
-            None if self.openable(ungranted) <= self.floors.of(class.into()) => return Place::Refused,
+            None if self.openable(ungranted) <= self.floors.of(purpose) => return Place::Refused,
             None => {
                 let Some(segment) = self.free.pop_first() else { return Place::NeedSegment };
                 sealed = self.crowded(class).and_then(|full| self.seal(full));
@@ -484,7 +491,7 @@ impl Book {
     ///
     /// Cost-benefit of Rosenblum and Ousterhout (1992): free share times age over the cost of
     /// reading the segment and writing what lives.
-    pub fn victim(&mut self) -> Option<(SegmentId, Vec<(CellOwner, CellRef)>)> {
+    pub fn victim(&mut self, gain_min: u32) -> Option<(SegmentId, Vec<(CellOwner, CellRef)>)> {
         let now = self.sealed;
         let score = |used: &Used| {
             let gain = u64::from(used.gain());
@@ -494,7 +501,7 @@ impl Book {
         let (segment, _) = self
             .all_used()
             .filter(|(_, u)| u.phase == Phase::Sealed && !u.cleaning && !u.unmoved && u.live_units > 0)
-            .filter(|(_, u)| u.gain() >= VICTIM_GAIN_UNITS)
+            .filter(|(_, u)| u.gain() >= gain_min.max(VICTIM_GAIN_UNITS))
             .map(|(segment, used)| (segment, score(used)))
             .max_by_key(|(segment, score)| (*score, std::cmp::Reverse(*segment)))?;
         let first = self.layout.data_unit(segment);

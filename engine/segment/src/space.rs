@@ -376,9 +376,9 @@ impl Space {
     }
 
     /// The segment that is best cleaned next, with its live cells; None where cleaning gains
-    /// nothing. Have each owner write its cell elsewhere, make that durable, retire the old one.
-    pub fn victim(&self) -> Option<Victim> {
-        let (segment, live) = self.inner.state.borrow_mut().book.victim()?;
+    /// nothing, or of no segment `gain_min` units. Have each owner write its cell elsewhere, make that durable, retire the old one.
+    pub fn victim(&self, gain_min: u32) -> Option<Victim> {
+        let (segment, live) = self.inner.state.borrow_mut().book.victim(gain_min)?;
         Some(Victim { segment, live, space: self.clone(), movable: true })
     }
 

@@ -105,7 +105,7 @@ async fn quiet(world: &World, space: &Space) {
 }
 
 async fn clean(space: &Space, cells: &RefCell<Cells>) -> bool {
-    let Some(victim) = space.victim() else { return false };
+    let Some(victim) = space.victim(0) else { return false };
     for (owner, old) in &victim.live {
         if cells.borrow().live.get(owner).is_none_or(|w| w.cell != *old) {
             continue;
@@ -465,11 +465,11 @@ fn a_victim_that_could_not_be_cleaned_lets_others_go_first() {
             space.retire(chunk(2 * number + 1), gone.cell).expect("live");
             assert_eq!(space.layout().locate(kept.cell).map(|l| l.0), space.layout().locate(gone.cell).map(|l| l.0));
         }
-        let first = space.victim().expect("half of it is garbage").segment;
-        let second = space.victim().expect("half of it is garbage");
+        let first = space.victim(0).expect("half of it is garbage").segment;
+        let second = space.victim(0).expect("half of it is garbage");
         assert_ne!(second.segment, first);
         assert_eq!(second.live.len(), 1);
-        let both = (space.victim(), space.victim());
+        let both = (space.victim(0), space.victim(0));
         assert!(both.0.is_some_and(|v| v.segment != second.segment) && both.1.is_some());
     });
 }
@@ -485,10 +485,10 @@ fn what_is_left_over_behind_long_cells_is_no_gain() {
         assert_conserved(&space, 1, 4 * 475);
         let usage = space.usage();
         assert_eq!((usage.garbage_units, usage.lost_units), (0, 4 * 37));
-        assert!(space.victim().is_none(), "moved, they would leave as much over");
+        assert!(space.victim(0).is_none(), "moved, they would leave as much over");
         let short = write(&space, 9, Lifetime::Cold, 100 << 10).await.expect("space");
         space.seal_all().await.expect("a sound device");
-        let victim = space.victim().expect("others fit behind it").segment;
+        let victim = space.victim(0).expect("others fit behind it").segment;
         assert_eq!(space.layout().locate(short.cell).map(|l| l.0), Some(victim));
     });
 }

@@ -37,8 +37,8 @@ pub use pack::{MOVES_MAX, Move, NewChunk};
 pub use place::{LogRef, Place, Source};
 pub use range::acknowledged;
 pub use read::{
-    Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunks, log_extents, log_ref_from, pending_trims,
-    plan_read, range_sequence, seek,
+    Admission, Found, Piece, admit, chunk_exists, chunk_extents, chunk_record, chunks, log_extents, log_ref_from,
+    pending_trims, plan_read, range_sequence, seek,
 };
 pub use record::{BackRef, ChunkRecord, RangeRecord, Shape, Summary};
 pub use resize::{reap_step, truncate};

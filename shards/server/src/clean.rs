@@ -6,34 +6,43 @@
 //! given back behind it, and may not be missed by the next one.
 //!
 //! It asks the owner of each live cell to write it elsewhere; the old place is given back once
-//! the new one is durable. Sparse chunks are packed first, so that there is something to gain.
+//! the new one is durable. Of sparse chunks only what is alive is written again, several together.
+//!
+//! What costs least is cleaned first, and the less is free the more may it cost ([`garbage_percent`]): to clean what is
+//! half alive writes a byte for each that it gains, nine tenths alive nine. Garbage that is left alone grows.
 
 use crate::admission::units_promised;
 use crate::cells::{self, Found, Place};
 use crate::checkpoint::relocate_table;
 use crate::core::Core;
-use crate::file_data::{read_chunk, space_error};
+use crate::file_data::{read_chunk, settle, space_error};
 use crate::messages::{CoreReply, CoreRequest};
-use crate::pack::pack_sparse;
+use crate::pack::{Sparse, pack_some, repack};
 use crate::shard::Shard;
 use cfs_exec::Event;
 use cfs_kv::Pins;
+use cfs_namespace::data::{ChunkRecord, chunk_record};
 use cfs_seam::{Instant, gather, timeout};
-use cfs_segment::{CellOwner, CellRef, Lifetime};
+use cfs_segment::{CellOwner, CellRef, Lifetime, SEGMENT_UNITS, Usage};
 use cfs_types::{ChunkId, FsError, GroupId, UNIT_BYTES};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// The cleaner works while less than this share of the units is free, percent.
 const FREE_PERCENT_LOW: u64 = 20;
-/// A chunk with less than this share of live bytes is packed again when space runs short, percent.
-const SPARSE_PERCENT: u64 = 70;
-/// The same when there is hardly any left, or a writer waits.
-const SPARSE_PERCENT_TIGHT: u64 = 95;
+/// Least share of garbage in what is cleaned while so much more is free than what is kept back, both percent.
+const GARBAGE_PERCENT: [(u64, u64); 4] = [(8, 50), (4, 40), (2, 30), (1, 20)];
+/// The same below that, and where a writer waits.
+const GARBAGE_PERCENT_TIGHT: u64 = 10;
+const GARBAGE_PERCENT_IN_NEED: u64 = 5;
+/// What is tried, from the cheapest on.
+const GARBAGE_STEPS: [u64; 7] = [70, 50, 40, 30, 20, GARBAGE_PERCENT_TIGHT, GARBAGE_PERCENT_IN_NEED];
+/// Of a chunk with less than this share of live bytes, percent, only those are moved.
+const REPACKED_PERCENT: u64 = 90;
 
-/// Sparse chunks are not looked for again, after a look that found none, for so many times as long as that look
-/// took: where a writer waits for what is gained, and where nobody does.
+/// Sparse chunks are not looked for again, for so many times as long as the last look took: where a writer waits for what
+/// is gained, and where nobody does.
 const REST_IN_NEED: u32 = 10;
 const REST: u32 = 200;
 /// The same, longest.
@@ -54,7 +63,9 @@ pub struct Rounds {
     pub ended: Event,
     /// Somebody waits for what the next one gains.
     in_need: Cell<bool>,
-    /// When the last look for sparse chunks ended that found none, and how long it took.
+    /// The sparsest chunks when they were last looked for, the sparsest last.
+    sparse: RefCell<Sparse>,
+    /// When that look ended, and how long it took.
     looked: Cell<Option<(Instant, Duration)>>,
 }
 
@@ -92,26 +103,55 @@ impl Rounds {
         if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW {
             return Ok(false);
         }
-        while let Some(mut victim) = core.space.victim() {
-            if move_cells(core, &victim.live).await > 0 {
+        let need = if in_need { GARBAGE_PERCENT_IN_NEED } else { garbage_percent(&usage, core.floor_units) };
+        self.look(core, in_need).await?;
+        // The most garbage first, wherever it is.
+        for garbage in GARBAGE_STEPS.into_iter().filter(|garbage| *garbage >= need) {
+            let gain_min = u32::try_from(u64::from(SEGMENT_UNITS) * garbage / 100).expect("a share of a segment");
+            while let Some(mut victim) = core.space.victim(gain_min) {
+                if move_cells(core, &victim.live).await > 0 {
+                    return Ok(true);
+                }
+                victim.cannot_be_moved();
+            }
+            if self.pack_sparsest(core, 100 - garbage).await? {
                 return Ok(true);
             }
-            victim.cannot_be_moved();
         }
-        let clock = &core.world.clock;
-        if self.looked.get().is_some_and(|(at, took)| clock.now() < at.after(rest(took, in_need))) {
-            return Ok(false);
-        }
-        let begun = clock.now();
-        let tight = in_need || usage.free_units < 2 * core.floor_units;
-        let mut gained = pack_sparse_everywhere(core, SPARSE_PERCENT).await;
-        if tight && gained == Ok(false) {
-            gained = pack_sparse_everywhere(core, SPARSE_PERCENT_TIGHT).await;
-        }
-        let now = clock.now();
-        self.looked.set((gained != Ok(true)).then(|| (now, now.since(begun))));
-        gained
+        Ok(false)
     }
+
+    /// Looks for sparse chunks, unless it did so lately.
+    async fn look(&self, core: &Rc<Core>, in_need: bool) -> Result<(), FsError> {
+        let clock = &core.world.clock;
+        let begun = clock.now();
+        if self.looked.get().is_some_and(|(at, took)| begun < at.after(rest(took, in_need))) {
+            return Ok(());
+        }
+        let found = Sparse::look(core).await?;
+        self.sparse.replace(found);
+        let now = clock.now();
+        self.looked.set(Some((now, now.since(begun))));
+        Ok(())
+    }
+
+    /// Packs the sparsest chunks, of one shard, if less than `percent` of each is alive. True where that gave something back.
+    async fn pack_sparsest(&self, core: &Rc<Core>, percent: u64) -> Result<bool, FsError> {
+        loop {
+            let some = self.sparse.borrow_mut().take(percent);
+            let Some((shard, some)) = some else { return Ok(false) };
+            if pack_some(core, core.shard(shard)?, &some).await? {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+/// Least share of garbage, percent, in what is worth cleaning now.
+fn garbage_percent(usage: &Usage, floor_units: u64) -> u64 {
+    let spare = usage.free_units.saturating_sub(floor_units) * 100 / usage.total_units.max(1);
+    let step = GARBAGE_PERCENT.into_iter().find(|(percent, _)| spare >= *percent);
+    step.map_or(GARBAGE_PERCENT_TIGHT, |(_, garbage)| garbage)
 }
 
 fn rest(took: Duration, in_need: bool) -> Duration {
@@ -127,7 +167,7 @@ async fn move_cells(core: &Rc<Core>, cells: &[(CellOwner, CellRef)]) -> u64 {
         };
         let to = core.config.owner(group);
         match core.peers.call(to, CoreRequest::Relocate(owner, cell)).await {
-            CoreReply::Relocated(true) => u64::from(cell.units()),
+            CoreReply::Relocated(units) => u64::from(units),
             _ => 0,
         }
     });
@@ -148,18 +188,14 @@ pub async fn vacate(core: &Rc<Core>) -> Option<u32> {
     timeout(&core.world.clock, until, work).await
 }
 
-async fn pack_sparse_everywhere(core: &Rc<Core>, percent: u64) -> Result<bool, FsError> {
-    let mut gained = false;
-    for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
-        gained |= pack_sparse(core, shard, percent).await?;
-    }
-    Ok(gained)
-}
-
-/// Moves a cell of a group of this core elsewhere. False where it is not there any more, or somebody else is at it.
-pub async fn relocate(core: &Rc<Core>, owner: CellOwner, cell: CellRef) -> Result<bool, FsError> {
+/// Moves what is alive in a cell of a group of this core elsewhere. The units that it takes there; 0 where it is not
+/// there any more, or somebody else is at it.
+pub async fn relocate(core: &Rc<Core>, owner: CellOwner, cell: CellRef) -> Result<u32, FsError> {
     match owner {
-        CellOwner::Table { group, .. } => relocate_table(&group_of(core, group)?, cell).await,
+        CellOwner::Table { group, .. } => {
+            let moved = relocate_table(&group_of(core, group)?, cell).await?;
+            Ok(if moved { cell.units() } else { 0 })
+        }
         CellOwner::Chunk(id) => relocate_chunk(core, &group_of(core, id.shard().into())?, id, cell).await,
     }
 }
@@ -168,9 +204,21 @@ fn group_of(core: &Rc<Core>, group: GroupId) -> Result<Rc<Shard>, FsError> {
     core.groups.get(&group).cloned().ok_or(FsError::WrongShard)
 }
 
-async fn relocate_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<bool, FsError> {
-    let Some(_turn) = shard.chunk_turn(id) else { return Ok(false) };
-    move_chunk(core, shard, id, cell).await
+async fn relocate_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<u32, FsError> {
+    let record = shard.read(|view, _| settle(chunk_record(view, id))).await??;
+    // What is dead in it is not worth a copy. Its cell goes with the last extent that names it.
+    if let Some(record) = record.filter(|record| is_worth_repacking(*record))
+        && repack(core, shard, &[(id, record)]).await?
+    {
+        return Ok(record.live.div_ceil(UNIT_BYTES));
+    }
+    let Some(_turn) = shard.chunk_turn(id) else { return Ok(0) };
+    let moved = move_chunk(core, shard, id, cell).await?;
+    Ok(if moved { cell.units() } else { 0 })
+}
+
+fn is_worth_repacking(record: ChunkRecord) -> bool {
+    u64::from(record.live) * 100 < u64::from(record.len) * REPACKED_PERCENT
 }
 
 async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<bool, FsError> {

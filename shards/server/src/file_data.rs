@@ -213,7 +213,7 @@ async fn store_slices(
             };
             let owner = range_shard(ino, range);
             let stored = if owner == shard.id() {
-                store_chunk(core, shard, Lifetime::Hot, piece).await
+                store_chunk(core, shard, Purpose::Data, Lifetime::Hot, piece).await
             } else {
                 store_elsewhere(core, owner, piece).await.map(|id| (id, Vec::new()))
             };
@@ -248,16 +248,16 @@ async fn store_elsewhere(core: &Rc<Core>, owner: ShardId, piece: IoBuf) -> Resul
 pub async fn store_chunk(
     core: &Rc<Core>,
     shard: &Rc<Shard>,
+    purpose: Purpose,
     class: Lifetime,
     data: IoBuf,
 ) -> Result<(ChunkId, Vec<LocalWrite>), FsError> {
     let chunk = next_chunk(shard).await?;
     let len = u32::try_from(data.len()).map_err(|_| FsError::TooLarge)?;
-    let purpose = Purpose::from(class);
     // New data leaves alone what small writes were promised; packing them takes it.
     let promised = || if purpose == Purpose::Data { units_promised(core) } else { 0 };
     let reserved = reserve(core, purpose, || u64::from(len.div_ceil(UNIT_BYTES)) + promised()).await?;
-    let written = core.space.write(CellOwner::Chunk(chunk), class, data).await.map_err(space_error)?;
+    let written = core.space.write_for(purpose, CellOwner::Chunk(chunk), class, data).await.map_err(space_error)?;
     core.space.sync().await.map_err(space_error)?;
     drop(reserved);
     let place = Place { cell: written.cell, len };

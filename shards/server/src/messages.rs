@@ -120,7 +120,7 @@ pub enum CoreReply {
     /// A message's sequence.
     Sequence(Result<(u64, u64), FsError>),
     /// Whether the cell was moved.
-    Relocated(bool),
+    Relocated(u32),
     /// What leads to the inode.
     Traced(Result<Found, FsError>),
     /// The device is one of the node's, or why not.

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use cfs_exec::Event;
 use cfs_namespace::data::{self, ChunkSlice, DataCommand, Layout, Route, Span, Verdict, WriteData, range_shard};
 use cfs_seam::IoBuf;
-use cfs_segment::Lifetime;
+use cfs_segment::{Lifetime, Purpose};
 use cfs_types::{CHUNK_BYTES_MAX, FsError, InodeId, RequestNumber, SessionId, ShardId};
 use cfs_wire::{Reply, RequestContext};
 use std::cell::RefCell;
@@ -258,7 +258,7 @@ async fn overwrite_chunk(
     data: IoBuf,
 ) -> Result<Overwrote, FsError> {
     let len = u32::try_from(data.len()).expect("at most 2 MiB");
-    let (id, locals) = store_chunk(core, shard, Lifetime::Hot, data).await?;
+    let (id, locals) = store_chunk(core, shard, Purpose::Data, Lifetime::Hot, data).await?;
     let slices = vec![ChunkSlice { id, chunk_len: len, offset: 0, len }];
     let executed = shard.execute(command(asked, WriteData::Chunks(slices)), Bytes::new(), locals).await;
     let done = match executed.and_then(is_done) {

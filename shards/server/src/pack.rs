@@ -8,34 +8,45 @@ use crate::file_data::{free_chunk, read_chunk, read_logged, settle, store_chunk}
 use crate::shard::Shard;
 use bytes::Bytes;
 use cfs_namespace::data::{
-    ChunkRecord, DataCommand, Found, LogRef, Move, NewChunk, Place, Source, chunk_extents, chunks, log_extents,
+    ChunkRecord, DataCommand, Found, LogRef, Move, NewChunk, Place, Source, chunk_extents, chunk_record, chunks,
+    log_extents,
 };
 use cfs_namespace::{Command, CommandBody};
 use cfs_seam::IoBuf;
-use cfs_segment::Lifetime;
-use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, UNIT_BYTES};
+use cfs_segment::{Lifetime, Purpose};
+use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, ShardId, UNIT_BYTES};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Extents looked at in one step.
 const EXTENTS_AT_ONCE: usize = 1024;
 /// Sparse chunks packed together.
 const TOGETHER: usize = 16;
+/// A chunk is filled up to here: a quarter of a segment, so that the ends of segments are filled too.
+const PACKED_BYTES: usize = CHUNK_BYTES_MAX as usize / 4;
+/// Records of chunks looked at in one step.
+const CHUNKS_AT_ONCE: usize = 256;
+/// Chunks remembered as sparse.
+const SPARSE_MAX: usize = 4096;
+/// Share of live bytes, in thousandths, from which a chunk is not sparse.
+const SHARE_MAX: u32 = 950;
 /// Pieces of at least this size begin at a 4 KiB boundary of the chunk.
 const ALIGNED_FROM: usize = UNIT_BYTES as usize;
 
 /// A chunk being filled.
 struct Filling {
+    class: Lifetime,
     bytes: Vec<u8>,
     moves: Vec<Move>,
 }
 
 impl Filling {
-    fn new() -> Self {
-        Filling { bytes: Vec::new(), moves: Vec::new() }
+    fn new(class: Lifetime) -> Self {
+        Filling { class, bytes: Vec::new(), moves: Vec::new() }
     }
 
     fn fits(&self, len: usize) -> bool {
-        self.bytes.len() + len + ALIGNED_FROM <= CHUNK_BYTES_MAX as usize
+        self.bytes.is_empty() || self.bytes.len() + len + ALIGNED_FROM <= PACKED_BYTES
     }
 
     fn add(&mut self, found: &Found, bytes: &[u8]) {
@@ -78,7 +89,8 @@ async fn pack_through(core: &Rc<Core>, shard: &Rc<Shard>, index: u64) -> Result<
         if wanted.is_empty() {
             return Ok(all);
         }
-        all &= move_all(core, shard, &wanted).await?.all;
+        // Fresh data: what is overwritten often dies apart from what outlives a cleaning.
+        all &= move_all(core, shard, Lifetime::Hot, &wanted).await?.all;
         match next {
             Some(next) => after = Some(next),
             None => return Ok(all),
@@ -95,11 +107,11 @@ struct Moved {
 }
 
 /// Copies the bytes of extents into new chunks and swaps them in.
-async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, found: &[Found]) -> Result<Moved, FsError> {
-    let (mut filling, mut moved) = (Filling::new(), Moved { any: false, all: true });
+async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, class: Lifetime, found: &[Found]) -> Result<Moved, FsError> {
+    let (mut filling, mut moved) = (Filling::new(class), Moved { any: false, all: true });
     for one in found {
         if !filling.fits(one.extent.len as usize) {
-            seal(core, shard, std::mem::replace(&mut filling, Filling::new())).await?;
+            seal(core, shard, std::mem::replace(&mut filling, Filling::new(class))).await?;
         }
         match bytes_of(core, shard, one).await {
             Ok(Some(bytes)) => {
@@ -143,7 +155,8 @@ async fn seal(core: &Rc<Core>, shard: &Rc<Shard>, filling: Filling) -> Result<()
         return Ok(());
     }
     let len = u32::try_from(filling.bytes.len()).map_err(|_| FsError::TooLarge)?;
-    let (id, locals) = store_chunk(core, shard, Lifetime::Relocated, IoBuf::copy_of(&filling.bytes)).await?;
+    let bytes = IoBuf::copy_of(&filling.bytes);
+    let (id, locals) = store_chunk(core, shard, Purpose::Reclaim, filling.class, bytes).await?;
     let from_log = filling.moves.iter().filter(|m| matches!(m.from, Source::Log { .. }));
     let packed: u64 = from_log.map(|m| u64::from(m.len)).sum();
     let pack = DataCommand::Pack { chunks: vec![NewChunk { id, len }], moves: filling.moves };
@@ -155,39 +168,84 @@ async fn seal(core: &Rc<Core>, shard: &Rc<Shard>, filling: Filling) -> Result<()
     Ok(())
 }
 
-/// Packs some chunks of which less than `percent` is alive, so that their space comes back: together, for a copy of
-/// each alone would be as long as what it leaves over at the end of a segment. False where that gives nothing back.
-pub async fn pack_sparse(core: &Rc<Core>, shard: &Rc<Shard>, percent: u64) -> Result<bool, FsError> {
-    let (mut after, mut sparse): (Option<ChunkId>, _) = (None, Vec::new());
-    loop {
-        let page = shard.read(|view, _| settle(chunks(view, after, 256))).await??;
-        let Some((last, _)) = page.last() else { return pack_together(core, shard, &sparse).await };
-        after = Some(*last);
-        let is_sparse = |live: u32, len: u32| u64::from(live) * 100 < u64::from(len) * percent;
-        sparse.extend(page.into_iter().filter(|(_, record)| is_sparse(record.live, record.len)));
-        while sparse.len() >= TOGETHER {
-            let some: Vec<_> = sparse.drain(..TOGETHER).collect();
-            if pack_together(core, shard, &some).await? {
-                return Ok(true);
+/// The sparsest chunks of a core, as they were when it looked: since then they can only have become sparser. Bounded.
+#[derive(Default)]
+pub struct Sparse {
+    /// By share of live bytes, in thousandths; the sparsest first.
+    chunks: BTreeSet<(u32, ChunkId)>,
+}
+
+impl Sparse {
+    /// Looks at the records of all chunks.
+    pub async fn look(core: &Rc<Core>) -> Result<Self, FsError> {
+        let mut sparse = Sparse::default();
+        for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
+            let mut after: Option<ChunkId> = None;
+            loop {
+                let page = shard.read(|view, _| settle(chunks(view, after, CHUNKS_AT_ONCE))).await??;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(*last);
+                for (id, record) in page {
+                    sparse.note(id, record);
+                }
             }
         }
+        Ok(sparse)
+    }
+
+    fn note(&mut self, id: ChunkId, record: ChunkRecord) {
+        let share = thousandths(record);
+        if share < SHARE_MAX {
+            self.chunks.insert((share, id));
+        }
+        if self.chunks.len() > SPARSE_MAX {
+            self.chunks.pop_last();
+        }
+    }
+
+    /// Takes the sparsest chunk and the next ones of its shard, if less than `percent` of each was alive.
+    pub fn take(&mut self, percent: u64) -> Option<(ShardId, Vec<ChunkId>)> {
+        let share = u32::try_from(percent * 10).unwrap_or(u32::MAX);
+        let shard = self.chunks.first().filter(|(first, _)| *first < share)?.1.shard();
+        let of_shard = self.chunks.iter().filter(|(other, id)| *other < share && id.shard() == shard);
+        let taken: Vec<_> = of_shard.take(TOGETHER).copied().collect();
+        for one in &taken {
+            self.chunks.remove(one);
+        }
+        Some((shard, taken.into_iter().map(|(_, id)| id).collect()))
     }
 }
 
-/// Packs these chunks into fewer; false where that would give no space back.
-async fn pack_together(core: &Rc<Core>, shard: &Rc<Shard>, some: &[(ChunkId, ChunkRecord)]) -> Result<bool, FsError> {
-    let before: u64 = some.iter().map(|(_, record)| taken_by(u64::from(record.len))).sum();
-    let live: u64 = some.iter().map(|(_, record)| u64::from(record.live)).sum();
+fn thousandths(record: ChunkRecord) -> u32 {
+    let share = u64::from(record.live) * 1000 / u64::from(record.len.max(1));
+    u32::try_from(share).unwrap_or(u32::MAX)
+}
+
+/// Packs chunks of one shard into fewer, together, for a copy of each alone would be as long as what it leaves over at
+/// the end of a segment. False where that would give no space back.
+pub async fn pack_some(core: &Rc<Core>, shard: &Rc<Shard>, some: &[ChunkId]) -> Result<bool, FsError> {
+    let mut there = Vec::new();
+    for id in some {
+        let record = shard.read(|view, _| settle(chunk_record(view, *id))).await??;
+        there.extend(record.map(|record| (*id, record)));
+    }
+    let before: u64 = there.iter().map(|(_, record)| taken_by(u64::from(record.len))).sum();
+    let live: u64 = there.iter().map(|(_, record)| u64::from(record.live)).sum();
     let chunk = u64::from(CHUNK_BYTES_MAX);
     if live / chunk * chunk + taken_by(live % chunk) >= before {
         return Ok(false);
     }
+    repack(core, shard, &there).await
+}
+
+/// Writes what is alive of some chunks of one shard into new ones; false where nothing of it could be moved.
+pub async fn repack(core: &Rc<Core>, shard: &Rc<Shard>, some: &[(ChunkId, ChunkRecord)]) -> Result<bool, FsError> {
     let mut moving = Vec::new();
     for (id, _) in some {
         let (found, _) = shard.read(|view, _| settle(chunk_extents(view, *id, None, EXTENTS_AT_ONCE))).await??;
         moving.extend(found);
     }
-    Ok(move_all(core, shard, &moving).await?.any)
+    Ok(move_all(core, shard, Lifetime::Relocated, &moving).await?.any)
 }
 
 /// What a cell of so many bytes takes of a segment: two long ones do not fit into one.

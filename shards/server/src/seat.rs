@@ -18,7 +18,7 @@ use cfs_device::{DeviceError, PoolDisk, Superblock};
 use cfs_exec::Event;
 use cfs_log::{CorePart, OldStreams};
 use cfs_seam::{Class, Disk, World, gather, spawn};
-use cfs_segment::{CellOwner, CellRef, Lifetime, RegionLayout};
+use cfs_segment::{CellOwner, CellRef, Lifetime, Purpose, RegionLayout};
 use cfs_types::{CoreId, FsError, GroupId, InodeId};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -220,7 +220,7 @@ impl Seat {
             }
             CoreRequest::Retire(owner, cell) => retire(core, owner, cell),
             CoreRequest::Relocate(owner, cell) => {
-                CoreReply::Relocated(clean::relocate(core, owner, cell).await.unwrap_or(false))
+                CoreReply::Relocated(clean::relocate(core, owner, cell).await.unwrap_or(0))
             }
             about @ (CoreRequest::OpenSession(_)
             | CoreRequest::Lineage
@@ -321,7 +321,7 @@ async fn store_for(
     data: cfs_seam::IoBuf,
 ) -> Result<cfs_types::ChunkId, FsError> {
     let shard = core.shard(shard)?.clone();
-    let (id, locals) = store_chunk(core, &shard, Lifetime::Hot, data).await?;
+    let (id, locals) = store_chunk(core, &shard, Purpose::Data, Lifetime::Hot, data).await?;
     shard.replica.write_locals(locals).await?;
     Ok(id)
 }

@@ -54,8 +54,6 @@ fn classes(space: &cfs_segment::Usage, device: &DiskUsage) -> Vec<ClassUsage> {
 
 fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubStatus) -> Vec<Number> {
     let (m, bytes, of) = (&core.metrics, Unit::Bytes, Unit::Of);
-    let (hits, misses) = core.block_cache.hits_and_misses();
-    let (unit_hits, unit_misses) = core.block_cache.unit_hits_and_misses();
     let objects = core.leases.borrow().objects() as u64;
     let mut all = vec![
         Number::counter(
@@ -112,18 +110,21 @@ fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubS
         Number::gauge("log_live", of("slots"), "Log slots that hold records", log.slots_live as u64),
         Number::counter("log_lost", of("entries"), "Log entries whose small writes were lost to damage", lost(core)),
         Number::gauge("log_torn", of("streams"), "Earlier log streams that the start found torn", log.torn_streams),
-        Number::counter("block_cache", of("hits"), "Table blocks found in memory", hits),
-        Number::counter("block_cache", of("misses"), "Table blocks read from the device", misses),
-        Number::counter("data_cache", of("hits"), "Reads of file data found in memory, up to 64 KiB", unit_hits),
-        Number::counter(
-            "data_cache",
-            of("misses"),
-            "Reads of file data up to 64 KiB that went to the device",
-            unit_misses,
-        ),
     ];
+    all.extend(cache_numbers(core));
     all.extend(scrub_numbers(core, scrub));
     all
+}
+
+fn cache_numbers(core: &Core) -> [Number; 4] {
+    let (hits, misses) = (Unit::Of("hits"), Unit::Of("misses"));
+    let (blocks, units) = (core.block_cache.hits_and_misses(), core.block_cache.unit_hits_and_misses());
+    [
+        Number::counter("block_cache", hits, "Table blocks found in memory", blocks.0),
+        Number::counter("block_cache", misses, "Table blocks read from the device", blocks.1),
+        Number::counter("data_cache", hits, "Reads of file data found in memory, up to 64 KiB", units.0),
+        Number::counter("data_cache", misses, "Reads of file data up to 64 KiB that went to the device", units.1),
+    ]
 }
 
 fn scrub_numbers(core: &Core, scrub: &ScrubStatus) -> [Number; 5] {

@@ -3,7 +3,7 @@
 use super::{Inner, Space, SpaceError, State, Written};
 use crate::book::{Book, Place};
 use crate::{
-    CELL_UNITS_MAX, CellOwner, CellRef, Lifetime, RegionHeader, SegmentId, SegmentTable, UNIT_BYTES, checksum,
+    CELL_UNITS_MAX, CellOwner, CellRef, Lifetime, Purpose, RegionHeader, SegmentId, SegmentTable, UNIT_BYTES, checksum,
 };
 use cfs_seam::{Durability, Io, IoBuf, IoDone};
 use std::future::{Future, poll_fn};
@@ -84,7 +84,18 @@ impl Space {
     /// Writes a cell: `data` is padded with zeros to whole units, 1 byte to 2 MiB. Not durable
     /// before [`Space::sync`]. The cell is the caller's until retired; if the future is dropped,
     /// what it wrote is garbage. Panics where `data` is empty or longer than 2 MiB.
-    pub async fn write(&self, owner: CellOwner, class: Lifetime, mut data: IoBuf) -> Result<Written, SpaceError> {
+    pub async fn write(&self, owner: CellOwner, class: Lifetime, data: IoBuf) -> Result<Written, SpaceError> {
+        self.write_for(class.into(), owner, class, data).await
+    }
+
+    /// The same for another purpose than the class suggests: what may be written although hardly any space is left.
+    pub async fn write_for(
+        &self,
+        purpose: Purpose,
+        owner: CellOwner,
+        class: Lifetime,
+        mut data: IoBuf,
+    ) -> Result<Written, SpaceError> {
         let len = data.len();
         let padded = len.next_multiple_of(UNIT_BYTES);
         data.set_len(padded);
@@ -94,7 +105,7 @@ impl Space {
         let checksums: Vec<u32> =
             (0..units).zip(data.chunks(UNIT_BYTES)).map(|(block, bytes)| checksum(owner, block, bytes)).collect();
         let (cell, writes) = loop {
-            match self.try_place(owner, class, &checksums)? {
+            match self.try_place(purpose, owner, class, &checksums)? {
                 Place::Done { cell, segment, sealed, headless } => {
                     let mut writes: Vec<InFlight> = sealed.map(|table| self.write_table(table)).into_iter().collect();
                     writes.extend(headless.map(|generation| self.write_header(segment, generation, class)));
@@ -109,14 +120,20 @@ impl Space {
         Ok(Written { cell, checksums })
     }
 
-    fn try_place(&self, owner: CellOwner, class: Lifetime, checksums: &[u32]) -> Result<Place, SpaceError> {
+    fn try_place(
+        &self,
+        purpose: Purpose,
+        owner: CellOwner,
+        class: Lifetime,
+        checksums: &[u32],
+    ) -> Result<Place, SpaceError> {
         let ungranted = self.inner.grants.ungranted();
         let mut state = self.inner.state.borrow_mut();
         assert!(state.started, "cells are claimed before any is written");
         if let Some(error) = state.failed.get() {
             return Err(SpaceError::Failed(error));
         }
-        Ok(state.book.place(owner, class, checksums, ungranted))
+        Ok(state.book.place(purpose, owner, class, checksums, ungranted))
     }
 
     fn in_flight(

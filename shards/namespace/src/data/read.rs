@@ -222,6 +222,11 @@ pub fn chunk_exists(view: &dyn View, id: ChunkId) -> Step<bool> {
     Ok(view.get(&keys::chunk(id))?.is_some())
 }
 
+/// A chunk's record, if an extent names it.
+pub fn chunk_record(view: &dyn View, id: ChunkId) -> Step<Option<ChunkRecord>> {
+    view.get(&keys::chunk(id))?.map(|value| record_of(ChunkRecord::decode(&value))).transpose()
+}
+
 /// Chunks after `after` with their records, in order of id, at most `limit`: what the cleaner
 /// looks for sparse ones in.
 pub fn chunks(view: &dyn View, after: Option<ChunkId>, limit: usize) -> Step<Vec<(ChunkId, ChunkRecord)>> {
