@@ -7,7 +7,9 @@ use cfs_device::{FormatOptions, Pool, Uuid};
 use cfs_rpc::Admission;
 use cfs_runtime::{CoreConfig, OpenMode, ParkPolicy, available_cpus, mesh, open_disk, start_core};
 use cfs_seam::{Class, Disk, Io, io, spawn};
-use cfs_server::{Devices, CoreReply, CoreRequest, Envelope, MemoryLimits, Notices, RootOwner, ServerConfig, serve_core};
+use cfs_server::{
+    CoreReply, CoreRequest, Devices, Envelope, MemoryLimits, Notices, RootOwner, ServerConfig, serve_core,
+};
 use cfs_types::{CoreId, MapEpoch};
 use cfs_wire::Secret;
 use clap::Args;
@@ -88,7 +90,7 @@ where
         let options = FormatOptions::new(id(), id(), id());
         let superblock = cfs_device::format(&*disk, &options, &mut |_, _| {}).await;
         let superblock = superblock.map_err(|e| Failure::new("formatting", e))?;
-        let pool = Pool::alone(disk.clone(), superblock).map_err(|e| Failure::new("opening", e))?;
+        let pool = Pool::alone(disk.clone(), superblock).expect("few regions");
         let (promise, door) = io();
         let served =
             serve_core(world.clone(), Devices::fixed(pool), config(memory), RootOwner::default(), move |door| {

@@ -17,7 +17,7 @@ fn chunk(number: u64) -> CellOwner {
 
 /// Places a cell that is written at once; in which segment it is.
 fn put(book: &mut Book, number: u64, units: usize) -> (CellRef, SegmentId) {
-    match book.place(chunk(number), Lifetime::Cold, &vec![0; units], 0) {
+    match book.place(Purpose::Data, chunk(number), Lifetime::Cold, &vec![0; units], 0) {
         Place::Done { cell, segment, sealed, .. } => {
             sealed.iter().for_each(|table| assert!(book.unpin(table.segment).is_none()));
             assert!(book.unpin(segment).is_none());
@@ -58,32 +58,32 @@ fn what_an_old_segment_gains_counts_for_more() {
     let old = sealed(&mut book, 0, 256);
     let young = sealed(&mut book, 1, 300);
     // 256 of 768 at age 2, 300 of 724 at age 1.
-    assert_eq!(book.victim().map(|(segment, _)| segment), Some(old));
+    assert_eq!(book.victim(0).map(|(segment, _)| segment), Some(old));
     book.cleaned(old, true);
     // What was just looked at is young again; both have the same age.
-    assert_eq!(book.victim().map(|(segment, _)| segment), Some(young));
+    assert_eq!(book.victim(0).map(|(segment, _)| segment), Some(young));
     book.cleaned(young, true);
     let emptier = sealed(&mut book, 2, 500);
     // 500 of 524 at age 1, 300 of 724 at age 2.
-    assert_eq!(book.victim().map(|(segment, _)| segment), Some(emptier));
-    assert_eq!(book.victim().map(|(segment, _)| segment), Some(young), "it is not chosen twice");
-    assert_eq!(book.victim().map(|(segment, _)| segment), Some(old));
-    assert!(book.victim().is_none());
+    assert_eq!(book.victim(0).map(|(segment, _)| segment), Some(emptier));
+    assert_eq!(book.victim(0).map(|(segment, _)| segment), Some(young), "it is not chosen twice");
+    assert_eq!(book.victim(0).map(|(segment, _)| segment), Some(old));
+    assert!(book.victim(0).is_none());
 }
 
 #[test]
 fn a_victim_gains_32_units_and_was_not_in_vain_before() {
     let mut book = book(1);
     sealed(&mut book, 0, 31);
-    assert!(book.victim().is_none());
+    assert!(book.victim(0).is_none());
     let enough = sealed(&mut book, 1, 32);
-    let (segment, live) = book.victim().expect("it gains 32 units");
+    let (segment, live) = book.victim(0).expect("it gains 32 units");
     let kept = CellRef::new(book.layout.data_unit(enough) + 32, 480).expect("inside");
     assert_eq!((segment, live), (enough, vec![(chunk(3), kept)]));
     book.cleaned(enough, false);
-    assert!(book.victim().is_none(), "nothing of it could be moved");
+    assert!(book.victim(0).is_none(), "nothing of it could be moved");
     book.retry_unmoved();
-    assert_eq!(book.victim().map(|(segment, _)| segment), Some(enough));
+    assert_eq!(book.victim(0).map(|(segment, _)| segment), Some(enough));
 }
 
 #[test]
