@@ -48,6 +48,11 @@ impl PoolDisk {
         members.insert(at, Member { number, disk, completed: Rc::default(), durable: Rc::default() });
     }
 
+    /// What each member was asked to do by this core, by its number.
+    pub fn usages(&self) -> Vec<(u16, DiskUsage)> {
+        self.members.borrow().iter().map(|member| (member.number, member.disk.usage())).collect()
+    }
+
     /// The member of an offset, with the place on it; None where there is none.
     fn on<T>(&self, offset: u64, work: impl FnOnce(&Member, u64) -> T) -> Option<T> {
         let (number, at) = member_of(offset);

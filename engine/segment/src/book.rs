@@ -2,6 +2,7 @@
 
 use crate::table::{SegmentTable, TableEntry};
 use crate::{CellOwner, CellRef, Lifetime, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, SegmentId};
+use cfs_types::member_of;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Open segments of one class: a long cell that does not fit in one may fit in the other.
@@ -527,6 +528,16 @@ impl Book {
                 used.unmoved = false;
             }
         }
+    }
+
+    /// Live units on each member of the pool that this core holds regions of.
+    pub fn live_by_member(&self) -> BTreeMap<u16, u64> {
+        let mut live = BTreeMap::new();
+        for (region, held) in &self.regions {
+            let (member, _) = member_of(self.layout.region_offset(*region));
+            *live.entry(member).or_default() += u64::from(held.live_units());
+        }
+        live
     }
 
     pub fn usage(&self, ungranted: u32) -> Usage {

@@ -370,6 +370,11 @@ impl Space {
         self.inner.state.borrow().book.usage(self.inner.grants.ungranted())
     }
 
+    /// Live units on each member of the pool that this core holds regions of.
+    pub fn live_by_member(&self) -> BTreeMap<u16, u64> {
+        self.inner.state.borrow().book.live_by_member()
+    }
+
     /// Reads of cells that the device refused; some of them were tried again.
     pub fn refused_reads(&self) -> u64 {
         self.inner.refused_reads.get()

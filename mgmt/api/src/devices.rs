@@ -1,5 +1,7 @@
 //! What /v1/devices takes and says.
 
+use cfs_observe::{DeviceUse, Snapshot};
+use cfs_types::UNIT_BYTES;
 use serde::{Deserialize, Serialize};
 
 /// The header that carries the proof that a request comes from who knows the server's secret: hexadecimal, over the
@@ -37,4 +39,132 @@ pub enum DeviceRefused {
     Unproven,
     /// In words.
     Failed(String),
+}
+
+/// What whoever opened a device knows of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DeviceFacts {
+    /// Its number in the store.
+    pub number: u16,
+    /// Its UUID.
+    pub device: String,
+    /// Where it is.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Model, serial number and placement handles, where NVMe commands go to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvme: Option<String>,
+    /// What it has counted of its wear, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wear: Option<DeviceWear>,
+}
+
+/// A device's own count of its wear (NVMe: SMART / Health Information, FDP Statistics).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceWear {
+    /// A bit for each reason to worry; 0 is well.
+    pub critical_warning: u8,
+    /// Spare capacity left, percent.
+    pub spare_percent: u8,
+    /// Endurance used up, percent.
+    pub used_percent: u8,
+    /// Times that it found data which it could not correct.
+    pub media_errors: u64,
+    /// Bytes that hosts wrote, where it counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_written_bytes: Option<u64>,
+    /// Bytes that its media took for them: with the former its own write amplification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_written_bytes: Option<u64>,
+}
+
+/// How a device is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceHealth {
+    /// Nothing speaks against it.
+    Healthy,
+    /// Something does: see the evidence.
+    Suspect,
+}
+
+/// A device of the store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceReport {
+    /// What it is.
+    #[serde(flatten)]
+    pub facts: DeviceFacts,
+    /// How it is.
+    pub health: DeviceHealth,
+    /// What speaks against it.
+    pub evidence: Vec<String>,
+    /// Bytes in segments there that are live.
+    pub live_bytes: u64,
+    /// Bytes read since start.
+    pub read_bytes: u64,
+    /// Bytes written since start.
+    pub written_bytes: u64,
+    /// Operations that ended in an error since start.
+    pub errors: u64,
+}
+
+impl DeviceReport {
+    /// What is known of a device, and what the cores of a snapshot did with it.
+    pub fn of(facts: DeviceFacts, snapshot: &Snapshot) -> Self {
+        let uses = snapshot.answered().flat_map(|status| &status.devices).filter(|used| used.number == facts.number);
+        let uses: Vec<&DeviceUse> = uses.collect();
+        let sum = |of: fn(&DeviceUse) -> u64| uses.iter().map(|used| of(used)).sum();
+        let errors: u64 = sum(|used| used.errors);
+        let evidence = evidence(errors, facts.wear);
+        DeviceReport {
+            facts,
+            health: if evidence.is_empty() { DeviceHealth::Healthy } else { DeviceHealth::Suspect },
+            evidence,
+            live_bytes: sum(|used| used.live_units * u64::from(UNIT_BYTES)),
+            read_bytes: sum(|used| used.read_bytes),
+            written_bytes: sum(|used| used.written_bytes),
+            errors,
+        }
+    }
+}
+
+/// What speaks against a device.
+fn evidence(errors: u64, wear: Option<DeviceWear>) -> Vec<String> {
+    let mut evidence = Vec::new();
+    if errors > 0 {
+        evidence.push(format!("{errors} operations ended in an error since the server started"));
+    }
+    let Some(wear) = wear else { return evidence };
+    if wear.critical_warning != 0 {
+        evidence.push(format!("it warns of itself: critical warning {:#04x}", wear.critical_warning));
+    }
+    if wear.media_errors > 0 {
+        evidence.push(format!("{} times it found data that it could not correct", wear.media_errors));
+    }
+    if wear.used_percent >= 100 {
+        evidence.push(format!("{} % of its endurance are used up", wear.used_percent));
+    }
+    evidence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_suspect_by_what_speaks_against_it() {
+        let wear = DeviceWear {
+            critical_warning: 0,
+            spare_percent: 100,
+            used_percent: 3,
+            media_errors: 0,
+            host_written_bytes: None,
+            media_written_bytes: None,
+        };
+        assert!(evidence(0, Some(wear)).is_empty());
+        assert_eq!(evidence(2, None).len(), 1);
+        let worn = DeviceWear { critical_warning: 4, used_percent: 101, media_errors: 9, ..wear };
+        assert_eq!(evidence(1, Some(worn)).len(), 4);
+    }
 }

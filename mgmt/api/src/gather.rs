@@ -1,6 +1,6 @@
 //! Pictures of all cores, each with a limit of time.
 
-use crate::devices::{DeviceAdded, DeviceRefused};
+use crate::devices::{DeviceAdded, DeviceFacts, DeviceRefused, DeviceReport};
 use cfs_observe::{CorePicture, CoreStatus, Process, Snapshot};
 use std::future::Future;
 use std::pin::Pin;
@@ -24,6 +24,9 @@ pub type Told = Pin<Box<dyn Future<Output = bool> + Send>>;
 /// Resolves once a device is one of the node's, with what is to be said of it, or with why it is not.
 pub type Added = Pin<Box<dyn Future<Output = Result<DeviceAdded, DeviceRefused>> + Send>>;
 
+/// Resolves with what is known of each device.
+pub type Facts = Pin<Box<dyn Future<Output = Vec<DeviceFacts>> + Send>>;
+
 /// The way to the cores.
 pub trait Cores: Send + Sync + 'static {
     /// How many there are.
@@ -38,6 +41,8 @@ pub trait Cores: Send + Sync + 'static {
     /// Makes a device one of the node's. `request` is a [`crate::DeviceAdd`] as it came, `proof` what came with it to
     /// show that it comes from who may ask. Goes on to its end also where the future is dropped.
     fn add_device(&self, request: String, proof: Option<String>) -> Added;
+    /// What is known of the store's devices, in order of their numbers; asks those that count their own wear.
+    fn devices(&self) -> Facts;
 }
 
 /// Makes snapshots, one at a time, and shares them.
@@ -78,6 +83,12 @@ impl Gatherer {
         let added = self.cores.add_device(request, proof).await;
         self.forget().await;
         added
+    }
+
+    /// The store's devices, and what the cores did with them.
+    pub async fn devices(&self) -> Vec<DeviceReport> {
+        let snapshot = self.snapshot().await;
+        self.cores.devices().await.into_iter().map(|facts| DeviceReport::of(facts, &snapshot)).collect()
     }
 
     /// Has every core begin a scrub; those that do not answer in time are named.
@@ -146,6 +157,10 @@ mod tests {
 
         fn add_device(&self, _: String, _: Option<String>) -> Added {
             Box::pin(async { Err(DeviceRefused::Unproven) })
+        }
+
+        fn devices(&self) -> Facts {
+            Box::pin(async { Vec::new() })
         }
     }
 

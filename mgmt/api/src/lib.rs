@@ -18,9 +18,11 @@ mod routes;
 mod scrub;
 mod status;
 
-pub use devices::{DeviceAdd, DeviceAdded, DeviceRefused, PROOF_HEADER};
+pub use devices::{
+    DeviceAdd, DeviceAdded, DeviceFacts, DeviceHealth, DeviceRefused, DeviceReport, DeviceWear, PROOF_HEADER,
+};
 pub use error::ApiError;
-pub use gather::{Added, Answer, Cores, Told};
+pub use gather::{Added, Answer, Cores, Facts, Told};
 pub use health::{Health, Level, Reason, health};
 pub use listen::{Api, bind};
 pub use scrub::{ScrubReport, ScrubStart};

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -34,12 +34,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/ready", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/scrub", get(scrub).post(scrub_start))
-        .route("/v1/devices", post(device_add))
+        .route("/v1/devices", get(devices).post(device_add))
         .with_state(shared)
 }
 
 async fn index() -> &'static str {
-    "CoreFS\n/metrics       OpenMetrics text\n/metrics/json  the same as JSON\n/health        200 healthy, 202 degraded, 503 critical\n/ready         200 once every core answers\n/v1/status     the server in brief\n/v1/scrub      what reading and verifying everything has found; POST {\"unpaced\": false} starts it\n/v1/devices    POST adds a device, see cfs device add\n"
+    "CoreFS\n/metrics       OpenMetrics text\n/metrics/json  the same as JSON\n/health        200 healthy, 202 degraded, 503 critical\n/ready         200 once every core answers\n/v1/status     the server in brief\n/v1/scrub      what reading and verifying everything has found; POST {\"unpaced\": false} starts it\n/v1/devices    the store's devices and how they are; POST adds one, see cfs device add\n"
 }
 
 async fn metrics(State(shared): Context) -> ([(HeaderName, &'static str); 1], String) {
@@ -89,6 +89,10 @@ async fn scrub_start(State(shared): Context, headers: HeaderMap, body: String) -
         Ok(()) => scrub(State(shared)).await,
         Err(silent) => (StatusCode::SERVICE_UNAVAILABLE, format!("cores {silent:?} do not answer\n")).into_response(),
     }
+}
+
+async fn devices(State(shared): Context) -> Response {
+    json(StatusCode::OK, &shared.gatherer.devices().await)
 }
 
 /// The cores look at the proof: they know the secret.

@@ -1,9 +1,10 @@
 //! The API over real sockets, in front of cores that are made up.
 
 use cfs_api::{
-    About, Added, Answer, ApiError, Cores, DeviceAdded, DeviceRefused, ScrubReport, ServerStatus, Told, bind,
+    About, Added, Answer, ApiError, Cores, DeviceAdded, DeviceFacts, DeviceHealth, DeviceRefused, DeviceReport, Facts,
+    ScrubReport, ServerStatus, Told, bind,
 };
-use cfs_observe::CoreStatus;
+use cfs_observe::{CoreStatus, DeviceUse};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,13 +29,17 @@ impl Cores for Fake {
             return Box::pin(std::future::pending());
         }
         let space_units = [100, self.live, 0, 100 - self.live];
-        Box::pin(async move { Some(CoreStatus { core, groups: 128, space_units, ..CoreStatus::default() }) })
+        let devices = vec![DeviceUse { number: 1, errors: 2, live_units: 8, ..DeviceUse::default() }];
+        Box::pin(async move { Some(CoreStatus { core, groups: 128, space_units, devices, ..CoreStatus::default() }) })
     }
 
     fn scrub(&self, core: u16, unpaced: bool) -> Told {
         Box::pin(async move { core < 2 && unpaced })
     }
 
+    fn devices(&self) -> Facts {
+        Box::pin(async { vec![DeviceFacts { number: 1, path: "/dev/one".into(), ..DeviceFacts::default() }] })
+    }
     fn add_device(&self, request: String, proof: Option<String>) -> Added {
         Box::pin(async move {
             match proof.as_deref() {
@@ -146,6 +151,18 @@ async fn a_device_is_added_for_who_proves_that_they_may() {
         let refused = exchange(address, post(proof, "{}").as_bytes()).await;
         assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn devices_are_listed_with_what_cores_did_to_them() {
+    let address = serve(10, false);
+    let (code, _, body) = get(address, "/v1/devices").await;
+    let listed: Vec<DeviceReport> = serde_json::from_str(&body).expect("its own type");
+    let [one] = listed.as_slice() else { panic!("{body}") };
+    assert_eq!((code, one.facts.path.as_str(), one.health), (200, "/dev/one", DeviceHealth::Suspect));
+    // Two cores, each with two errors and eight units of it.
+    assert_eq!((one.errors, one.live_bytes), (4, 16 * 4096));
+    assert_eq!(one.evidence.len(), 1);
 }
 
 #[tokio::test]

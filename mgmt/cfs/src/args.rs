@@ -238,6 +238,22 @@ pub enum DeviceCommand {
         after_help = "From then on the store needs all its devices: a server, fsck or an older cfs refuses it without one of them.\n\nExample:\n  cfs device add /dev/nvme0n1 /dev/nvme1n1"
     )]
     Add(DeviceAddOptions),
+    /// Show the devices of the stores that this user's servers serve, and how they are. Exit status 1 where one is suspect.
+    #[command(
+        after_help = "A device is suspect where an operation of it ended in an error since the server started, or where it says so itself\n(NVMe namespaces served by passthrough: SMART critical warning, media errors, endurance used up).\n\nExample:\n  cfs device list --json"
+    )]
+    List(DeviceListOptions),
+}
+
+/// `cfs device list`.
+#[derive(Args, Debug)]
+pub struct DeviceListOptions {
+    /// The data directory or first device of one store; default: all that are served.
+    #[arg(value_name = "STORE")]
+    pub store: Option<PathBuf>,
+    /// For programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `cfs device add`.

@@ -1,19 +1,24 @@
 //! `cfs device`: the devices of a store that is served. The first half asks, the second is the server's.
 
-use crate::args::DeviceAddOptions;
+use crate::args::{DeviceAddOptions, DeviceListOptions};
 use crate::format::Draft;
 use crate::place::{Target, read_secret};
+use crate::registry::Entry;
+use crate::status::size;
 use crate::store_watch::StoreWatch;
 use crate::{Failure, http, registry};
-use cfs_api::{DeviceAdd, DeviceAdded, DeviceRefused, PROOF_HEADER};
+use cfs_api::{DeviceAdd, DeviceAdded, DeviceHealth, DeviceRefused, DeviceReport, PROOF_HEADER};
 use cfs_device::Member;
 use cfs_runtime::{DiskFile, Reactor, Remote};
 use cfs_server::{Attach, CoreReply, CoreRequest, Envelope, NewDevice, NotAdded};
 use cfs_types::CoreId;
 use cfs_wire::Secret;
+use comfy_table::{Table, presets};
+use serde::Serialize;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -41,6 +46,74 @@ pub fn add(options: &DeviceAddOptions) -> Result<(), Failure> {
         added.regions
     );
     Ok(())
+}
+
+/// A server and its devices.
+#[derive(Serialize)]
+struct Seen {
+    #[serde(flatten)]
+    entry: Entry,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<Vec<DeviceReport>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// `cfs device list`.
+pub fn list(options: &DeviceListOptions) -> Result<ExitCode, Failure> {
+    let servers = match &options.store {
+        Some(store) => vec![registry::serving(store)?],
+        None => registry::servers(),
+    };
+    let look = |entry: Entry| match http::get(&entry.http, "/v1/devices") {
+        Ok(devices) => Seen { entry, devices: Some(devices), error: None },
+        Err(error) => Seen { entry, devices: None, error: Some(error) },
+    };
+    let seen: Vec<Seen> = servers.into_iter().map(look).collect();
+    if options.json {
+        say!("{}", serde_json::to_string_pretty(&seen).map_err(|e| Failure::new("writing JSON", e))?);
+    } else if seen.is_empty() {
+        say!("no server of this user runs on this machine");
+    } else {
+        show(&seen);
+    }
+    let is_well = |device: &DeviceReport| device.health == DeviceHealth::Healthy;
+    let well = seen.iter().all(|seen| seen.devices.as_ref().is_some_and(|devices| devices.iter().all(is_well)));
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn show(seen: &[Seen]) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "STORE", "DEVICE", "PATH", "HEALTH", "SIZE", "LIVE", "READ", "WRITTEN", "ERRORS", "USED UP", "NVME",
+    ]);
+    for (seen, device) in seen.iter().flat_map(|seen| seen.devices.iter().flatten().map(move |device| (seen, device))) {
+        let facts = &device.facts;
+        table.add_row([
+            seen.entry.target.display().to_string(),
+            facts.number.to_string(),
+            facts.path.clone(),
+            if device.health == DeviceHealth::Healthy { "healthy" } else { "suspect" }.to_owned(),
+            size(facts.bytes),
+            size(device.live_bytes),
+            size(device.read_bytes),
+            size(device.written_bytes),
+            device.errors.to_string(),
+            facts.wear.map_or_else(|| "-".to_owned(), |wear| format!("{} %", wear.used_percent)),
+            facts.nvme.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    say!("{}", table.trim_fmt());
+    for seen in seen {
+        let target = seen.entry.target.display();
+        for device in seen.devices.iter().flatten() {
+            device.evidence.iter().for_each(|what| say!("{target}: device {}: {what}", device.facts.number));
+        }
+        if let Some(error) = &seen.error {
+            say!("{target}: http://{} does not answer: {error}", seen.entry.http);
+        }
+    }
 }
 
 fn now() -> u64 {
@@ -104,7 +177,7 @@ impl Adder {
             }
         };
         let bytes = u64::from(member.regions) * cfs_device::REGION_BYTES + member.regions_at;
-        self.store.add(draft.file.clone(), bytes);
+        self.store.add(draft.file.clone(), (member.number, member.device), bytes);
         draft.keep();
         Ok(DeviceAdded { number: member.number, device: member.device.to_string(), regions: member.regions })
     }

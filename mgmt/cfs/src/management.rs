@@ -4,16 +4,17 @@ use crate::Failure;
 use crate::device::Adder;
 use crate::serving::Server;
 use crate::stop_sign::StopSign;
-use cfs_api::{Added, Answer, Api, Cores, DeviceRefused, Told};
+use crate::store_watch::StoreWatch;
+use cfs_api::{Added, Answer, Api, Cores, DeviceRefused, Facts, Told};
 use cfs_runtime::Remote;
 use cfs_server::{CoreReply, CoreRequest, Envelope};
 use cfs_types::CoreId;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 /// The cores as the API asks them, whether their stores are where they were, and who adds one.
-struct RemoteCores(Remote, Arc<AtomicBool>, Adder);
+struct RemoteCores(Remote, StoreWatch, Adder);
 
 impl Cores for RemoteCores {
     fn count(&self) -> u16 {
@@ -21,7 +22,7 @@ impl Cores for RemoteCores {
     }
 
     fn store_gone(&self) -> bool {
-        self.1.load(Ordering::Relaxed)
+        self.1.gone.load(Ordering::Relaxed)
     }
 
     fn ask(&self, core: u16) -> Answer {
@@ -43,6 +44,12 @@ impl Cores for RemoteCores {
     fn add_device(&self, request: String, proof: Option<String>) -> Added {
         let adding = tokio::spawn(self.2.clone().add(request, proof));
         Box::pin(async move { adding.await.unwrap_or_else(|e| Err(DeviceRefused::Failed(e.to_string()))) })
+    }
+
+    fn devices(&self) -> Facts {
+        let store = self.1.clone();
+        let asked = tokio::task::spawn_blocking(move || store.facts());
+        Box::pin(async move { asked.await.unwrap_or_default() })
     }
 }
 
@@ -68,7 +75,7 @@ impl RemoteCores {
 /// Serves the HTTP API until a stop is asked for, `ended` says so or the store is shortened.
 pub fn manage(api: Api, server: &Server, stop: &StopSign, ended: impl Fn() -> bool) -> Result<(), Failure> {
     let adder = Adder::new(server.remote.clone(), server.store.clone(), server.place.secret()?);
-    let cores = Arc::new(RemoteCores(server.remote.clone(), server.store.gone.clone(), adder));
+    let cores = Arc::new(RemoteCores(server.remote.clone(), server.store.clone(), adder));
     executor()?.block_on(async {
         tokio::select! {
             served = api.serve(cores) => served.map_err(|e| Failure::new("serving HTTP", e)),

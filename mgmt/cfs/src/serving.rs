@@ -178,7 +178,10 @@ pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &St
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
     let (place, registered) = (place.clone(), registry::register(&entry)?);
     let store = StoreWatch::new();
-    devices.all().for_each(|device| store.add(device.file.clone(), device.superblock.layout.device_bytes));
+    for device in devices.all() {
+        let superblock = device.superblock;
+        store.add(device.file.clone(), (superblock.number(), superblock.device), superblock.layout.device_bytes);
+    }
     Ok((Server { threads, remote, addresses, http, place, store, notices, _registered: registered }, api, guest))
 }
 

@@ -3,6 +3,8 @@
 //! gone when the server ends.
 
 use crate::Failure;
+use cfs_api::{DeviceFacts, DeviceWear};
+use cfs_device::Uuid;
 use cfs_runtime::DiskFile;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,11 +23,37 @@ pub struct StoreWatch {
 
 struct Watched {
     file: DiskFile,
+    number: u16,
+    device: Uuid,
     bytes: u64,
     is_told: bool,
 }
 
+/// A device that does not answer is told of elsewhere: its reads and writes fail.
+fn wear(file: &DiskFile) -> Option<DeviceWear> {
+    let wear = file.nvme_wear()?.ok()?;
+    Some(DeviceWear {
+        critical_warning: wear.critical_warning,
+        spare_percent: wear.spare_percent,
+        used_percent: wear.used_percent,
+        media_errors: wear.media_errors,
+        host_written_bytes: wear.host_and_media_bytes.map(|(host, _)| host),
+        media_written_bytes: wear.host_and_media_bytes.map(|(_, media)| media),
+    })
+}
+
 impl Watched {
+    fn facts(&self) -> DeviceFacts {
+        DeviceFacts {
+            number: self.number,
+            device: self.device.to_string(),
+            path: self.file.path().display().to_string(),
+            bytes: self.file.geometry().bytes,
+            nvme: self.device_words(),
+            wear: None,
+        }
+    }
+
     /// Who the device says it is, where NVMe commands go to it.
     fn device_words(&self) -> Option<String> {
         let device = self.file.nvme()?;
@@ -59,8 +87,18 @@ impl StoreWatch {
     }
 
     /// One that has `bytes` bytes by its superblock.
-    pub fn add(&self, file: DiskFile, bytes: u64) {
-        self.lock().push(Watched { file, bytes, is_told: false });
+    pub fn add(&self, file: DiskFile, (number, device): (u16, Uuid), bytes: u64) {
+        self.lock().push(Watched { file, number, device, bytes, is_told: false });
+    }
+
+    /// What is known of each; asks those that count their wear, and waits for them.
+    pub fn facts(&self) -> Vec<DeviceFacts> {
+        // Not while others wait for the lock.
+        let devices: Vec<_> = self.lock().iter().map(|one| (one.file.clone(), one.facts())).collect();
+        let mut all: Vec<DeviceFacts> =
+            devices.into_iter().map(|(file, facts)| DeviceFacts { wear: wear(&file), ..facts }).collect();
+        all.sort_by_key(|facts| facts.number);
+        all
     }
 
     /// Who the devices say they are, where NVMe commands go to them.

@@ -4,7 +4,7 @@
 //! sample; families come in a fixed order.
 
 use crate::snapshot::{CorePicture, Snapshot};
-use crate::status::{Bounded, ClassUsage, CoreStatus, Number, Unit};
+use crate::status::{Bounded, ClassUsage, CoreStatus, DeviceUse, Number, Unit};
 use cfs_types::{Latencies, UNIT_BYTES};
 use serde::{Serialize, Serializer};
 
@@ -75,11 +75,7 @@ pub fn families(snapshot: &Snapshot) -> Vec<Family> {
     let mut all = vec![answering(snapshot), requests(snapshot)];
     numbers(snapshot, &mut all);
     all.extend(log(snapshot));
-    all.push(by_operation(
-        snapshot,
-        ("cfs_device_operation_duration", "Operations of the device, from the request to its completion"),
-        |status| &status.device,
-    ));
+    all.extend(devices(snapshot));
     all.extend(bounded(snapshot));
     all.extend(space(snapshot));
     all.extend(groups(snapshot));
@@ -177,6 +173,49 @@ fn log(snapshot: &Snapshot) -> [Family; 2] {
         of("cfs_log_flush_duration", "Flushes after writes of log batches; none where the device has FUA", |s| {
             s.log_flushes
         }),
+    ]
+}
+
+/// What cores did with each device: a sample a core and device.
+fn devices(snapshot: &Snapshot) -> Vec<Family> {
+    let labels =
+        |status: &CoreStatus, device: &DeviceUse| vec![core_label(status.core), ("device", device.number.to_string())];
+    let of = |name, unit, kind, help, value: fn(&DeviceUse) -> u64| {
+        let mut family = Family::new(name, unit, kind, help);
+        for status in snapshot.answered() {
+            for device in &status.devices {
+                family.push(labels(status, device), Value::Count(value(device)));
+            }
+        }
+        family
+    };
+    let help = "Operations of a device, from the request to its completion";
+    let mut durations = Family::new("cfs_device_operation_duration", Unit::Seconds, Kind::Histogram, help);
+    for status in snapshot.answered() {
+        for device in &status.devices {
+            for (operation, latencies) in &device.operations {
+                let mut labels = labels(status, device);
+                labels.push(("operation", (*operation).to_string()));
+                durations.push(labels, Value::Histogram(Box::new(*latencies)));
+            }
+        }
+    }
+    let (bytes, counter, operations) = (Unit::Bytes, Kind::Counter, Unit::Of("operations"));
+    let unit = u64::from(UNIT_BYTES);
+    let mut live = of("cfs_device_live", bytes, Kind::Gauge, "Live bytes in segments on a device", |d| d.live_units);
+    for sample in &mut live.samples {
+        if let Value::Count(units) = &mut sample.value {
+            *units *= unit;
+        }
+    }
+    vec![
+        of("cfs_device_read", bytes, counter, "Bytes read from a device", |d| d.read_bytes),
+        of("cfs_device_written", bytes, counter, "Bytes written to a device", |d| d.written_bytes),
+        of("cfs_device_discarded", bytes, counter, "Bytes given back to a device", |d| d.discarded_bytes),
+        of("cfs_device_in_flight", operations, Kind::Gauge, "Operations under way at a device", |d| d.in_flight),
+        of("cfs_device", Unit::Of("errors"), counter, "Operations that a device answered with an error", |d| d.errors),
+        live,
+        durations,
     ]
 }
 

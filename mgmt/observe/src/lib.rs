@@ -18,4 +18,4 @@ pub use families::{Family, Kind, Sample, Value, families};
 pub use process::{Process, ThreadTime};
 pub use scrub::{FilePiece, Finding, ScrubStatus};
 pub use snapshot::{CorePicture, Snapshot, Space};
-pub use status::{Bounded, ClassUsage, CoreStatus, Number, Unit};
+pub use status::{Bounded, ClassUsage, CoreStatus, DeviceUse, Number, Unit};

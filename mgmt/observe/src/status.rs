@@ -78,6 +78,27 @@ pub struct ClassUsage {
     pub placement: Option<u16>,
 }
 
+/// What one core has done with one device of the store since start, and has on it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceUse {
+    /// Its number in the store.
+    pub number: u16,
+    /// Latencies of reads, writes and flushes, by operation.
+    pub operations: Vec<(&'static str, Latencies)>,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Bytes given back.
+    pub discarded_bytes: u64,
+    /// Operations under way.
+    pub in_flight: u64,
+    /// Operations that ended in an error.
+    pub errors: u64,
+    /// Units of 4 KiB that are live in segments there.
+    pub live_units: u64,
+}
+
 /// One core as the management plane sees it.
 #[derive(Clone, Debug, Default)]
 pub struct CoreStatus {
@@ -101,8 +122,8 @@ pub struct CoreStatus {
     pub log_writes: Latencies,
     /// Latencies of flushes after them.
     pub log_flushes: Latencies,
-    /// Latencies of the device's reads, writes and flushes for this core, by operation.
-    pub device: Vec<(&'static str, Latencies)>,
+    /// What it has done with each device.
+    pub devices: Vec<DeviceUse>,
     /// Memory, bytes.
     pub memory: Vec<Bounded>,
     /// Queues, entries.

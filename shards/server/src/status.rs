@@ -2,7 +2,7 @@
 
 use crate::core::{Core, FORWARDS_MAX};
 use crate::leases::{OBJECT_BYTES, PIN_BYTES};
-use cfs_observe::{Bounded, ClassUsage, CoreStatus, Number, ScrubStatus, Unit};
+use cfs_observe::{Bounded, ClassUsage, CoreStatus, DeviceUse, Number, ScrubStatus, Unit};
 use cfs_seam::{Disk, DiskUsage};
 use cfs_segment::Lifetime;
 use cfs_types::UNIT_BYTES;
@@ -24,11 +24,11 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         log_failure: core.log.failed().map(|error| error.to_string()),
         damaged_reads: damaged_reads(core),
         refused_reads: refused_reads(core),
-        numbers: numbers(core, &log, &device, &scrub),
+        numbers: numbers(core, &log, &scrub),
         requests: core.metrics.requests(),
         log_writes: log.writes,
         log_flushes: log.flushes,
-        device: vec![("read", device.reads), ("write", device.writes), ("flush", device.flushes)],
+        devices: devices(core),
         memory: memory(core, &log),
         queues: queues(core),
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
@@ -38,6 +38,22 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         sessions: core.links.len() as u64,
         scrub,
     }
+}
+
+/// What the core did with each device and has on it.
+fn devices(core: &Core) -> Vec<DeviceUse> {
+    let live = core.space.live_by_member();
+    let of = |(number, usage): (u16, DiskUsage)| DeviceUse {
+        number,
+        operations: vec![("read", usage.reads), ("write", usage.writes), ("flush", usage.flushes)],
+        read_bytes: usage.read_bytes,
+        written_bytes: usage.written_bytes.iter().sum(),
+        discarded_bytes: usage.discarded_bytes,
+        in_flight: usage.in_flight,
+        errors: usage.errors,
+        live_units: live.get(&number).copied().unwrap_or(0),
+    };
+    core.pool.usages().into_iter().map(of).collect()
 }
 
 /// Every class, in the order of [`Lifetime::ALL`].
@@ -52,7 +68,7 @@ fn classes(space: &cfs_segment::Usage, device: &DiskUsage) -> Vec<ClassUsage> {
     Lifetime::ALL.map(class).to_vec()
 }
 
-fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubStatus) -> Vec<Number> {
+fn numbers(core: &Core, log: &cfs_log::Usage, scrub: &ScrubStatus) -> Vec<Number> {
     let (m, bytes, of) = (&core.metrics, Unit::Bytes, Unit::Of);
     let objects = core.leases.borrow().objects() as u64;
     let mut all = vec![
@@ -96,11 +112,6 @@ fn numbers(core: &Core, log: &cfs_log::Usage, device: &DiskUsage, scrub: &ScrubS
         ),
         Number::counter("damaged", of("reads"), "Reads whose bytes failed their checksum", damaged_reads(core)),
         Number::counter("refused", of("reads"), "Reads that the device answered with an error", refused_reads(core)),
-        Number::counter("device_read", bytes, "Bytes read from the device", device.read_bytes),
-        Number::counter("device_written", bytes, "Bytes written to the device", device.written_bytes.iter().sum()),
-        Number::counter("device_discarded", bytes, "Bytes given back to the device", device.discarded_bytes),
-        Number::gauge("device_in_flight", of("operations"), "Operations under way at the device", device.in_flight),
-        Number::counter("device", of("errors"), "Operations that the device answered with an error", device.errors),
         Number::counter("log", of("batches"), "Log batches made durable", log.batches),
         Number::counter("log", of("records"), "Log records made durable", log.records),
         Number::counter("log_written", bytes, "Bytes of log batches on the device", log.bytes_written),

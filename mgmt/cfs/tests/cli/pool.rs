@@ -123,6 +123,22 @@ fn rot(store: &Path) {
     assert!(met > 0, "nothing lies there");
 }
 
+/// Both devices with their paths, healthy, with data on each.
+fn lists(stage: &Stage) {
+    let listed = stage.run(&["device", "list", "--json", "one"]);
+    assert!(listed.status.success(), "{}", said(&listed));
+    let seen: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let devices = seen[0]["devices"].as_array().expect("a list");
+    let paths: Vec<&str> = devices.iter().filter_map(|device| device["path"].as_str()).collect();
+    assert!(matches!(paths[..], [one, two] if one.ends_with("one/store") && two.ends_with("two/store")), "{seen}");
+    for device in devices {
+        let (live, written) = (device["live_bytes"].as_u64(), device["written_bytes"].as_u64());
+        assert!(live > Some(8 << 20) && written >= live && device["health"] == "healthy", "{device}");
+    }
+    let shown = stage.run(&["device", "list"]);
+    assert!(said(&shown).contains("two/store") && said(&shown).contains("healthy"), "{}", said(&shown));
+}
+
 #[test]
 fn a_device_that_is_added_while_the_store_is_served_takes_what_comes_and_is_scrubbed() {
     let stage = Stage::new();
@@ -136,6 +152,9 @@ fn a_device_that_is_added_while_the_store_is_served_takes_what_comes_and_is_scru
     read(&stage.path("mnt/before"), 60);
     assert!(units_in(&stage.path("two/store")) > 30 << 8, "it has a share");
     refused(&stage.run(&["device", "add", "one", "two"]), 1, &["two"]);
+    lists(&stage);
+    let (_, metrics) = server.get("/metrics");
+    assert!(metrics.contains("cfs_device_written_bytes_total{core=\"1\",device=\"1\"}"), "{metrics}");
     mount.signal("TERM");
     assert_eq!(mount.wait().code(), Some(0));
     server.signal("TERM");
