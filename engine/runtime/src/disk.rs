@@ -22,8 +22,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// How to open a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +43,8 @@ pub enum OpenMode {
 struct Inner {
     file: File,
     path: PathBuf,
+    /// Where it is since it was given another name.
+    renamed: OnceLock<PathBuf>,
     geometry: Geometry,
     direct: bool,
     sparse: bool,
@@ -98,8 +100,19 @@ pub fn open_disk(path: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> 
     let punch_holes = metadata.file_type().is_block_device() || sparse;
     let (path, flush_failed) = (path.to_owned(), AtomicI32::new(0));
     let (shortened, fua_distrusted) = (AtomicBool::new(false), AtomicBool::new(false));
-    let inner =
-        Inner { file, path, geometry, direct, sparse, punch_holes, namespace, shortened, fua_distrusted, flush_failed };
+    let inner = Inner {
+        file,
+        path,
+        renamed: OnceLock::new(),
+        geometry,
+        direct,
+        sparse,
+        punch_holes,
+        namespace,
+        shortened,
+        fua_distrusted,
+        flush_failed,
+    };
     Ok(DiskFile(Arc::new(inner)))
 }
 
@@ -194,9 +207,13 @@ impl Queue {
 }
 
 impl DiskFile {
-    /// Where it was opened.
+    /// Where it was opened, or what it was called since.
     pub fn path(&self) -> &Path {
-        &self.0.path
+        self.0.renamed.get().unwrap_or(&self.0.path)
+    }
+    /// Whoever opened it has given it another name, once.
+    pub fn note_renamed(&self, path: &Path) {
+        assert!(self.0.renamed.set(path.to_owned()).is_ok(), "{} was renamed before", path.display());
     }
     /// What the device is.
     pub fn geometry(&self) -> Geometry {

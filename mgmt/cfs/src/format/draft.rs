@@ -69,6 +69,7 @@ impl Draft {
         let Some((draft, store)) = self.rename.take() else { return Ok(()) };
         let failed = |e| Failure::new(format!("naming {}", store.display()), e);
         fs::rename(&draft, &store).map_err(failed)?;
+        self.file.note_renamed(&store);
         self.leftover.file(&store);
         let directory = store.parent().unwrap_or(Path::new("."));
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)

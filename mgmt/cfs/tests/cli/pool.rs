@@ -153,6 +153,8 @@ fn a_device_that_is_added_while_the_store_is_served_takes_what_comes_and_is_scru
     assert!(units_in(&stage.path("two/store")) > 30 << 8, "it has a share");
     refused(&stage.run(&["device", "add", "one", "two"]), 1, &["two"]);
     lists(&stage);
+    // Whoever watches the stores' names knows the one that it was given.
+    assert_eq!(server.get("/health").0, 200, "{}", server.get("/health").1);
     let (_, metrics) = server.get("/metrics");
     assert!(metrics.contains("cfs_device_written_bytes_total{core=\"1\",device=\"1\"}"), "{metrics}");
     mount.signal("TERM");
