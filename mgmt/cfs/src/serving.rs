@@ -21,7 +21,7 @@ use cfs_server::{
 use cfs_types::{CoreId, MapEpoch};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -119,9 +119,9 @@ pub type Started = (Server, Api, oneshot::Sender<Guest>);
 /// Opens the store and starts its cores; returns once they serve, or are asked to stop.
 pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &StopSign) -> Result<Started, Failure> {
     check_listen(options)?;
+    let recovery = Recovery::new(targets.first().map(PathBuf::as_path).unwrap_or(Path::new("")));
     let devices = pool::open(targets, Purpose::Serve, &|_, error| Failure::plain(error))?;
     let (target, superblock) = (&devices.first.target, devices.first.superblock);
-    let recovery = Recovery::new(target);
     if options.no_fua {
         devices.all().for_each(|device| device.file.distrust_fua());
     }
@@ -219,8 +219,8 @@ struct Recovery {
 }
 
 impl Recovery {
-    fn new(target: &Target) -> Self {
-        let what = format!("recovering {}: reading its log and tables", target.path.display());
+    fn new(target: &Path) -> Self {
+        let what = format!("recovering {}: reading its log and tables", target.display());
         Recovery { what, began: Instant::now(), bar: None }
     }
 

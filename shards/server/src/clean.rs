@@ -41,8 +41,8 @@ const GARBAGE_STEPS: [u64; 7] = [70, 50, 40, 30, 20, GARBAGE_PERCENT_TIGHT, GARB
 /// Of a chunk with less than this share of live bytes, percent, only those are moved.
 const REPACKED_PERCENT: u64 = 90;
 
-/// Sparse chunks are not looked for again, for so many times as long as the last look took: where a writer waits and those
-/// that are known are used up, and else.
+/// Sparse chunks are not looked for again, for so many times as long as the last look took: where a writer waits for what
+/// is gained, and where nobody does.
 const REST_IN_NEED: u32 = 10;
 const REST: u32 = 200;
 /// The same, longest.
@@ -67,8 +67,6 @@ pub struct Rounds {
     sparse: RefCell<Sparse>,
     /// When that look ended, and how long it took.
     looked: Cell<Option<(Instant, Duration)>>,
-    /// Packing what it found has gained something.
-    fruitful: Cell<bool>,
 }
 
 impl Rounds {
@@ -106,21 +104,8 @@ impl Rounds {
             return Ok(false);
         }
         let need = if in_need { GARBAGE_PERCENT_IN_NEED } else { garbage_percent(&usage, core.floor_units) };
-        if self.is_look_due(core, false) {
-            self.look(core).await?;
-        }
-        if self.clean_best(core, need).await? {
-            return Ok(true);
-        }
-        if !self.is_look_due(core, in_need) {
-            return Ok(false);
-        }
-        self.look(core).await?;
-        self.clean_best(core, need).await
-    }
-
-    /// Cleans what holds the most garbage, wherever that is, if it is so many percent.
-    async fn clean_best(&self, core: &Rc<Core>, need: u64) -> Result<bool, FsError> {
+        self.look(core, in_need).await?;
+        // The most garbage first, wherever it is.
         for garbage in GARBAGE_STEPS.into_iter().filter(|garbage| *garbage >= need) {
             let gain_min = u32::try_from(u64::from(SEGMENT_UNITS) * garbage / 100).expect("a share of a segment");
             while let Some(mut victim) = core.space.victim(gain_min) {
@@ -136,19 +121,16 @@ impl Rounds {
         Ok(false)
     }
 
-    fn is_look_due(&self, core: &Core, in_need: bool) -> bool {
-        let now = core.world.clock.now();
-        in_need && self.fruitful.get()
-            || self.looked.get().is_none_or(|(at, took)| now >= at.after(rest(took, in_need)))
-    }
-
-    /// Looks for sparse chunks.
-    async fn look(&self, core: &Rc<Core>) -> Result<(), FsError> {
-        let begun = core.world.clock.now();
+    /// Looks for sparse chunks, unless it did so lately.
+    async fn look(&self, core: &Rc<Core>, in_need: bool) -> Result<(), FsError> {
+        let clock = &core.world.clock;
+        let begun = clock.now();
+        if self.looked.get().is_some_and(|(at, took)| begun < at.after(rest(took, in_need))) {
+            return Ok(());
+        }
         let found = Sparse::look(core).await?;
         self.sparse.replace(found);
-        self.fruitful.set(false);
-        let now = core.world.clock.now();
+        let now = clock.now();
         self.looked.set(Some((now, now.since(begun))));
         Ok(())
     }
@@ -159,7 +141,6 @@ impl Rounds {
             let some = self.sparse.borrow_mut().take(percent);
             let Some((shard, some)) = some else { return Ok(false) };
             if pack_some(core, core.shard(shard)?, &some).await? {
-                self.fruitful.set(true);
                 return Ok(true);
             }
         }

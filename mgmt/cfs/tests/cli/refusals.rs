@@ -57,7 +57,6 @@ fn without_the_secret_there_is_no_entry() {
 #[test]
 fn what_cannot_be_meant_exits_2() {
     let stage = Stage::new();
-    refused(&stage.run(&["server", "a", "b"]), 2, &["not supported yet", "one for each"]);
     refused(&stage.run(&["mount", "127.0.0.1:1", "mnt", "-o", "wombat"]), 2, &["wombat", "cfs mount --help"]);
     refused(&stage.run(&["format", "x", "--size", "8 parsecs"]), 2, &["parsecs", "GiB"]);
     refused(&stage.run(&["dance"]), 2, &["dance"]);
@@ -90,7 +89,7 @@ fn what_is_no_store_is_said_to_be_none() {
     refused(&stage.run(&["umount", "nothing"]), 1, &["nothing"]);
     fs::write(stage.path("file"), "precious").expect("written");
     for (command, target) in [("format", "file"), ("format", "/dev/null"), ("server", "file"), ("fsck", "file")] {
-        refused(&stage.run(&[command, target]), 1, &[target, "neither a directory nor a block device"]);
+        refused(&stage.run(&[command, target]), 1, &[target, "nor a block device nor an NVMe namespace"]);
     }
     assert_eq!(fs::read_to_string(stage.path("file")).expect("read"), "precious");
 }
