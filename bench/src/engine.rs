@@ -1,7 +1,7 @@
 //! One core of the server in this process: its loads come without RPC and sockets.
 
 use crate::Failure;
-use crate::native::{Client, Job, Loaded, load_on};
+use crate::native::{Client, Job, Loaded, Loads, load_on};
 use crate::workplace::Workplace;
 use cfs_device::{FormatOptions, Pool, Uuid};
 use cfs_rpc::Admission;
@@ -23,15 +23,9 @@ pub struct EngineOptions {
     /// Where the store goes.
     #[arg(long)]
     pub dir: PathBuf,
-    /// Only these loads; default: all but echo.
-    #[arg(long = "job")]
-    pub jobs: Vec<Job>,
-    /// Operations in flight; default: the job's own.
-    #[arg(long)]
-    pub depth: Option<usize>,
-    /// Seconds of each load.
-    #[arg(long, default_value_t = 3)]
-    pub seconds: u64,
+    /// Which, and how.
+    #[command(flatten)]
+    pub loads: Loads,
     /// Memory of the core, MiB.
     #[arg(long, default_value_t = 256)]
     pub memory: u64,
@@ -41,14 +35,7 @@ pub struct EngineOptions {
 pub fn run(options: &EngineOptions) -> Result<(), Failure> {
     let place = Workplace::new(&options.dir)?;
     let all = [Job::Read, Job::CachedRead, Job::Write, Job::SeqRead, Job::SeqWrite, Job::Create];
-    let jobs = if options.jobs.is_empty() { &all[..] } else { &options.jobs };
-    for job in jobs {
-        let depth = options.depth.unwrap_or(job.depth());
-        let (time, memory) = (Duration::from_secs(options.seconds), options.memory << 20);
-        let done = load_inside(&place, *job, depth, time, memory)?;
-        println!("{:<10} x{depth:<4} {done}", format!("{job:?}"));
-    }
-    Ok(())
+    options.loads.run(&all, |job, depth, time| load_inside(&place, job, depth, time, options.memory << 20))
 }
 
 /// One load on a new store, with a core of `memory` bytes. The CPU is that of both, load and core.

@@ -46,13 +46,44 @@ pub enum Job {
 
 impl Job {
     /// Operations in flight where nothing else is said.
-    pub fn depth(self) -> usize {
+    fn depth(self) -> usize {
         match self {
             Job::Echo => 16,
             Job::Read | Job::CachedRead | Job::Write => 32,
             Job::SeqRead | Job::SeqWrite => 8,
             Job::Create => 256,
         }
+    }
+}
+
+/// Which loads, and how.
+#[derive(Args, Debug)]
+pub struct Loads {
+    /// Only these loads; default: all that there are here.
+    #[arg(long = "job")]
+    pub jobs: Vec<Job>,
+    /// Operations in flight; default: the job's own.
+    #[arg(long)]
+    pub depth: Option<usize>,
+    /// Seconds of each load.
+    #[arg(long, default_value_t = 3)]
+    pub seconds: u64,
+}
+
+impl Loads {
+    /// Has `load` carry out each that is wanted of `all`, and prints what it came to.
+    pub fn run(
+        &self,
+        all: &[Job],
+        load: impl Fn(Job, usize, Duration) -> Result<Loaded, Failure>,
+    ) -> Result<(), Failure> {
+        let jobs = if self.jobs.is_empty() { all } else { &self.jobs };
+        for job in jobs {
+            let depth = self.depth.unwrap_or(job.depth());
+            let done = load(*job, depth, Duration::from_secs(self.seconds))?;
+            println!("{:<10} x{depth:<4} {done}", format!("{job:?}"));
+        }
+        Ok(())
     }
 }
 
@@ -71,15 +102,9 @@ pub struct NativeOptions {
     /// The server's secret.
     #[arg(long, value_name = "FILE")]
     pub secret: Option<PathBuf>,
-    /// Only these loads; default: all.
-    #[arg(long = "job")]
-    pub jobs: Vec<Job>,
-    /// Operations in flight; default: the job's own.
-    #[arg(long)]
-    pub depth: Option<usize>,
-    /// Seconds of each load.
-    #[arg(long, default_value_t = 3)]
-    pub seconds: u64,
+    /// Which, and how.
+    #[command(flatten)]
+    pub loads: Loads,
     /// The `cfs` binary; default: beside this one.
     #[arg(long)]
     pub cfs: Option<PathBuf>,
@@ -121,16 +146,9 @@ pub fn run(options: &NativeOptions) -> Result<(), Failure> {
         (None, None) => return Err(Failure("pass an address or --spawn DIR".into())),
     };
     let all = [Job::Echo, Job::Read, Job::CachedRead, Job::Write, Job::SeqRead, Job::SeqWrite, Job::Create];
-    let jobs = if options.jobs.is_empty() { &all[..] } else { &options.jobs };
-    for job in jobs {
-        let depth = options.depth.unwrap_or(job.depth());
-        let pid = server.as_ref().map(|s| s.pid());
-        let is_free = options.spawn.is_some() && usize::from(options.cores) < available_cpus().len();
-        let done = load(&target, *job, depth, Duration::from_secs(options.seconds), pid, is_free)?;
-        println!("{:<7} x{depth:<4} {done}", format!("{job:?}"));
-    }
-    drop(server);
-    Ok(())
+    let pid = server.as_ref().map(|s| s.pid());
+    let is_free = options.spawn.is_some() && usize::from(options.cores) < available_cpus().len();
+    options.loads.run(&all, |job, depth, time| load(&target, job, depth, time, pid, is_free))
 }
 
 /// A load, and the server's CPU an operation where its process is known.

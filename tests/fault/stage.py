@@ -2,10 +2,12 @@
 
 import random
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -50,7 +52,7 @@ class Stage:
         self.base, self.binary, self.size = base, binary, size
         self.store, self.mount = base / "store", base / "mnt"
         self.mount.mkdir()
-        self.port = free_port()
+        self.address, self.port = "127.0.0.1", free_port()
         self.server = self.client = None
         self.kills = self.stops = 0
         self.begun = {}           # per log where the last process begins
@@ -62,7 +64,7 @@ class Stage:
 
     def start(self, kind, wait=True):
         places = [self.store, self.mount, "--size", self.size] if kind == "dev" else [self.store]
-        addresses = ["--listen", f"127.0.0.1:{self.port}", "--http", f"127.0.0.1:{self.port + 16}"]
+        addresses = ["--listen", f"{self.address}:{self.port}", "--http", f"{self.address}:{self.port + 16}"]
         self.server = self.spawn("server", kind, *places, *addresses)
         if wait:
             self.wait_ready("server", self.server)
@@ -79,8 +81,8 @@ class Stage:
                 raise Failure(f"the {name} does not start (exit {process.poll()}):\n{self.words(name)}")
             time.sleep(0.02)
 
-    def attach(self):
-        self.client = self.spawn("client", "mount", f"127.0.0.1:{self.port}", self.mount, "--foreground")
+    def attach(self, *options):
+        self.client = self.spawn("client", "mount", f"{self.address}:{self.port}", self.mount, "--foreground", *options)
         self.wait_ready("client", self.client)
 
     def detach(self):
@@ -154,3 +156,33 @@ def all_answer(workers, text):
     for worker in workers:
         worker.tell(text(worker) if callable(text) else text)
     return [worker.answer() for worker in workers]
+
+
+def end(*_):
+    # timeout(1) sends it twice; the second must not end the tidying up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
+def perform(options, prefix, make_play):
+    """Runs a play to its end in a folder of its own, and tidies up; the exit code. `make_play(options, base, rng)` has
+    `run` and `abandon`."""
+    print(f"seed {options.seed}", flush=True)
+    base = Path(tempfile.mkdtemp(prefix=prefix))
+    failed, play = None, None
+    signal.signal(signal.SIGTERM, end)
+    try:
+        play = make_play(options, base, random.Random(options.seed))
+        play.run()
+    except (Failure, subprocess.TimeoutExpired) as failure:
+        failed = failure
+        print(f"FAILED (seed {options.seed}): {failure}", flush=True)
+    finally:
+        if play:
+            play.abandon()
+        if failed and options.keep:
+            print(f"left in {base}")
+        else:
+            shutil.rmtree(base, ignore_errors=True)
+    print("0 passed, 1 failed" if failed else "1 passed, 0 failed")
+    return 1 if failed else 0

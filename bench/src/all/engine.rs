@@ -1,12 +1,12 @@
 //! Rows of one core: reads and writes without RPC and with, against the disk and the bare ring.
 
 use super::Run;
+use super::rpc::free_address;
 use crate::Failure;
 use crate::engine::load_inside;
 use crate::latency::micros;
 use crate::native::{Job, Loaded, load, pages};
 use crate::report::{Aim, Row};
-use std::net::TcpListener;
 use std::path::Path;
 
 /// Memory of a core that is to read from the device: its cache holds a hundredth of what is read.
@@ -90,8 +90,7 @@ fn single_row(run: &mut Run, how: &str, done: &Loaded, more_us: f64) {
 /// Cached reads over sockets against a bare ring that returns pages.
 fn page_row(run: &mut Run, cached: &Loaded) -> Result<(), Failure> {
     run.keep("engine cached read over TCP", &cached.summary);
-    let bound = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
-    let address = bound.map_err(|e| Failure::new("finding a port", e))?;
+    let address = free_address()?;
     let Some(peer) = run.peer("ring-echo", &[Path::new(&address.to_string())])? else { return Ok(()) };
     let bare = pages(address, DEPTH, run.time, peer.pid(), true)?;
     peer.kill();

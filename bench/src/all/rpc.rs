@@ -80,7 +80,7 @@ fn echo_rows(run: &mut Run, server: &Server) -> Result<f64, Failure> {
     Ok(costs[0])
 }
 
-fn free_address() -> Result<SocketAddr, Failure> {
+pub(super) fn free_address() -> Result<SocketAddr, Failure> {
     let bound = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
     bound.map_err(|e| Failure::new("finding a port", e))
 }

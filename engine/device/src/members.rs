@@ -6,7 +6,7 @@
 use crate::layout::LOG_AT;
 use crate::superblock::MemberPlace;
 use crate::{ANCHOR_BYTES_MAX, Roles, Superblock, Uuid};
-use cfs_types::{MEMBER_BYTES_MAX, MEMBERS_MAX};
+use cfs_types::{MEMBER_BYTES_MAX, MEMBERS_MAX, Reader};
 use std::ops::Range;
 
 const VERSION: u16 = 1;
@@ -160,7 +160,7 @@ impl MemberList {
 
     /// The list that a record is of; None where it is none that this version knows.
     pub fn decode(record: &[u8]) -> Option<Self> {
-        let mut reader = Reader(record);
+        let mut reader = Reader::new(record);
         (reader.u16()? == VERSION).then_some(())?;
         let (count, next_region) = (reader.u16()?, reader.u32()?);
         let mut members = Vec::new();
@@ -178,32 +178,7 @@ impl MemberList {
             members.push(Member { device, number, roles, state, first_region, regions, regions_at, seen_at });
         }
         let list = MemberList { next_region, members };
-        (reader.0.is_empty() && list.is_sound() && list.fits()).then_some(list)
-    }
-}
-
-/// Copies of integers out of a byte slice; None past its end.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(head)
-    }
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(bytes)?;
-        self.0 = rest;
-        Some(head)
-    }
-    fn u16(&mut self) -> Option<u16> {
-        self.bytes().map(|b| u16::from_le_bytes(*b))
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.bytes().map(|b| u32::from_le_bytes(*b))
-    }
-    fn u64(&mut self) -> Option<u64> {
-        self.bytes().map(|b| u64::from_le_bytes(*b))
+        (reader.rest().is_empty() && list.is_sound() && list.fits()).then_some(list)
     }
 }
 

@@ -9,7 +9,7 @@
 
 use crate::block::Block;
 use crate::table::Meta;
-use cfs_seam::{Io, Promise};
+use cfs_seam::{Io, IoBuf, Promise};
 use cfs_types::UNIT_BYTES;
 use std::cell::RefCell;
 #[expect(clippy::disallowed_types, reason = "see `Map`")]
@@ -152,7 +152,7 @@ impl BlockCache {
         let inner = self.0.borrow();
         (inner.hits, inner.misses)
     }
-    /// The same for [`UnitCache::get`].
+    /// The same for [`UnitCache::read`].
     pub fn unit_hits_and_misses(&self) -> (u64, u64) {
         let inner = self.0.borrow();
         (inner.unit_hits, inner.unit_misses)
@@ -191,21 +191,7 @@ impl BlockCache {
     }
     /// Adds an object; one that is there already stays.
     pub(crate) fn insert(&self, key: CacheKey, object: &Object) {
-        let inner = &mut *self.0.borrow_mut();
-        if inner.map.contains_key(&key) {
-            return;
-        }
-        let in_main = inner.ghost_count.contains_key(&key);
-        let bytes = object.memory_bytes();
-        inner.bytes += bytes;
-        if in_main {
-            inner.main.push_back(key);
-        } else {
-            inner.small.push_back(key);
-            inner.small_bytes += bytes;
-        }
-        inner.map.insert(key, Entry { object: object.clone(), uses: 0 });
-        inner.shrink();
+        self.0.borrow_mut().insert(key, 0, || object.clone());
     }
 }
 
@@ -218,36 +204,51 @@ pub struct UnitCache {
 }
 
 impl UnitCache {
-    /// Units `first..first + into.len() / 4 KiB` of `chunk`, if all are here; the last may be shorter than 4 KiB.
-    pub fn read(&self, chunk: u64, first: u32, into: &mut [u8]) -> bool {
+    /// `len` bytes of `chunk` from unit `first` on, if all their units are here; at least one byte.
+    pub fn read(&self, chunk: u64, first: u32, len: usize) -> Option<IoBuf> {
         let inner = &mut *self.cache.0.borrow_mut();
-        let units = into.chunks_mut(UNIT_BYTES as usize);
-        for (unit, into) in (first..).zip(units) {
+        let mut read: Option<IoBuf> = None;
+        for (unit, at) in (first..).zip((0..len).step_by(UNIT_BYTES as usize)) {
             let entry = inner.map.get_mut(&(self.name, chunk, unit));
             let Some(Entry { object: Object::Unit(bytes), uses }) = entry else {
                 inner.unit_misses += 1;
-                return false;
+                return None;
             };
             *uses = (*uses + 1).min(USES_MAX);
-            into.copy_from_slice(&bytes[..into.len()]);
+            let end = len.min(at + bytes.len());
+            read.get_or_insert_with(|| IoBuf::stale(len))[at..end].copy_from_slice(&bytes[..end - at]);
         }
         inner.unit_hits += 1;
-        true
+        read
     }
     /// Keeps units of `chunk` from `first` on, as they were read and verified. Multiples of 4 KiB.
     pub fn insert(&self, chunk: u64, first: u32, bytes: &[u8]) {
+        let inner = &mut *self.cache.0.borrow_mut();
         for (unit, bytes) in (first..).zip(bytes.chunks_exact(UNIT_BYTES as usize)) {
             // The read that brought it counts as its first use, as that of a block does.
-            let key = (self.name, chunk, unit);
-            self.cache.insert(key, &Object::Unit(Rc::from(bytes)));
-            if let Some(entry) = self.cache.0.borrow_mut().map.get_mut(&key) {
-                entry.uses = entry.uses.max(1);
-            }
+            inner.insert((self.name, chunk, unit), 1, || Object::Unit(Rc::from(bytes)));
         }
     }
 }
 
 impl Inner {
+    /// Adds an object that was used so often; one that is there already stays.
+    fn insert(&mut self, key: CacheKey, uses: u8, object: impl FnOnce() -> Object) {
+        if self.map.contains_key(&key) {
+            return;
+        }
+        let object = object();
+        let bytes = object.memory_bytes();
+        self.bytes += bytes;
+        if self.ghost_count.contains_key(&key) {
+            self.main.push_back(key);
+        } else {
+            self.small.push_back(key);
+            self.small_bytes += bytes;
+        }
+        self.map.insert(key, Entry { object, uses });
+        self.shrink();
+    }
     fn shrink(&mut self) {
         // Everything may be held: give up after each entry had all its chances.
         let mut tries = (self.small.len() + self.main.len()) * (usize::from(USES_MAX) + 2);

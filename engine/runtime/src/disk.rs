@@ -12,7 +12,7 @@ mod nvme;
 
 use crate::reactor::Reactor;
 use crate::{RuntimeError, system};
-use cfs_seam::{BLOCK_BYTES, Disk, Geometry, Lifetime};
+use cfs_seam::{BLOCK_BYTES, Disk, Geometry};
 use holder::User;
 use nvme::Namespace;
 pub use nvme::{NvmeIdentity, NvmeWear};
@@ -275,11 +275,6 @@ impl DiskFile {
     pub fn nvme_wear(&self) -> Option<io::Result<NvmeWear>> {
         self.namespace().map(|namespace| namespace.wear(&self.0.file))
     }
-    /// The placement handle that core `core` writes a class to; None without Flexible Data Placement.
-    pub fn placement_of(&self, class: Lifetime, core: usize) -> Option<u16> {
-        self.namespace()?.placement_of(class, core)
-    }
-
     fn namespace(&self) -> Option<&Namespace> {
         self.0.namespace.as_ref()
     }

@@ -3,6 +3,7 @@
 use crate::layout::TABLE_UNITS;
 use crate::{CellOwner, Lifetime, SEGMENT_UNITS, SegmentId, UNIT_BYTES};
 use cfs_seam::IoBuf;
+use cfs_types::Reader;
 use crc_fast::crc32_iscsi;
 
 const TABLE_MAGIC: [u8; 8] = *b"CFSSEGT1";
@@ -47,26 +48,6 @@ pub enum TableError {
     /// The magic is there, the rest does not add up.
     #[error("damaged table")]
     Damaged,
-}
-
-/// Copies of integers out of a byte slice; None past its end.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(head)
-    }
-    fn u16(&mut self) -> Option<u16> {
-        self.bytes().map(|b| u16::from_le_bytes(*b))
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.bytes().map(|b| u32::from_le_bytes(*b))
-    }
-    fn u64(&mut self) -> Option<u64> {
-        self.bytes().map(|b| u64::from_le_bytes(*b))
-    }
 }
 
 /// Tells a header that lost its magic from other bytes: with the magic its checksum holds.
@@ -120,7 +101,7 @@ impl SegmentTable {
         let head = bytes.get(..HEADER_BYTES)?;
         let (covered, crc) = head.split_at(HEADER_BYTES - 4);
         (crc32_iscsi(covered).to_le_bytes() == crc).then_some(())?;
-        let mut reader = Reader(&covered[8..]);
+        let mut reader = Reader::new(&covered[8..]);
         (reader.u16()? == VERSION).then_some(())?;
         let class = *Lifetime::ALL.get(usize::from(reader.u16()?)).filter(|class| **class != Lifetime::Log)?;
         let count = reader.u16()?;
@@ -129,11 +110,11 @@ impl SegmentTable {
         let generation = reader.u64()?;
         let length = usize::try_from(reader.u32()?).ok()?;
         let crc = reader.u32()?;
-        reader.0.iter().all(|b| *b == 0).then_some(())?;
+        reader.rest().iter().all(|b| *b == 0).then_some(())?;
         let body = bytes.get(HEADER_BYTES..HEADER_BYTES.checked_add(length)?)?;
         (crc32_iscsi(body) == crc).then_some(())?;
         bytes[HEADER_BYTES + length..].iter().all(|b| *b == 0).then_some(())?;
-        let mut reader = Reader(body);
+        let mut reader = Reader::new(body);
         let (mut entries, mut end) = (Vec::new(), 0);
         for _ in 0..count {
             let owner = CellOwner::decode(reader.bytes()?)?;
@@ -143,7 +124,7 @@ impl SegmentTable {
             let checksums = (0..units).map(|_| reader.u32()).collect::<Option<_>>()?;
             entries.push(TableEntry { owner, at, checksums });
         }
-        reader.0.is_empty().then_some(SegmentTable { segment, generation, class, entries })
+        reader.rest().is_empty().then_some(SegmentTable { segment, generation, class, entries })
     }
 }
 
@@ -173,7 +154,7 @@ impl RegionHeader {
         if bytes.get(..8) != Some(&REGION_MAGIC) {
             return Err(without_magic(bytes, REGION_MAGIC));
         }
-        let mut reader = Reader(bytes.get(16..24).ok_or(TableError::Damaged)?);
+        let mut reader = Reader::new(bytes.get(16..24).ok_or(TableError::Damaged)?);
         let header = RegionHeader { region, generation: reader.u64().ok_or(TableError::Damaged)? };
         let same = bytes.get(..UNIT_BYTES) == Some(&header.encode()[..]);
         same.then_some(header).ok_or(TableError::Damaged)

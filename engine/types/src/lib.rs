@@ -11,6 +11,7 @@ mod ids;
 mod latencies;
 mod name;
 mod place;
+mod reader;
 mod time;
 
 pub use attribute_name::{check_attribute_asked, check_attribute_name};
@@ -22,6 +23,7 @@ pub use ids::{
 pub use latencies::{LATENCY_BUCKETS, Latencies};
 pub use name::{NAME_BYTES_MAX, Name};
 pub use place::{MEMBER_BYTES_MAX, MEMBERS_MAX, PlaceName, member_of, member_offset};
+pub use reader::Reader;
 pub use time::{Nanos, Timestamp};
 
 /// Virtual shards of a cluster; an inode's shard is the low 8 bits of its number.

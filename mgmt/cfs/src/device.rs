@@ -61,10 +61,7 @@ struct Seen {
 
 /// `cfs device list`.
 pub fn list(options: &DeviceListOptions) -> Result<ExitCode, Failure> {
-    let servers = match &options.store {
-        Some(store) => vec![registry::serving(store)?],
-        None => registry::servers(),
-    };
+    let servers = registry::serving_or_all(options.store.as_deref())?;
     let look = |entry: Entry| match http::get(&entry.http, "/v1/devices") {
         Ok(devices) => Seen { entry, devices: Some(devices), error: None },
         Err(error) => Seen { entry, devices: None, error: Some(error) },

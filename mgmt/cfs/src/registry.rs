@@ -57,6 +57,11 @@ pub fn serving(target: &Path) -> Result<Entry, Failure> {
     found.ok_or_else(|| Failure::plain(format!("no server of this user serves {target}; offline: cfs fsck {target}")))
 }
 
+/// The server of one store, or all of this user.
+pub fn serving_or_all(target: Option<&Path>) -> Result<Vec<Entry>, Failure> {
+    target.map_or_else(|| Ok(servers()), |target| serving(target).map(|entry| vec![entry]))
+}
+
 /// When a process began, clock ticks since boot; None if there is none (proc_pid_stat(5), field 22).
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -56,12 +56,9 @@ pub fn run(options: &ScrubOptions) -> Result<ExitCode, Failure> {
 
 /// The servers that are meant.
 fn wanted(options: &ScrubOptions) -> Result<Vec<Entry>, Failure> {
-    let servers = registry::servers();
-    let Some(target) = &options.target else {
-        let none = || Failure::plain("no server of this user runs on this machine; cfs fsck checks a store offline");
-        return if servers.is_empty() { Err(none()) } else { Ok(servers) };
-    };
-    registry::serving(target).map(|entry| vec![entry])
+    let servers = registry::serving_or_all(options.target.as_deref())?;
+    let none = || Failure::plain("no server of this user runs on this machine; cfs fsck checks a store offline");
+    if servers.is_empty() { Err(none()) } else { Ok(servers) }
 }
 
 fn ask(entry: &Entry) -> Result<ScrubReport, String> {

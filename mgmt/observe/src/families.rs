@@ -117,18 +117,9 @@ fn answering(snapshot: &Snapshot) -> Family {
 fn requests(snapshot: &Snapshot) -> Family {
     let help =
         "Requests answered to clients by operation, from the whole request to the reply handed to the connection";
-    by_operation(snapshot, ("cfs_request_duration", help), |status| &status.requests)
-}
-
-/// Durations with the label `operation`.
-fn by_operation(
-    snapshot: &Snapshot,
-    (name, help): (&str, &'static str),
-    list: fn(&CoreStatus) -> &[(&'static str, Latencies)],
-) -> Family {
-    let mut family = Family::new(name, Unit::Seconds, Kind::Histogram, help);
+    let mut family = Family::new("cfs_request_duration", Unit::Seconds, Kind::Histogram, help);
     for status in snapshot.answered() {
-        for (operation, latencies) in list(status) {
+        for (operation, latencies) in &status.requests {
             let labels = vec![core_label(status.core), ("operation", (*operation).to_string())];
             family.push(labels, Value::Histogram(Box::new(*latencies)));
         }
@@ -201,20 +192,15 @@ fn devices(snapshot: &Snapshot) -> Vec<Family> {
         }
     }
     let (bytes, counter, operations) = (Unit::Bytes, Kind::Counter, Unit::Of("operations"));
-    let unit = u64::from(UNIT_BYTES);
-    let mut live = of("cfs_device_live", bytes, Kind::Gauge, "Live bytes in segments on a device", |d| d.live_units);
-    for sample in &mut live.samples {
-        if let Value::Count(units) = &mut sample.value {
-            *units *= unit;
-        }
-    }
     vec![
         of("cfs_device_read", bytes, counter, "Bytes read from a device", |d| d.read_bytes),
         of("cfs_device_written", bytes, counter, "Bytes written to a device", |d| d.written_bytes),
         of("cfs_device_discarded", bytes, counter, "Bytes given back to a device", |d| d.discarded_bytes),
         of("cfs_device_in_flight", operations, Kind::Gauge, "Operations under way at a device", |d| d.in_flight),
         of("cfs_device", Unit::Of("errors"), counter, "Operations that a device answered with an error", |d| d.errors),
-        live,
+        of("cfs_device_live", bytes, Kind::Gauge, "Live bytes in segments on a device", |d| {
+            d.live_units * u64::from(UNIT_BYTES)
+        }),
         durations,
     ]
 }

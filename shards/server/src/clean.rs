@@ -17,11 +17,11 @@ use crate::checkpoint::relocate_table;
 use crate::core::Core;
 use crate::file_data::{read_chunk, settle, space_error};
 use crate::messages::{CoreReply, CoreRequest};
-use crate::pack::{Sparse, pack_some, repack};
+use crate::pack::{Sparse, pack_some, repack, thousandths};
 use crate::shard::Shard;
 use cfs_exec::Event;
 use cfs_kv::Pins;
-use cfs_namespace::data::{ChunkRecord, chunk_record};
+use cfs_namespace::data::chunk_record;
 use cfs_seam::{Instant, gather, timeout};
 use cfs_segment::{CellOwner, CellRef, Lifetime, SEGMENT_UNITS, Usage};
 use cfs_types::{ChunkId, FsError, GroupId, UNIT_BYTES};
@@ -38,8 +38,8 @@ const GARBAGE_PERCENT_TIGHT: u64 = 10;
 const GARBAGE_PERCENT_IN_NEED: u64 = 5;
 /// What is tried, from the cheapest on.
 const GARBAGE_STEPS: [u64; 7] = [70, 50, 40, 30, 20, GARBAGE_PERCENT_TIGHT, GARBAGE_PERCENT_IN_NEED];
-/// Of a chunk with less than this share of live bytes, percent, only those are moved.
-const REPACKED_PERCENT: u64 = 90;
+/// Of a chunk with less than this share of live bytes, in thousandths, only those are moved.
+const REPACKED_SHARE: u32 = 900;
 
 /// Sparse chunks are not looked for again, for so many times as long as the last look took: where a writer waits for what
 /// is gained, and where nobody does.
@@ -63,7 +63,7 @@ pub struct Rounds {
     pub ended: Event,
     /// Somebody waits for what the next one gains.
     in_need: Cell<bool>,
-    /// The sparsest chunks when they were last looked for, the sparsest last.
+    /// The sparsest chunks when they were last looked for.
     sparse: RefCell<Sparse>,
     /// When that look ended, and how long it took.
     looked: Cell<Option<(Instant, Duration)>>,
@@ -207,18 +207,14 @@ fn group_of(core: &Rc<Core>, group: GroupId) -> Result<Rc<Shard>, FsError> {
 async fn relocate_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<u32, FsError> {
     let record = shard.read(|view, _| settle(chunk_record(view, id))).await??;
     // What is dead in it is not worth a copy. Its cell goes with the last extent that names it.
-    if let Some(record) = record.filter(|record| is_worth_repacking(*record))
-        && repack(core, shard, &[(id, record)]).await?
+    if let Some(record) = record.filter(|record| thousandths(*record) < REPACKED_SHARE)
+        && repack(core, shard, &[id]).await?
     {
         return Ok(record.live.div_ceil(UNIT_BYTES));
     }
     let Some(_turn) = shard.chunk_turn(id) else { return Ok(0) };
     let moved = move_chunk(core, shard, id, cell).await?;
     Ok(if moved { cell.units() } else { 0 })
-}
-
-fn is_worth_repacking(record: ChunkRecord) -> bool {
-    u64::from(record.live) * 100 < u64::from(record.len) * REPACKED_PERCENT
 }
 
 async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<bool, FsError> {

@@ -405,11 +405,9 @@ async fn read_units(
         return read_chunk(core, shard, id, from, len).await;
     }
     let (first, whole) = (from / UNIT_BYTES, len.next_multiple_of(UNIT_BYTES));
-    let mut bytes = IoBuf::stale(len as usize);
-    if core.units.read(id.get(), first, &mut bytes) {
+    if let Some(bytes) = core.units.read(id.get(), first, len as usize) {
         return Ok(Some(bytes));
     }
-    drop(bytes);
     let Some(mut bytes) = read_chunk(core, shard, id, from, whole).await? else { return Ok(None) };
     core.units.insert(id.get(), first, &bytes);
     bytes.set_len(len as usize);

@@ -216,7 +216,8 @@ impl Sparse {
     }
 }
 
-fn thousandths(record: ChunkRecord) -> u32 {
+/// How much of a chunk is alive, in thousandths.
+pub fn thousandths(record: ChunkRecord) -> u32 {
     let share = u64::from(record.live) * 1000 / u64::from(record.len.max(1));
     u32::try_from(share).unwrap_or(u32::MAX)
 }
@@ -224,24 +225,24 @@ fn thousandths(record: ChunkRecord) -> u32 {
 /// Packs chunks of one shard into fewer, together, for a copy of each alone would be as long as what it leaves over at
 /// the end of a segment. False where that would give no space back.
 pub async fn pack_some(core: &Rc<Core>, shard: &Rc<Shard>, some: &[ChunkId]) -> Result<bool, FsError> {
-    let mut there = Vec::new();
+    let (mut before, mut live) = (0, 0);
     for id in some {
-        let record = shard.read(|view, _| settle(chunk_record(view, *id))).await??;
-        there.extend(record.map(|record| (*id, record)));
+        if let Some(record) = shard.read(|view, _| settle(chunk_record(view, *id))).await?? {
+            before += taken_by(u64::from(record.len));
+            live += u64::from(record.live);
+        }
     }
-    let before: u64 = there.iter().map(|(_, record)| taken_by(u64::from(record.len))).sum();
-    let live: u64 = there.iter().map(|(_, record)| u64::from(record.live)).sum();
     let chunk = u64::from(CHUNK_BYTES_MAX);
     if live / chunk * chunk + taken_by(live % chunk) >= before {
         return Ok(false);
     }
-    repack(core, shard, &there).await
+    repack(core, shard, some).await
 }
 
 /// Writes what is alive of some chunks of one shard into new ones; false where nothing of it could be moved.
-pub async fn repack(core: &Rc<Core>, shard: &Rc<Shard>, some: &[(ChunkId, ChunkRecord)]) -> Result<bool, FsError> {
+pub async fn repack(core: &Rc<Core>, shard: &Rc<Shard>, some: &[ChunkId]) -> Result<bool, FsError> {
     let mut moving = Vec::new();
-    for (id, _) in some {
+    for id in some {
         let (found, _) = shard.read(|view, _| settle(chunk_extents(view, *id, None, EXTENTS_AT_ONCE))).await??;
         moving.extend(found);
     }

@@ -109,10 +109,6 @@ impl Attached {
             }
         });
     }
-    /// Counts a flush that is over.
-    pub fn end_flush(&self, began: Instant, failed: bool) {
-        self.end(began, failed, |usage| &mut usage.flushes);
-    }
     pub fn note_discard(&self, bytes: u64) {
         self.usage.borrow_mut().discarded_bytes += bytes;
     }
@@ -127,19 +123,39 @@ impl Attached {
             _ => self.file.is_shortened().then_some(DiskError::OutOfRange),
         }
     }
-    /// Why no flush is begun any more.
-    pub fn refuses_flush(&self) -> Option<DiskError> {
-        let poisoned = self.file.poisoned().map(DiskError::Device);
-        poisoned.or_else(|| self.file.is_shortened().then_some(DiskError::OutOfRange))
+    /// What a transfer comes to that needs not be begun.
+    pub fn settled(&self, offset: u64, bytes: u64) -> Option<Result<(), DiskError>> {
+        let is_outside = !self.in_range(offset, bytes);
+        is_outside.then_some(Err(DiskError::OutOfRange)).or_else(|| (bytes == 0).then_some(Ok(())))
+    }
+
+    /// Has `entry` flush the device, unless it needs no flush or takes none any more; `outcome` reads its completion.
+    pub fn flush(
+        self: &Rc<Self>,
+        entry: impl FnOnce() -> squeue::Entry128,
+        outcome: FlushOutcome,
+    ) -> Io<Result<(), DiskError>> {
+        if let Some(errno) = self.file.poisoned() {
+            return Io::ready(Err(DiskError::Device(errno)));
+        }
+        if self.file.is_shortened() {
+            return Io::ready(Err(DiskError::OutOfRange));
+        }
+        if !self.file.geometry().volatile_cache {
+            return Io::ready(Ok(()));
+        }
+        self.reactor.hurry();
+        let (promise, future) = io();
+        let operation = Box::new(Flush { disk: self.clone(), outcome, began: self.begin(), promise });
+        // SAFETY: the entry has no addresses; the operation owns the file.
+        unsafe { self.reactor.start(operation, entry()) };
+        future
     }
 
     fn transfer(self: &Rc<Self>, direction: Direction, offset: u64, buf: IoBuf) -> Io<IoDone> {
         let bytes = u64::try_from(buf.len()).expect("64-bit lengths");
-        if !self.in_range(offset, bytes) {
-            return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
-        }
-        if bytes == 0 {
-            return Io::ready(IoDone { result: Ok(()), buf });
+        if let Some(result) = self.settled(offset, bytes) {
+            return Io::ready(IoDone { result, buf });
         }
         let (promise, future) = io();
         let mut operation = Box::new(Transfer::new(self, direction, offset, buf, promise));
@@ -169,19 +185,9 @@ impl Disk for RingDisk {
     }
 
     fn flush(&self) -> Io<Result<(), DiskError>> {
-        if let Some(error) = self.0.refuses_flush() {
-            return Io::ready(Err(error));
-        }
-        if !self.geometry().volatile_cache {
-            return Io::ready(Ok(()));
-        }
-        self.0.reactor.hurry();
-        let (promise, future) = io();
-        let entry = on_file!(self.0, |file| opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build());
-        let operation = Box::new(Flush { disk: self.0.clone(), began: self.0.begin(), promise });
-        // SAFETY: the entry has no addresses; the operation owns the file.
-        unsafe { self.0.reactor.start(operation, entry) };
-        future
+        let entry = || on_file!(self.0, |file| opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build()).into();
+        self.0
+            .flush(entry, |completion| completion.bytes().map(drop).map_err(|errno| (errno, DiskError::Device(errno))))
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
@@ -307,25 +313,31 @@ impl Operation for Transfer {
     }
 }
 
+/// What a completed flush came to; where it failed, the errno that sticks to the file and what its caller is told.
+type FlushOutcome = fn(Completion) -> Result<(), (i32, DiskError)>;
+
 struct Flush {
     disk: Rc<Attached>,
+    outcome: FlushOutcome,
     began: Instant,
     promise: Promise<Result<(), DiskError>>,
 }
 
 impl Operation for Flush {
     fn complete(self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
-        if let Err(errno) = completion.bytes()
+        let outcome = (self.outcome)(completion);
+        if let Err((errno, _)) = outcome
             && errno != libc::ECANCELED
         {
             self.disk.file.poison(errno);
         }
         // Also where another core's flush failed meanwhile: the kernel tells of a lost write once.
-        let result = match (completion.bytes(), self.disk.file.poisoned()) {
-            (Err(errno), _) | (Ok(_), Some(errno)) => Err(DiskError::Device(errno)),
-            (Ok(_), None) => Ok(()),
+        let result = match (outcome, self.disk.file.poisoned()) {
+            (Err((_, error)), _) => Err(error),
+            (Ok(()), Some(errno)) => Err(DiskError::Device(errno)),
+            (Ok(()), None) => Ok(()),
         };
-        self.disk.end_flush(self.began, result.is_err());
+        self.disk.end(self.began, result.is_err(), |usage| &mut usage.flushes);
         self.promise.complete(result);
         Next::Done
     }

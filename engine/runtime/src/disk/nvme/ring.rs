@@ -78,11 +78,8 @@ impl NvmeDisk {
         let bytes = u64::try_from(buf.len()).expect("64-bit lengths");
         let block = 1u64 << disk.namespace().block_shift;
         assert!(offset.is_multiple_of(block) && bytes.is_multiple_of(block), "transfers are of whole blocks");
-        if !disk.in_range(offset, bytes) {
-            return Io::ready(IoDone { result: Err(DiskError::OutOfRange), buf });
-        }
-        if bytes == 0 {
-            return Io::ready(IoDone { result: Ok(()), buf });
+        if let Some(result) = disk.settled(offset, bytes) {
+            return Io::ready(IoDone { result, buf });
         }
         let (promise, future) = io();
         let address = buf.as_mut_ptr().addr();
@@ -130,19 +127,13 @@ impl Disk for NvmeDisk {
     }
 
     fn flush(&self) -> Io<Result<(), DiskError>> {
-        if let Some(error) = self.0.refuses_flush() {
-            return Io::ready(Err(error));
-        }
-        if !self.geometry().volatile_cache {
-            return Io::ready(Ok(()));
-        }
-        self.0.reactor.hurry();
-        let (promise, future) = io();
-        let entry = self.0.carry(Command::flush(self.0.namespace().number), None);
-        let operation = Box::new(Flush { disk: self.0.clone(), began: self.0.begin(), promise });
-        // SAFETY: the entry has no addresses; the operation owns the file.
-        unsafe { self.0.reactor.start(operation, entry) };
-        future
+        let entry = || self.0.carry(Command::flush(self.0.namespace().number), None);
+        self.0.flush(entry, |completion| {
+            outcome(completion).map_err(|failed| {
+                let errno = if failed.is_cancelled() { libc::ECANCELED } else { libc::EIO };
+                (errno, failed.into())
+            })
+        })
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
@@ -255,30 +246,6 @@ impl Operation for Part {
                 Next::Done
             }
         }
-    }
-}
-
-struct Flush {
-    disk: Rc<Attached>,
-    began: Instant,
-    promise: Promise<Result<(), DiskError>>,
-}
-
-impl Operation for Flush {
-    fn complete(self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
-        let outcome = outcome(completion);
-        if outcome.is_err_and(|failed| !failed.is_cancelled()) {
-            self.disk.file.poison(libc::EIO);
-        }
-        let result = match (outcome, self.disk.file.poisoned()) {
-            (Err(failed), _) => Err(failed.into()),
-            // Another core's flush failed meanwhile: what it lost may have been anybody's.
-            (Ok(()), Some(errno)) => Err(DiskError::Device(errno)),
-            (Ok(()), None) => Ok(()),
-        };
-        self.disk.end_flush(self.began, result.is_err());
-        self.promise.complete(result);
-        Next::Done
     }
 }
 
