@@ -65,6 +65,12 @@ pub enum DeviceError {
         /// Bytes it needs.
         needed: u64,
     },
+    /// Refusal: the device is made of zones that are of no use, or not in this way.
+    #[error("the device is made of zones: {reason}")]
+    Zones {
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// Refusal: a wish in the format options cannot be met.
     #[error("format option out of range: {reason}")]
     BadOption {

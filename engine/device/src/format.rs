@@ -47,7 +47,11 @@ pub async fn format(
     options: &FormatOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Superblock, DeviceError> {
-    let layout = Layout::derive(disk.geometry().bytes, options.log_slot_bytes, options.log_bytes)?;
+    let geometry = disk.geometry();
+    let layout = match geometry.zoning {
+        Some(zoning) => Layout::of_zones(geometry.bytes, zoning, options.log_slot_bytes)?,
+        None => Layout::derive(geometry.bytes, options.log_slot_bytes, options.log_bytes)?,
+    };
     let superblock = Superblock {
         cluster: options.cluster,
         node: options.node,
@@ -79,8 +83,18 @@ pub(crate) async fn lay_out(
     flush(disk).await?;
     zero(disk, GUARD_BYTES, total, &mut |done| progress(done, total)).await?;
     flush(disk).await?;
+    if layout.zone_bytes > 0 {
+        empty_zones(disk, layout).await?;
+    }
     store(disk, &superblock).await?;
     Ok(superblock)
+}
+
+/// Resets every zone behind the head.
+async fn empty_zones(disk: &dyn Disk, layout: &Layout) -> Result<(), DeviceError> {
+    let (offset, end) = (layout.log_at, disk.geometry().bytes);
+    let reset = disk.discard(offset, end - offset).await;
+    reset.map_err(|source| DeviceError::Write { offset, bytes: 0, source })
 }
 
 /// A device that an interrupted format marked counts as empty: whoever began it wanted it so.
@@ -100,10 +114,13 @@ async fn refuse_non_empty(disk: &dyn Disk) -> Result<(), DeviceError> {
 pub(crate) async fn first_in_use(disk: &dyn Disk, bytes: u64) -> Result<Option<u64>, DeviceError> {
     let block = u64::try_from(SUPERBLOCK_BYTES).expect("4 KiB");
     let whole = (0..LOG_AT.min(bytes) / GUARD_BYTES).map(|n| (n * GUARD_BYTES, GUARD_BYTES));
-    let slots = Layout::derive(bytes, None, None).ok();
+    let zoning = disk.geometry().zoning;
+    // A zone that was written to begins with something.
+    let slots = if zoning.is_some() { None } else { Layout::derive(bytes, None, None).ok() };
     let slots = slots.iter().flat_map(|l| (0..l.log_slots).map(|slot| l.log_at + slot * l.log_slot_bytes));
-    let stride = REGION_BYTES.max((bytes / PROBES_MAX).next_multiple_of(REGION_BYTES));
-    let regions = (1..bytes / stride).map(|n| n * stride);
+    let (from, unit) = zoning.map_or((0, REGION_BYTES), |zoning| (zoning.head_bytes, zoning.zone_bytes));
+    let stride = unit.max((bytes / PROBES_MAX).next_multiple_of(unit));
+    let regions = (u64::from(from == 0)..(bytes - from.min(bytes)) / stride).map(move |n| from + n * stride);
     let last = (bytes / block).checked_sub(1).map(|n| n * block);
     let blocks = slots.chain(regions).chain(last).map(|at| (at, block));
     for (at, length) in whole.chain(blocks) {

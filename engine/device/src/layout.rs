@@ -1,7 +1,8 @@
 //! Where the areas of a device lie: derived once at format, kept in the superblock, checked on
 //! every open.
 
-use crate::DeviceError;
+use crate::{DeviceError, ZONED_HEAD_BYTES};
+use cfs_seam::Zoning;
 use cfs_types::GroupId;
 use std::ops::Range;
 
@@ -34,6 +35,10 @@ pub const REGION_BYTES: u64 = 64 * MIB;
 pub const DEVICE_BYTES_MIN: u64 = 256 * MIB;
 const LOG_BYTES_MIN: u64 = 32 * MIB;
 const LOG_BYTES_MAX: u64 = 1024 * MIB;
+/// Zones of the log on a device of zones, and their share.
+const LOG_ZONES_MIN: u64 = 16;
+const LOG_ZONES_MAX: u64 = 32;
+const LOG_ZONES_SHARE: u64 = 4;
 /// The log area's share of the device.
 const LOG_SHARE: u64 = 16;
 
@@ -62,6 +67,8 @@ pub struct Layout {
     pub region_bytes: u64,
     /// Regions of the device.
     pub regions: u64,
+    /// Bytes of a zone, of which each is a log slot or some regions; 0 where the device has no zones.
+    pub zone_bytes: u64,
 }
 
 impl Layout {
@@ -88,12 +95,44 @@ impl Layout {
             regions_at,
             region_bytes: REGION_BYTES,
             regions: (device_bytes - regions_at) / REGION_BYTES,
+            zone_bytes: 0,
         };
         if layout.log_slots == 0 {
             return Err(DeviceError::BadLayout { reason: "the log area is shorter than a slot" });
         }
         layout.check()?;
         Ok(layout)
+    }
+
+    /// The layout of a device of zones. Its log has a quarter of them, 16 to 32, of each of which a slot is the first 64 MiB; the others
+    /// hold regions.
+    pub fn of_zones(device_bytes: u64, zoning: Zoning, log_slot_bytes: Option<u64>) -> Result<Self, DeviceError> {
+        let zones = device_bytes.saturating_sub(zoning.head_bytes) / zoning.zone_bytes;
+        let log_slots = (zones / LOG_ZONES_SHARE).clamp(LOG_ZONES_MIN, LOG_ZONES_MAX);
+        let regions = zones.saturating_sub(log_slots) * (zoning.zone_bytes / REGION_BYTES);
+        let layout = Layout {
+            device_bytes,
+            anchors_at: ANCHORS_AT,
+            log_at: zoning.head_bytes,
+            log_slot_bytes: log_slot_bytes.unwrap_or(REGION_BYTES),
+            log_slots,
+            regions_at: zoning.head_bytes + log_slots * zoning.zone_bytes,
+            region_bytes: REGION_BYTES,
+            regions,
+            zone_bytes: zoning.zone_bytes,
+        };
+        layout.check()?;
+        Ok(layout)
+    }
+
+    /// Regions that a core is granted together: those of a zone, or one.
+    pub fn regions_per_grant(&self) -> u64 {
+        (self.zone_bytes / REGION_BYTES).max(1)
+    }
+
+    /// From one log slot to the next.
+    fn log_stride(&self) -> u64 {
+        if self.zone_bytes > 0 { self.zone_bytes } else { self.log_slot_bytes }
     }
 
     /// The layout of a further device of a node, which has no log: its regions begin at the first multiple of
@@ -112,6 +151,7 @@ impl Layout {
             regions_at,
             region_bytes: REGION_BYTES,
             regions: (device_bytes - regions_at) / REGION_BYTES,
+            zone_bytes: 0,
         };
         layout.check()?;
         Ok(layout)
@@ -120,8 +160,12 @@ impl Layout {
     /// Whether the parts fit each other and what this version of the program expects.
     pub(crate) fn check(&self) -> Result<(), DeviceError> {
         let bad = |reason| Err(DeviceError::BadLayout { reason });
-        if self.anchors_at != ANCHORS_AT || self.log_at != LOG_AT {
+        let log_at = if self.zone_bytes > 0 { ZONED_HEAD_BYTES } else { LOG_AT };
+        if self.anchors_at != ANCHORS_AT || self.log_at != log_at {
             return bad("anchors or log area lie elsewhere");
+        }
+        if !self.zone_bytes.is_multiple_of(REGION_BYTES) || !self.regions.is_multiple_of(self.regions_per_grant()) {
+            return bad("zones that are no whole regions");
         }
         let slot = self.log_slot_bytes;
         if !slot.is_power_of_two() || !(LOG_SLOT_BYTES_MIN..=16 * LOG_SLOT_BYTES).contains(&slot) {
@@ -130,7 +174,7 @@ impl Layout {
         if self.region_bytes != REGION_BYTES || !self.regions_at.is_multiple_of(REGION_BYTES) {
             return bad("size or alignment of the regions");
         }
-        let log_end = self.log_slots.checked_mul(slot).and_then(|n| n.checked_add(LOG_AT));
+        let log_end = self.log_slots.checked_mul(self.log_stride()).and_then(|n| n.checked_add(self.log_at));
         if log_end.is_none_or(|end| end > self.regions_at) {
             return bad("the log area overlaps the regions");
         }
@@ -147,12 +191,13 @@ impl Layout {
     /// First byte of a log slot. Panics where there is no such slot.
     pub fn slot_at(&self, slot: u32) -> u64 {
         assert!(u64::from(slot) < self.log_slots, "log slot {slot} of {}", self.log_slots);
-        self.log_at + u64::from(slot) * self.log_slot_bytes
+        self.log_at + u64::from(slot) * self.log_stride()
     }
 
-    /// Bytes after the superblocks that format fills with zeros: anchors and log area.
+    /// Bytes after the superblocks that format fills with zeros: anchors and log area; the anchors alone where a
+    /// reset does it for the log.
     pub(crate) fn zeroed_end(&self) -> u64 {
-        self.log_at + self.log_slots * self.log_slot_bytes
+        if self.zone_bytes > 0 { LOG_AT } else { self.log_at + self.log_slots * self.log_slot_bytes }
     }
 }
 

@@ -18,6 +18,7 @@ mod pool_disk;
 mod roles;
 mod superblock;
 mod transfer;
+mod zoned;
 
 pub use anchor::{ANCHOR_BYTES_MAX, AnchorId, AnchorState, Anchors, CopyState};
 pub use error::DeviceError;
@@ -39,3 +40,4 @@ pub use superblock::{
     inspect, mark_failed, newest, open, recover, return_to_service,
 };
 pub use transfer::{crc32c, flush, read_at, write_at};
+pub use zoned::{JOURNALS, ZONED_HEAD_BYTES, open_zones};

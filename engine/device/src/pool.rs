@@ -148,6 +148,9 @@ pub async fn prepare_member(
     disk: &dyn Disk,
     joining: &Joining,
 ) -> Result<Joined, DeviceError> {
+    if first.layout.zone_bytes > 0 || disk.geometry().zoning.is_some() {
+        return Err(DeviceError::Zones { reason: "one with zones is the only device of its node" });
+    }
     let layout = Layout::of_member(disk.geometry().bytes)?;
     let full = DeviceError::BadOption { reason: "the node has no room for another device" };
     let number = list.free_number().ok_or(full.clone())?;

@@ -75,6 +75,8 @@ impl Disk for PoolDisk {
             block_bytes: a.block_bytes.max(b.block_bytes),
             volatile_cache: a.volatile_cache || b.volatile_cache,
             fua: a.fua && b.fua,
+            // A device with zones is alone.
+            zoning: a.zoning.or(b.zoning),
         });
         worst.expect("a pool has a first member")
     }

@@ -16,9 +16,11 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 pub const SUPERBLOCK_BYTES: usize = 4096;
 /// Offsets of the two copies.
 pub const SUPERBLOCK_COPIES_AT: [u64; 2] = [0, 64 << 10];
-/// The newest format that this program reads. It is written where the node has had more than one device, so that
-/// programs that know no pools refuse it; a device that is alone is of version 1.
-pub const FORMAT_VERSION: u32 = 2;
+/// The newest format that this program reads. It is written on devices of zones.
+pub const FORMAT_VERSION: u32 = 3;
+/// Where the node has had more than one device, so that programs that know no pools refuse it.
+const VERSION_POOL: u32 = 2;
+/// Of a device that is alone and has no zones.
 const VERSION_ALONE: u32 = 1;
 /// "CoreFS" and bytes that a text tool would mangle.
 const MAGIC: [u8; 8] = *b"CoreFS\r\n";
@@ -130,10 +132,11 @@ struct Raw {
     member: U16,
     roles: U16,
     first_region: U32,
+    zone_bytes: U64,
     reserved: [u8; RESERVED],
     crc: U32,
 }
-const RESERVED: usize = SUPERBLOCK_BYTES - 8 - 8 - 48 - 72 - 8 - 4;
+const RESERVED: usize = SUPERBLOCK_BYTES - 8 - 8 - 48 - 72 - 16 - 4;
 const _: () = assert!(size_of::<Raw>() == SUPERBLOCK_BYTES);
 const CRC_AT: usize = SUPERBLOCK_BYTES - 4;
 
@@ -185,7 +188,11 @@ impl Superblock {
     pub(crate) fn encode(&self) -> IoBuf {
         let mut raw = Raw::new_zeroed();
         raw.magic = MAGIC;
-        raw.version = U32::new(if self.place.is_some() { FORMAT_VERSION } else { VERSION_ALONE });
+        raw.version = U32::new(match self.place {
+            _ if self.layout.zone_bytes > 0 => FORMAT_VERSION,
+            Some(_) => VERSION_POOL,
+            None => VERSION_ALONE,
+        });
         raw.flags = U32::new(if self.failed { FLAG_FAILED } else { 0 });
         raw.cluster = self.cluster.0;
         raw.node = self.node.0;
@@ -199,6 +206,7 @@ impl Superblock {
         raw.regions_at = U64::new(self.layout.regions_at);
         raw.region_bytes = U64::new(self.layout.region_bytes);
         raw.regions = U64::new(self.layout.regions);
+        raw.zone_bytes = U64::new(self.layout.zone_bytes);
         if let Some(MemberPlace { number, roles, first_region }) = self.place {
             raw.member = U16::new(number);
             raw.roles = U16::new(roles.bits());
@@ -232,7 +240,9 @@ impl Superblock {
         if raw.version.get() < VERSION_ALONE || raw.flags.get() & !FLAGS_KNOWN != 0 {
             return SuperblockCopy::Damaged("version or flags");
         }
-        if raw.reserved.iter().any(|b| *b != 0) {
+        // Zones are of version 3, and of it alone.
+        let has_zones = raw.version.get() == FORMAT_VERSION;
+        if raw.reserved.iter().any(|b| *b != 0) || has_zones != (raw.zone_bytes.get() > 0) {
             return SuperblockCopy::Damaged("reserved bytes");
         }
         if !GENERATIONS.contains(&raw.generation.get()) {
@@ -247,6 +257,7 @@ impl Superblock {
             regions_at: raw.regions_at.get(),
             region_bytes: raw.region_bytes.get(),
             regions: raw.regions.get(),
+            zone_bytes: raw.zone_bytes.get(),
         };
         if layout.check().is_err() {
             return SuperblockCopy::Damaged("layout");
@@ -276,7 +287,7 @@ impl Raw {
     /// The place in the pool; None where bytes that have no meaning are not zero.
     fn place(&self) -> Option<Option<MemberPlace>> {
         let (number, first_region) = (self.member.get(), self.first_region.get());
-        if self.version.get() == VERSION_ALONE {
+        if self.version.get() != VERSION_POOL {
             return ((number, self.roles.get(), first_region) == (0, 0, 0)).then_some(None);
         }
         Some(Some(MemberPlace { number, roles: Roles::from_bits(self.roles.get())?, first_region }))
@@ -344,6 +355,9 @@ async fn admit(disk: &dyn Disk, copies: &[SuperblockCopy; 2]) -> Result<Superblo
     let actual = disk.geometry().bytes;
     if actual < superblock.layout.device_bytes {
         return Err(DeviceError::Shrunk { actual, expected: superblock.layout.device_bytes });
+    }
+    if disk.geometry().zoning.map_or(0, |zoning| zoning.zone_bytes) != superblock.layout.zone_bytes {
+        return Err(DeviceError::BadLayout { reason: "the device's zones are others than when it was formatted" });
     }
     if superblock.failed {
         return Err(DeviceError::OutOfService);
@@ -544,7 +558,7 @@ mod tests {
         let damaged = choose(&[SuperblockCopy::Damaged("checksum"), SuperblockCopy::Foreign]);
         assert_eq!(damaged, Err(DeviceError::SuperblockDamaged { reason: "checksum" }));
         let newer = choose(&[SuperblockCopy::Newer(3), good]);
-        assert_eq!(newer, Err(DeviceError::NewerVersion { found: 3, known: 2 }));
+        assert_eq!(newer, Err(DeviceError::NewerVersion { found: 3, known: FORMAT_VERSION }));
     }
 
     #[test]

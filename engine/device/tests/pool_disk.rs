@@ -81,7 +81,7 @@ struct Held {
 
 impl Disk for Held {
     fn geometry(&self) -> Geometry {
-        Geometry { bytes: BYTES, block_bytes: 4096, volatile_cache: true, fua: false }
+        Geometry { bytes: BYTES, block_bytes: 4096, volatile_cache: true, fua: false, zoning: None }
     }
     fn read(&self, _: u64, buf: IoBuf) -> Io<IoDone> {
         Io::ready(IoDone { result: Ok(()), buf })

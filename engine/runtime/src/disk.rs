@@ -86,14 +86,26 @@ pub fn open_disk(path: &Path, mode: OpenMode) -> Result<DiskFile, RuntimeError> 
         let (bytes, block_bytes) = system::block_device_geometry(file.as_fd()).map_err(failed("geometry of"))?;
         let queue = Queue::of(metadata.rdev());
         // Without O_DIRECT the page cache is a volatile cache whatever the device says.
-        Geometry { bytes, block_bytes, volatile_cache: queue.volatile_cache || !direct, fua: queue.fua && direct }
+        Geometry {
+            bytes,
+            block_bytes,
+            volatile_cache: queue.volatile_cache || !direct,
+            fua: queue.fua && direct,
+            zoning: None,
+        }
     } else {
         if let OpenMode::Create { bytes } = mode {
             resize(&file, path, metadata.len(), bytes).map_err(failed("allocate"))?;
         }
         let bytes = file.metadata().map_err(failed("stat"))?.len();
         let block_bytes = u32::try_from(BLOCK_BYTES).expect("4 KiB");
-        Geometry { bytes, block_bytes, volatile_cache: true, fua: direct && Queue::of(metadata.dev()).fua }
+        Geometry {
+            bytes,
+            block_bytes,
+            volatile_cache: true,
+            fua: direct && Queue::of(metadata.dev()).fua,
+            zoning: None,
+        }
     };
     let metadata = file.metadata().map_err(failed("stat"))?;
     let sparse = metadata.is_file() && metadata.blocks().saturating_mul(512) < metadata.len();
@@ -267,6 +279,10 @@ impl DiskFile {
         attached::attach(self.clone(), reactor.clone())
     }
 
+    /// Whether it is made of zones: then `cfs_device::open_zones` makes a disk of what is attached.
+    pub fn has_zones(&self) -> bool {
+        self.namespace().is_some_and(|namespace| namespace.zones().is_some())
+    }
     /// Who the device says it is, where NVMe commands go to it.
     pub fn nvme(&self) -> Option<&NvmeIdentity> {
         self.namespace().map(Namespace::identity)

@@ -1,7 +1,8 @@
 //! One open device.
 
-use crate::{Io, IoBuf, Lifetime};
+use crate::{Io, IoBuf, Lifetime, ZonedDevice};
 use cfs_types::Latencies;
+use std::rc::Rc;
 
 /// When a write is on stable media.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +24,20 @@ pub struct Geometry {
     pub volatile_cache: bool,
     /// Whether `Durability::Through` costs less than a write and a flush.
     pub fua: bool,
+    /// Where the device is made of zones: what whoever uses it must keep to.
+    pub zoning: Option<Zoning>,
+}
+
+/// Zones as they are seen above the seam (`engine/device`, docs/decisions/0017-zones.md): behind the first `head_bytes` each zone is
+/// written from its first byte on, in order, and again only after all of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Zoning {
+    /// Bytes before the first zone. There, and only there, blocks are written again in place.
+    pub head_bytes: u64,
+    /// Bytes of a zone, a multiple of 64 MiB.
+    pub zone_bytes: u64,
+    /// So many zones may be begun and not full, for all cores together. None: no limit.
+    pub active_max: Option<u32>,
 }
 
 /// Why an operation failed. What says nothing of the device (EINTR, EAGAIN, ENOMEM) the disk itself has tried
@@ -43,6 +58,9 @@ pub enum DiskError {
     /// No space under a file that has holes.
     #[error("no space left on the file system that the store lies on")]
     NoSpace,
+    /// A write to a zone in front of what was written there already. Nothing was written.
+    #[error("a zone is written in order only")]
+    OutOfOrder,
     /// It cannot be done here, as a discard.
     #[error("not supported by the device")]
     NotSupported,
@@ -74,6 +92,8 @@ pub struct DiskUsage {
     pub placements: [Option<u16>; Lifetime::ALL.len()],
     /// Bytes of discards asked for.
     pub discarded_bytes: u64,
+    /// Zones that were reset.
+    pub zone_resets: u64,
     /// Operations that did not end yet.
     pub in_flight: u64,
     /// Operations that ended in an error.
@@ -91,6 +111,7 @@ impl DiskUsage {
         // Devices of one node may have other handles for a class: those of the first are shown.
         self.placements.iter_mut().zip(other.placements).for_each(|(first, other)| *first = first.or(other));
         self.discarded_bytes += other.discarded_bytes;
+        self.zone_resets += other.zone_resets;
         self.in_flight += other.in_flight;
         self.errors += other.errors;
     }
@@ -110,6 +131,14 @@ pub trait Disk {
     fn flush(&self) -> Io<Result<(), DiskError>>;
     /// Tells the device that the range is unused; its contents become unspecified.
     fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>>;
+    /// Ends what an earlier process has left unfinished. At a start, before any core writes to zones.
+    fn settle(&self) -> Io<Result<(), DiskError>> {
+        Io::ready(Ok(()))
+    }
+    /// The device below where it has zones: then it takes no write as this trait has it.
+    fn zoned(self: Rc<Self>) -> Option<Rc<dyn ZonedDevice>> {
+        None
+    }
     /// What it was asked to do so far; zeros where nobody counts (simulated devices).
     fn usage(&self) -> DiskUsage {
         DiskUsage::default()

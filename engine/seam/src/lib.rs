@@ -16,16 +16,18 @@ mod mesh;
 mod net;
 mod oneshot;
 mod spawn;
+mod zoned;
 
 pub use buffer::{BLOCK_BYTES, BufferPool, InstalledPool, IoBuf, SPARE_BYTES_MAX, spare_bytes};
 pub use clock::{Clock, Instant, Sleep, TimerId, sleep, sleep_until, timeout};
-pub use disk::{Disk, DiskError, DiskUsage, Durability, Geometry, IoDone};
+pub use disk::{Disk, DiskError, DiskUsage, Durability, Geometry, IoDone, Zoning};
 pub use gather::gather;
 pub use lifetime::Lifetime;
 pub use mesh::{Mesh, MeshFull, MeshMessage};
 pub use net::{Accepted, Address, Chunk, Listener, Net, NetError, Peer, SendDone, Stream};
 pub use oneshot::{Io, Promise, io};
 pub use spawn::{Class, Spawn, TaskHandle, spawn};
+pub use zoned::{Zone, ZoneAction, ZoneState, ZonedDevice, Zones};
 
 use std::rc::Rc;
 

@@ -1,9 +1,12 @@
 //! The books: which unit is free, open, live or garbage. No I/O.
 
+mod zones;
+
 use crate::table::{SegmentTable, TableEntry};
 use crate::{CellOwner, CellRef, Lifetime, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, SegmentId};
 use cfs_types::member_of;
 use std::collections::{BTreeMap, BTreeSet};
+use zones::{Fill, Next};
 
 /// Open segments of one class: a long cell that does not fit in one may fit in the other.
 const OPEN_PER_CLASS: usize = 2;
@@ -46,6 +49,12 @@ impl Floors {
     /// The usual floors of a core whose share of the devices is `segments`.
     pub fn of_share(segments: u32) -> Self {
         Floors { data_segments: (segments / 24).clamp(12, 256), metadata_segments: (segments / 64).clamp(4, 96) }
+    }
+    /// The same where regions lie in zones of `zone_segments` segments. What is left of a zone that was being filled is of no use after a
+    /// start, so whole zones are kept.
+    pub fn of_zones(segments: u32, zone_segments: u32) -> Self {
+        let zones = (segments / zone_segments / 24).clamp(3, 16);
+        Floors { data_segments: zones * zone_segments, metadata_segments: zones.div_ceil(2) * zone_segments }
     }
     fn of(self, purpose: Purpose) -> u64 {
         u64::from(match purpose {
@@ -170,7 +179,12 @@ pub(crate) struct Book {
     discarding: u64,
     /// A segment became free since `surplus` last found nothing.
     freed: bool,
+    /// By stream, which is the class where there are no zones.
     open: [Vec<SegmentId>; Lifetime::ALL.len()],
+    /// By their first region.
+    zones: BTreeMap<u32, Fill>,
+    /// The zone that each stream fills.
+    streams: [Option<u32>; Lifetime::ALL.len()],
     reserved_units: u64,
     generation: u64,
     /// Segments sealed so far: the clock of ages.
@@ -181,14 +195,17 @@ pub(crate) struct Book {
 impl Book {
     pub fn new(layout: RegionLayout, floors: Floors, discard: bool, generation: u64) -> Self {
         Book {
+            // A zone is reset when it is begun anew.
+            discard: discard && layout.zones().is_none(),
             layout,
             floors,
-            discard,
             regions: BTreeMap::new(),
             free: BTreeSet::new(),
             discarding: 0,
             freed: false,
             open: Default::default(),
+            zones: BTreeMap::new(),
+            streams: [None; Lifetime::ALL.len()],
             reserved_units: 0,
             generation,
             sealed: 0,
@@ -204,11 +221,21 @@ impl Book {
     }
     /// Takes over a region whose segments are all free.
     pub fn adopt(&mut self, region: u32, headed: bool) {
+        let regions = self.layout.grant_of(region);
+        if self.layout.zones().is_some() {
+            // How far it was written is not known of one that has cells.
+            self.zones.insert(regions.start, if headed { Fill::Spent } else { Fill::Empty });
+        }
+        regions.for_each(|region| self.adopt_one(region, headed));
+    }
+    fn adopt_one(&mut self, region: u32, headed: bool) {
         assert!(self.layout.has(region), "granted region {region} does not exist");
         let slots = (0..SEGMENTS_PER_REGION).map(|_| Slot::Free).collect();
         let fresh = self.regions.insert(region, Region { slots, headed, leaving: false }).is_none();
         assert!(fresh, "region {region} was granted twice");
-        self.free.extend((0..SEGMENTS_PER_REGION).map(|slot| SegmentId::new(region, slot)));
+        if !(headed && self.layout.zones().is_some()) {
+            self.free.extend((0..SEGMENTS_PER_REGION).map(|slot| SegmentId::new(region, slot)));
+        }
     }
 
     /// Whether a segment could be opened at once.
@@ -243,7 +270,8 @@ impl Book {
             self.adopt(segment.region(), true);
         }
         let generation = self.generation;
-        if self.free.remove(&segment) {
+        let is_unused = self.layout.zones().is_some() && matches!(self.slot(segment), Slot::Free);
+        if self.free.remove(&segment) || is_unused {
             let class = if matches!(owner, CellOwner::Table { .. }) { Lifetime::Metadata } else { Lifetime::Hot };
             let mut used = Used::new(class, generation);
             used.phase = Phase::Sealed;
@@ -280,7 +308,7 @@ impl Book {
         let units = u32::try_from(checksums.len()).expect("checked by the caller");
         assert!((1..=SEGMENT_UNITS).contains(&units), "a cell has 1 to 512 units");
         let mut fitting: Option<(u32, SegmentId)> = None;
-        for segment in self.open[class.index()].clone() {
+        for segment in self.open[self.stream_of(class)].clone() {
             let left = SEGMENT_UNITS - self.used(segment).expect("open segments are used").next;
             if left >= units && fitting.is_none_or(|(best, _)| left < best) {
                 fitting = Some((left, segment));
@@ -289,6 +317,14 @@ impl Book {
         let (mut sealed, mut headless) = (None, None);
         let segment = match fitting {
             Some((_, segment)) => segment,
+            None if self.layout.zones().is_some() => match self.next_in_zone(purpose, class, units, ungranted) {
+                Next::Opened { segment, sealed: table, headless: header } => {
+                    (sealed, headless) = (table, header);
+                    segment
+                }
+                Next::NeedZone => return Place::NeedSegment,
+                Next::Refused => return Place::Refused,
+            },
             None if self.openable(ungranted) <= self.floors.of(purpose) => return Place::Refused,
             None => {
                 let Some(segment) = self.free.pop_first() else { return Place::NeedSegment };
@@ -313,7 +349,7 @@ impl Book {
 
     /// The open segment to seal before another one of its class is opened.
     fn crowded(&mut self, class: Lifetime) -> Option<SegmentId> {
-        let open = self.open[class.index()].clone();
+        let open = self.open[self.stream_of(class)].clone();
         if open.len() < OPEN_PER_CLASS {
             return None;
         }
@@ -324,7 +360,8 @@ impl Book {
         self.generation += 1;
         let generation = self.generation;
         *self.slot(segment) = Slot::Used(Box::new(Used::new(class, generation)));
-        self.open[class.index()].push(segment);
+        let stream = self.stream_of(class);
+        self.open[stream].push(segment);
         let region = self.regions.get_mut(&segment.region()).expect("a held region");
         (!std::mem::replace(&mut region.headed, true)).then_some(generation)
     }
@@ -340,7 +377,9 @@ impl Book {
         used.pins += 1;
         let (class, generation) = (used.class, used.generation);
         let entries = std::mem::take(&mut used.written);
-        self.open[class.index()].retain(|s| *s != segment);
+        let stream = self.stream_of(class);
+        self.open[stream].retain(|s| *s != segment);
+        self.note_sealed(segment, stream);
         Some(SegmentTable { segment, generation, class, entries })
     }
 
@@ -348,6 +387,9 @@ impl Book {
     pub fn sealable(&mut self, only_idle: bool) -> Vec<SegmentId> {
         let mut wanted = Vec::new();
         for segment in self.open.concat() {
+            if only_idle && self.goes_on_behind(segment) {
+                continue;
+            }
             let used = self.used(segment).expect("open segments are used");
             let busy = std::mem::take(&mut used.busy);
             if used.next > 0 && !(only_idle && busy) {
@@ -395,6 +437,9 @@ impl Book {
     }
     fn set_free(&mut self, segment: SegmentId) {
         *self.slot(segment) = Slot::Free;
+        if self.layout.zones().is_some() {
+            return self.empty_zone(self.layout.grant_of(segment.region()));
+        }
         if !self.is_leaving(segment.region()) {
             self.free.insert(segment);
         }
@@ -411,7 +456,8 @@ impl Book {
     }
     /// A wholly free region that is not needed; the caller gives it back.
     pub fn surplus(&mut self) -> Option<u32> {
-        if !std::mem::take(&mut self.freed) || self.free.len() < 2 * KEEP_FREE {
+        let keep = KEEP_FREE * usize::try_from(self.layout.grant_regions()).expect("few");
+        if !std::mem::take(&mut self.freed) || self.free.len() < 2 * keep {
             return None;
         }
         let region = self.drop_free()?;
@@ -420,22 +466,39 @@ impl Book {
     }
     /// Lets go of a wholly free region, if there is one.
     pub fn drop_free(&mut self) -> Option<u32> {
-        let region = *self.regions.iter().rev().find(|(_, r)| !r.leaving && r.is_free())?.0;
-        self.regions.remove(&region);
-        self.free.retain(|s| s.region() != region);
+        let region = match self.layout.zones() {
+            Some(_) => self.unused_zone()?,
+            None => *self.regions.iter().rev().find(|(_, r)| !r.leaving && r.is_free())?.0,
+        };
+        self.let_go(region);
         Some(region)
+    }
+
+    /// Forgets a region and those that are granted with it.
+    fn let_go(&mut self, region: u32) {
+        let regions = self.layout.grant_of(region);
+        self.zones.remove(&regions.start);
+        self.free.retain(|s| !regions.contains(&s.region()));
+        regions.for_each(|region| drop(self.regions.remove(&region)));
     }
 
     /// The region that is cheapest to empty, and the units of its live cells.
     pub fn cheapest(&self) -> Option<(u32, u64)> {
-        let held = self.regions.iter().filter(|(_, r)| !r.leaving);
-        held.map(|(region, r)| (*region, u64::from(r.live_units()))).min_by_key(|(_, live)| *live)
+        let live = |first: u32| {
+            let of = self.regions.range(self.layout.grant_of(first));
+            of.map(|(_, region)| u64::from(region.live_units())).sum::<u64>()
+        };
+        let is_first = |region: u32| self.layout.grant_of(region).start == region;
+        let held =
+            self.regions.iter().filter(|(region, r)| !r.leaving && is_first(**region) && !self.is_filled(**region));
+        held.map(|(region, _)| (*region, live(*region))).min_by_key(|(_, live)| *live)
     }
     /// Takes the free segments of a region out of use and marks the others as being cleaned. Those that are
     /// open ([`Book::open_in`]) are to be sealed.
     pub fn begin_leaving(&mut self, region: u32) {
-        self.set_leaving(region, true);
-        self.free.retain(|s| s.region() != region);
+        let regions = self.layout.grant_of(region);
+        self.free.retain(|s| !regions.contains(&s.region()));
+        regions.for_each(|region| self.set_leaving(region, true));
     }
     /// The open segments of a region.
     pub fn open_in(&self, region: u32) -> Vec<SegmentId> {
@@ -443,20 +506,26 @@ impl Book {
     }
     /// The live cells of a region, in order of place.
     pub fn live_in(&self, region: u32) -> Vec<(CellOwner, CellRef)> {
-        let here = self.all_used().filter(|(segment, _)| segment.region() == region);
+        let regions = self.layout.grant_of(region);
+        let here = self.all_used().filter(|(segment, _)| regions.contains(&segment.region()));
         here.flat_map(|(segment, used)| used.live_from(self.layout.data_unit(segment))).collect()
     }
     /// Lets go of a region that was being emptied, if it is empty. Whether it was.
     pub fn end_leaving(&mut self, region: u32) -> bool {
-        let is_free = self.regions.get(&region).expect("a region being emptied is held").is_free();
+        let mut regions = self.layout.grant_of(region);
+        let is_free = regions.all(|region| self.regions.get(&region).expect("being emptied, it is held").is_free());
         if is_free {
-            self.regions.remove(&region);
+            self.let_go(region);
         }
         is_free
     }
     /// Takes a region that was being emptied into use again.
     pub fn stay(&mut self, region: u32) {
-        self.set_leaving(region, false);
+        let regions = self.layout.grant_of(region);
+        regions.clone().for_each(|region| self.set_leaving(region, false));
+        if self.layout.zones().is_some() {
+            return self.empty_zone(regions);
+        }
         let slots = &self.regions.get(&region).expect("a region being emptied is held").slots;
         let free = (0..SEGMENTS_PER_REGION).zip(slots).filter(|(_, slot)| matches!(slot, Slot::Free));
         self.free.extend(free.map(|(slot, _)| SegmentId::new(region, slot)));
@@ -493,6 +562,9 @@ impl Book {
     /// Cost-benefit of Rosenblum and Ousterhout (1992): free share times age over the cost of
     /// reading the segment and writing what lives.
     pub fn victim(&mut self, gain_min: u32) -> Option<(SegmentId, Vec<(CellOwner, CellRef)>)> {
+        if self.layout.zones().is_some() {
+            return self.victim_in_zone(gain_min);
+        }
         let now = self.sealed;
         let score = |used: &Used| {
             let gain = u64::from(used.gain());
@@ -505,10 +577,14 @@ impl Book {
             .filter(|(_, u)| u.gain() >= gain_min.max(VICTIM_GAIN_UNITS))
             .map(|(segment, used)| (segment, score(used)))
             .max_by_key(|(segment, score)| (*score, std::cmp::Reverse(*segment)))?;
+        Some((segment, self.begin_cleaning(segment)?))
+    }
+    /// Marks a segment as being cleaned: its live cells.
+    fn begin_cleaning(&mut self, segment: SegmentId) -> Option<Vec<(CellOwner, CellRef)>> {
         let first = self.layout.data_unit(segment);
         let used = self.used(segment)?;
         used.cleaning = true;
-        Some((segment, used.live_from(first)))
+        Some(used.live_from(first))
     }
     /// The cleaner is through with a segment. What it could not move makes the segment young again, so that the
     /// cleaner turns to others first; one of which it could move nothing is left alone for a while.
@@ -558,6 +634,10 @@ impl Book {
                     usage.free_units += u64::from(SEGMENT_UNITS - used.next);
                     usage.garbage_units += u64::from(used.next) - live;
                 }
+                Phase::Sealed if self.layout.zones().is_some() => {
+                    usage.sealed_segments += 1;
+                    usage.garbage_units += segment_units - live;
+                }
                 Phase::Sealed => {
                     usage.sealed_segments += 1;
                     usage.garbage_units += u64::from(used.gain());
@@ -565,6 +645,10 @@ impl Book {
                 }
             }
         }
+        let (dead, rest) = self.unused_in_zones();
+        usage.total_units += dead + rest;
+        usage.garbage_units += dead;
+        usage.lost_units += rest;
         usage
     }
 }

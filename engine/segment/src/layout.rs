@@ -95,7 +95,19 @@ impl Part {
 ///
 /// Invariants: a member is there once; no two parts have a region number in common.
 #[derive(Clone, Debug)]
-pub struct RegionLayout(Rc<RefCell<Vec<Part>>>);
+pub struct RegionLayout {
+    parts: Rc<RefCell<Vec<Part>>>,
+    zones: Option<ZoneShape>,
+}
+
+/// Regions that lie in zones: a zone is filled segment by segment from its first one on, and only all of it is used again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZoneShape {
+    /// Regions of a zone, which are granted together, named by the first.
+    pub regions: u32,
+    /// Zones that each core fills at a time, from 1.
+    pub streams: u32,
+}
 
 impl RegionLayout {
     /// `regions` regions of the only device from byte `offset` on; None where [`Part::new`] says so.
@@ -104,13 +116,31 @@ impl RegionLayout {
     }
     /// These parts; None where two of them are of one member or share a number.
     pub fn of(parts: Vec<Part>) -> Option<Self> {
-        let layout = RegionLayout(Rc::default());
+        let layout = RegionLayout { parts: Rc::default(), zones: None };
         parts.into_iter().all(|part| layout.add(part)).then_some(layout)
+    }
+    /// The same regions, in zones.
+    #[must_use]
+    pub fn in_zones(self, zones: ZoneShape) -> Self {
+        RegionLayout { zones: Some(zones), ..self }
+    }
+    /// The zones, where the regions lie in some.
+    pub const fn zones(&self) -> Option<ZoneShape> {
+        self.zones
+    }
+    /// Regions that are granted together.
+    pub fn grant_regions(&self) -> u32 {
+        self.zones.map_or(1, |zones| zones.regions)
+    }
+    /// The regions that are granted together with this one.
+    pub fn grant_of(&self, region: u32) -> Range<u32> {
+        let first = region - region % self.grant_regions();
+        first..first + self.grant_regions()
     }
     /// Takes a part in. False where its member or one of its numbers is there already.
     #[must_use]
     pub fn add(&self, part: Part) -> bool {
-        let mut parts = self.0.borrow_mut();
+        let mut parts = self.parts.borrow_mut();
         let shares = |other: &Part| {
             let (a, b) = (other.numbers(), part.numbers());
             other.member() == part.member() || a.start < b.end && b.start < a.end
@@ -124,11 +154,11 @@ impl RegionLayout {
     }
     /// The parts, by member.
     pub fn parts(&self) -> Vec<Part> {
-        self.0.borrow().clone()
+        self.parts.borrow().clone()
     }
     /// Number of regions.
     pub fn regions(&self) -> u32 {
-        self.0.borrow().iter().map(|part| part.regions).sum()
+        self.parts.borrow().iter().map(|part| part.regions).sum()
     }
     /// Whether there is a region of that number.
     pub fn has(&self, region: u32) -> bool {
@@ -141,7 +171,7 @@ impl RegionLayout {
     }
     /// The part that a region lies in.
     pub fn part_of(&self, region: u32) -> Option<Part> {
-        self.0.borrow().iter().find(|part| part.numbers().contains(&region)).copied()
+        self.parts.borrow().iter().find(|part| part.numbers().contains(&region)).copied()
     }
     /// First unit of a region's header. Panics where there is no such region.
     fn region_unit(&self, region: u32) -> u64 {
@@ -164,7 +194,7 @@ impl RegionLayout {
     /// The segment a cell lies in and its first unit there; None unless it lies wholly inside
     /// the data of one segment.
     pub fn locate(&self, cell: CellRef) -> Option<(SegmentId, u32)> {
-        let parts = self.0.borrow();
+        let parts = self.parts.borrow();
         let part = match parts.as_slice() {
             [only] => only,
             parts => &parts[parts.partition_point(|part| part.first_unit <= cell.unit()).checked_sub(1)?],

@@ -27,6 +27,7 @@ pub use cfs_seam::Lifetime;
 pub use grants::{LocalRegions, RegionGrants};
 pub use layout::{
     CELL_UNITS_MAX, Part, REGION_BYTES, REGION_UNITS, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, SegmentId,
+    ZoneShape,
 };
 pub use space::{Leaving, Reservation, Space, SpaceConfig, SpaceError, Victim, Written};
 pub use table::{RegionHeader, SegmentTable, TableEntry, TableError};

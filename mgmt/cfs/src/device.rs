@@ -208,6 +208,9 @@ fn open(wanted: &DeviceAdd) -> Result<(Target, Draft), Failure> {
     }
     let target = Target::of(path)?;
     let mut draft = Draft::open(&target, wanted.size, wanted.force)?;
+    if draft.file.has_zones() {
+        return Err(Failure::plain("a device of zones is the only device of its node"));
+    }
     draft.name()?;
     Ok((target, draft))
 }

@@ -13,7 +13,7 @@ use crate::place::Target;
 use crate::pool::{self, Purpose};
 use crate::registry;
 use crate::stop_sign::StopSign;
-use cfs_device::{DeviceError, Joining, Layout, Roles, Superblock, Uuid};
+use cfs_device::{DeviceError, Joining, Layout, Roles, Superblock, Uuid, open_zones};
 use cfs_runtime::{CoreConfig, DiskFile, OpenMode, RuntimeError, open_disk, run as run_core};
 use cfs_types::CoreId;
 pub use draft::Draft;
@@ -73,11 +73,12 @@ fn join(store: &Target, target: &Target, options: &FormatOptions, stop: &Arc<Sto
     let (superblock, list, force) = (first.first.superblock, first.list, draft.is_ours || options.force);
     let seen_at = target.path.as_os_str().as_bytes().to_vec();
     let joined = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
-        let disk = file.attach(&reactor);
+        let disk = open_zones(file.attach(&reactor), &world.tasks, 0).await?;
         let joining = Joining { device: Uuid::random(&*world.rng), roles: Roles::ALL_BUT_LOG, force, seen_at };
-        until_stopped(cfs_device::prepare_member(&superblock, &list, &*disk, &joining), &stop).await
+        Ok(until_stopped(cfs_device::prepare_member(&superblock, &list, &*disk, &joining), &stop).await)
     });
-    let joined = joined.map_err(Failure::plain)?.ok_or_else(Failure::stopped)?.map_err(|e| not_empty(&e))?;
+    let joined = joined.map_err(Failure::plain)?.map_err(|e: DeviceError| not_empty(&e))?;
+    let joined = joined.ok_or_else(Failure::stopped)?.map_err(|e| not_empty(&e))?;
     draft.name()?;
     draft.keep();
     let member = joined.member.clone();
@@ -155,7 +156,10 @@ fn size_of(target: &Target, size: Option<u64>) -> u64 {
 fn lay_out(file: DiskFile, force: bool, stop: &Arc<StopSign>) -> Result<Superblock, Failure> {
     let stop = stop.clone();
     let done = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
-        let disk = file.attach(&reactor);
+        let disk = match open_zones(file.attach(&reactor), &world.tasks, 0).await {
+            Ok(disk) => disk,
+            Err(error) => return Some(Err(error)),
+        };
         let uuid = || Uuid::random(&*world.rng);
         let options = cfs_device::FormatOptions { force, ..cfs_device::FormatOptions::new(uuid(), uuid(), uuid()) };
         let bar = ProgressBar::new(0);
@@ -214,10 +218,5 @@ pub fn refusal(target: &Target, error: &DeviceError) -> Failure {
 }
 
 fn read_superblock(file: &DiskFile) -> Result<Result<Superblock, DeviceError>, Failure> {
-    let same = file.clone();
-    let read = run_core(CoreConfig::new(CoreId::new(0)), move |_, reactor| async move {
-        let disk = same.attach(&reactor);
-        cfs_device::open(&*disk).await
-    });
-    read.map_err(|e| Failure::new(format!("opening {}", file.path().display()), e))
+    pool::on_disk(file, async |disk| cfs_device::open(&*disk).await)
 }

@@ -27,7 +27,8 @@ pub fn run(options: &FsckOptions) -> Result<ExitCode, Failure> {
     }
     let checked = devices.clone();
     let checked = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
-        let disk = checked.first.file.attach(&reactor);
+        let first = checked.first.file.attach(&reactor);
+        let disk = cfs_device::open_zones(first, &world.tasks, 0).await.map_err(FsckError::Superblock)?;
         let others = checked.others.iter().map(|(_, other)| other.file.attach(&reactor)).collect();
         let mut bar = Bar::new();
         let report = cfs_server::fsck(&world, disk, others, |progress| bar.show(progress)).await;

@@ -6,9 +6,9 @@
 use crate::Failure;
 use crate::format::{open_locked, refusal};
 use crate::place::Target;
-use cfs_device::{DeviceError, Member, MemberList, Mended, Pool, PoolError, Superblock, check_member};
+use cfs_device::{DeviceError, Member, MemberList, Mended, Pool, PoolError, Superblock, check_member, open_zones};
 use cfs_runtime::{CoreConfig, DiskFile, OpenMode, Reactor, RuntimeError, run as run_core};
-use cfs_seam::Disk;
+use cfs_seam::{Disk, World};
 use cfs_types::CoreId;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -66,10 +66,11 @@ impl Devices {
         std::iter::once(&self.first).chain(self.others.iter().map(|(_, other)| other))
     }
 
-    /// As a core has them.
-    pub fn attach(&self, reactor: &Rc<Reactor>) -> Pool {
+    /// As core `core` has them.
+    pub async fn attach(&self, world: &World, reactor: &Rc<Reactor>, core: u16) -> Result<Pool, DeviceError> {
         let others = self.others.iter().map(|(number, other)| (*number, other.file.attach(reactor)));
-        Pool::of(self.first.file.attach(reactor), self.first.superblock, self.list.clone(), others.collect())
+        let first = open_zones(self.first.file.attach(reactor), &world.tasks, core).await?;
+        Ok(Pool::of(first, self.first.superblock, self.list.clone(), others.collect()))
     }
 }
 
@@ -229,9 +230,10 @@ where
     F: Future<Output = T> + 'static,
 {
     let same = file.clone();
-    let done = run_core(CoreConfig::new(CoreId::new(0)), move |_, reactor| {
-        let disk = same.attach(&reactor);
-        async move { work(disk).await }
+    let done = run_core(CoreConfig::new(CoreId::new(0)), move |world, reactor| async move {
+        let disk = open_zones(same.attach(&reactor), &world.tasks, 0).await?;
+        Ok(work(disk).await)
     });
-    done.map_err(|error| Failure::new(format!("opening {}", file.path().display()), error))
+    let failed = |error: &dyn std::fmt::Display| Failure::new(format!("opening {}", file.path().display()), error);
+    done.map_err(|error| failed(&error))?.map_err(|error: DeviceError| failed(&error))
 }

@@ -143,6 +143,7 @@ pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &St
     for (index, seat) in seats.into_iter().enumerate() {
         let (devices, config, ready) = (devices.clone(), config.clone(), ready.clone());
         let root = RootOwner { uid: user_id(), gid: group_id() };
+        let number = seat.core().get();
         let mut core = CoreConfig::new(seat.core());
         core.local = Some(local.clone());
         // More cores than CPUs: the kernel places them.
@@ -162,7 +163,8 @@ pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &St
             if index == 0 && reactor.registered_buffer_bytes() == 0 {
                 complain!("{NO_REGISTERED_BUFFERS}");
             }
-            let pool = devices.attach(&reactor);
+            let pool = devices.attach(&world, &reactor, number).await;
+            let pool = pool.map_err(|error| StartError(format!("opening the device: {error}")))?;
             let devices = Devices { pool, attach: device::attach(reactor) };
             serve_core(world, devices, config, root, move |_| {
                 let _gone = ready.send(());
@@ -284,6 +286,7 @@ fn wait_ready(
 /// The cores to serve with: as many as are wanted, or as the CPUs and the log allow.
 pub fn cores_for(options: &Serving, layout: &Layout) -> Result<u16, Failure> {
     let most = u16::try_from(layout.log_slots / cfs_log::SLOTS_PER_CORE_MIN).unwrap_or(u16::MAX);
+    let most = if layout.zone_bytes > 0 { most.min(cfs_device::JOURNALS) } else { most };
     match options.cores {
         Some(cores) if cores > most => Err(Failure::plain(format!(
             "the log of a store of {} MiB has room for {most} cores, not for {cores}: --cores {most}, or a larger store",

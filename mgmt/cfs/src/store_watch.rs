@@ -58,6 +58,7 @@ impl Watched {
     fn device_words(&self) -> Option<String> {
         let device = self.file.nvme()?;
         let placed = match device.placement_handles {
+            _ if device.zones > 0 => format!("{} zones", device.zones),
             0 => "no placement handles".to_owned(),
             1 => "1 placement handle".to_owned(),
             several => format!("{several} placement handles"),

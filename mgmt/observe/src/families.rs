@@ -196,6 +196,7 @@ fn devices(snapshot: &Snapshot) -> Vec<Family> {
         of("cfs_device_read", bytes, counter, "Bytes read from a device", |d| d.read_bytes),
         of("cfs_device_written", bytes, counter, "Bytes written to a device", |d| d.written_bytes),
         of("cfs_device_discarded", bytes, counter, "Bytes given back to a device", |d| d.discarded_bytes),
+        of("cfs_device_zone", Unit::Of("resets"), counter, "Zones of a device that were reset", |d| d.zone_resets),
         of("cfs_device_in_flight", operations, Kind::Gauge, "Operations under way at a device", |d| d.in_flight),
         of("cfs_device", Unit::Of("errors"), counter, "Operations that a device answered with an error", |d| d.errors),
         of("cfs_device_live", bytes, Kind::Gauge, "Live bytes in segments on a device", |d| {

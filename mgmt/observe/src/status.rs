@@ -91,6 +91,8 @@ pub struct DeviceUse {
     pub written_bytes: u64,
     /// Bytes given back.
     pub discarded_bytes: u64,
+    /// Zones reset.
+    pub zone_resets: u64,
     /// Operations under way.
     pub in_flight: u64,
     /// Operations that ended in an error.

@@ -14,10 +14,10 @@ use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::peers::Peers;
 use crate::seat::Seat;
-use cfs_device::{Member, MemberList};
+use cfs_device::{JOURNALS, Member, MemberList};
 use cfs_log::{CorePart, recover};
-use cfs_seam::{Class, io, spawn};
-use cfs_segment::{CellOwner, CellRef, Part, REGION_BYTES, RegionLayout};
+use cfs_seam::{Class, Disk, io, spawn};
+use cfs_segment::{CellOwner, CellRef, Part, REGION_BYTES, RegionLayout, ZoneShape};
 use cfs_types::{CoreId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -59,6 +59,8 @@ pub async fn lead(seat: &Rc<Seat>) -> Result<Rc<Core>, StartError> {
     let cores = seat.config.cores;
     let recovered = recover(&seat.disk, &seat.superblock).await;
     let recovered = recovered.map_err(|e| StartError::new("reading the log", e))?;
+    // Before any core begins a zone of its own.
+    seat.disk.settle().await.map_err(|e| StartError::new("finishing the zones that were being written", e))?;
     let config = seat.config.clone();
     let (mut old, parts) =
         recovered.split(cores, |group| config.owner(group)).map_err(|e| StartError::new("dividing the log", e))?;
@@ -121,18 +123,25 @@ fn divide(layout: &RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<
             let place = layout.locate(cell);
             let (segment, _) =
                 place.ok_or_else(|| StartError(format!("damage: {owner} names {cell:?}, which is in no segment")))?;
-            *counts.entry(segment.region()).or_default().entry(core).or_default() += 1;
-            by_region.entry(segment.region()).or_default().push((owner, cell));
+            // What is granted together is held together.
+            let first = layout.grant_of(segment.region()).start;
+            *counts.entry(first).or_default().entry(core).or_default() += 1;
+            by_region.entry(first).or_default().push((owner, cell));
         }
     }
     let most = |c: &BTreeMap<u16, usize>| c.iter().max_by_key(|(_, n)| **n).map_or(0, |(core, _)| *core);
-    let holders: BTreeMap<u32, CoreId> = counts.iter().map(|(r, c)| (*r, CoreId::new(most(c)))).collect();
+    let holders = counts.iter().flat_map(|(r, c)| {
+        let holder = CoreId::new(most(c));
+        layout.grant_of(*r).map(move |region| (region, holder))
+    });
+    let holders: BTreeMap<u32, CoreId> = holders.collect();
     let mut out: Vec<Regions> =
         (0..cores).map(|_| Regions { holders: holders.clone(), ..Regions::default() }).collect();
     for (region, cells) in by_region {
         out[usize::from(holders[&region].get())].cells.extend(cells);
     }
-    let free = layout.parts().into_iter().flat_map(Part::numbers).filter(|r| !holders.contains_key(r));
+    let is_first = |region: &u32| layout.grant_of(*region).start == *region;
+    let free = layout.parts().into_iter().flat_map(Part::numbers).filter(is_first).filter(|r| !holders.contains_key(r));
     for (n, region) in free.enumerate() {
         out[n % usize::from(cores)].pool.insert(region);
     }
@@ -142,6 +151,19 @@ fn divide(layout: &RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<
 /// The regions of a node's devices; None where they cannot all be addressed.
 pub fn region_layout(list: &MemberList) -> Option<RegionLayout> {
     RegionLayout::of(list.members.iter().map(part_of).collect::<Option<_>>()?)
+}
+
+/// How a core of so many uses the zones of a device of zones (docs/decisions/0017-zones.md).
+pub fn zone_shape(disk: &dyn Disk, cores: u16) -> Result<Option<ZoneShape>, StartError> {
+    let Some(zoning) = disk.geometry().zoning else { return Ok(None) };
+    let streams = zoning.active_max.map_or(u32::MAX, |most| ((most - 1) / u32::from(cores)).saturating_sub(2));
+    if streams == 0 || cores > JOURNALS {
+        return Err(StartError(format!(
+            "the device has too few zones that may be written at a time for {cores} cores: each needs three, and one is spare"
+        )));
+    }
+    let regions = u32::try_from(zoning.zone_bytes / REGION_BYTES).map_err(|e| StartError::new("zones", e))?;
+    Ok(Some(ZoneShape { regions, streams }))
 }
 
 /// The regions of one of them.

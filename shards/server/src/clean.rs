@@ -23,7 +23,7 @@ use cfs_exec::Event;
 use cfs_kv::Pins;
 use cfs_namespace::data::chunk_record;
 use cfs_seam::{Instant, gather, timeout};
-use cfs_segment::{CellOwner, CellRef, Lifetime, SEGMENT_UNITS, Usage};
+use cfs_segment::{CellOwner, CellRef, Lifetime, SEGMENT_UNITS, SEGMENTS_PER_REGION, Usage};
 use cfs_types::{ChunkId, FsError, GroupId, UNIT_BYTES};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -31,6 +31,8 @@ use std::time::Duration;
 
 /// The cleaner works while less than this share of the units is free, percent.
 const FREE_PERCENT_LOW: u64 = 20;
+/// On zones it works also while fewer than so many are free beside what is kept back.
+const ZONES_AHEAD: u64 = 2;
 /// Least share of garbage in what is cleaned while so much more is free than what is kept back, both percent.
 const GARBAGE_PERCENT: [(u64, u64); 4] = [(8, 50), (4, 40), (2, 30), (1, 20)];
 /// The same below that, and where a writer waits.
@@ -100,7 +102,10 @@ impl Rounds {
     /// Cleans one segment, if space is short and something is to be gained. True where it did.
     async fn clean_one(&self, core: &Rc<Core>, in_need: bool) -> Result<bool, FsError> {
         let usage = core.space.usage();
-        if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW {
+        // A zone gives nothing back before all of it is clean: what is kept back must not be reached meanwhile.
+        let zones = core.space.layout().zones().map_or(0, |zones| zones.regions * SEGMENTS_PER_REGION);
+        let floor = if zones > 0 { core.floor_units + ZONES_AHEAD * u64::from(zones * SEGMENT_UNITS) } else { 0 };
+        if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW && usage.free_units >= floor {
             return Ok(false);
         }
         let need = if in_need { GARBAGE_PERCENT_IN_NEED } else { garbage_percent(&usage, core.floor_units) };

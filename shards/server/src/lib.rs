@@ -107,6 +107,10 @@ pub async fn serve_core(
     let Some(regions) = boot::region_layout(&devices.pool.list) else {
         return Err(StartError("the devices have more regions than this version can address".into()));
     };
+    let regions = match boot::zone_shape(&*devices.pool.first, config.cores)? {
+        Some(zones) => regions.in_zones(zones),
+        None => regions,
+    };
     let seat = Seat::new(world.clone(), devices, regions, config);
     let served = seat.peers.clone().serve(seat.clone());
     let _mesh = spawn(&world.tasks, Class::Foreground, served);

@@ -4,7 +4,8 @@
 //! takes half of what another has, one that must refuse a write without takes the last too, or has another
 //! empty a region for it. So a reservation is decided on the core alone.
 //!
-//! Invariant: a region is in one core's pool, or held by one core's space, never both.
+//! Invariant: a region is in one core's pool, or held by one core's space, never both. Those of a zone go together, by the
+//! number of the first.
 
 use crate::messages::{CoreReply, CoreRequest};
 use crate::peers::Peers;
@@ -72,6 +73,11 @@ impl RegionPool {
         pool.remove(&region).then_some(region)
     }
 
+    /// Units of data in what is granted together.
+    fn grant_units(&self) -> u64 {
+        REGION_UNITS * u64::from(self.layout.grant_regions())
+    }
+
     /// Gives half of the pool to another core. One that is in need gets the last of it too, or else a held
     /// region without cells: as long as this core could still write what it has `promised`, units, beside
     /// what is kept back.
@@ -79,7 +85,7 @@ impl RegionPool {
         let pooled = self.pool.borrow().len();
         let half = if is_in_need { pooled.div_ceil(2).max(1) } else { pooled / 2 };
         let mut given = Vec::new();
-        while given.len() < half && space.reserve(Purpose::Data, promised + REGION_UNITS).is_some() {
+        while given.len() < half && space.reserve(Purpose::Data, promised + self.grant_units()).is_some() {
             let pooled = self.take();
             let Some(region) = pooled.or_else(|| space.drop_free_region()) else { break };
             given.push(region);
@@ -127,13 +133,15 @@ impl RegionGrants for Grants {
     }
 
     fn give_back(&self, region: u32) {
-        self.0.holders.borrow_mut().remove(&region);
+        let together = self.0.layout.grant_of(region);
+        self.0.holders.borrow_mut().retain(|held, _| !together.contains(held));
         let fresh = self.0.pool.borrow_mut().insert(region);
         assert!(fresh, "region {region} was given back twice");
     }
 
     fn ungranted(&self) -> u32 {
-        u32::try_from(self.0.pool.borrow().len()).expect("region numbers are 32 bits")
+        let granted = u32::try_from(self.0.pool.borrow().len()).expect("region numbers are 32 bits");
+        granted * self.0.layout.grant_regions()
     }
 
     fn retire_elsewhere(&self, owner: CellOwner, cell: CellRef) {

@@ -49,6 +49,7 @@ fn devices(core: &Core) -> Vec<DeviceUse> {
         read_bytes: usage.read_bytes,
         written_bytes: usage.written_bytes.iter().sum(),
         discarded_bytes: usage.discarded_bytes,
+        zone_resets: usage.zone_resets,
         in_flight: usage.in_flight,
         errors: usage.errors,
         live_units: live.get(&number).copied().unwrap_or(0),

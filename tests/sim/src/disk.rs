@@ -4,7 +4,11 @@ use crate::faults::{DiskFaults, Injected};
 use crate::media::{Media, SECTOR_BYTES, WriteId};
 use crate::rng::Stream;
 use crate::timeline::Life;
-use cfs_seam::{Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime, World, io, sleep};
+use crate::zones::ZoneStates;
+use cfs_seam::{
+    Disk, DiskError, Durability, Geometry, Io, IoBuf, IoDone, Lifetime, World, Zone, ZoneAction, ZonedDevice, Zones,
+    io, sleep,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -30,6 +34,8 @@ struct Device {
     /// Bytes that are not what they should be, or were not for a while.
     damaged: RefCell<Vec<Range<u64>>>,
     operations: Cell<u64>,
+    /// Where the device is made of zones.
+    zones: Option<RefCell<ZoneStates>>,
 }
 
 /// Runs a completion after a delay in nanoseconds, or never, if its machine is gone by then.
@@ -51,10 +57,16 @@ impl MemoryDisk {
     pub fn new(bytes: u64, faults: DiskFaults, seed: u64) -> MemoryDisk {
         let rng = Stream::new(seed);
         let litter = faults.litter.then(|| rng.next());
-        Self::from_media(Media::new(bytes, litter), faults, rng)
+        Self::from_media(Media::new(bytes, litter), faults, rng, None)
     }
 
-    fn from_media(media: Media, faults: DiskFaults, rng: Stream) -> MemoryDisk {
+    /// A device of zones, all empty.
+    pub fn with_zones(zones: Zones, faults: DiskFaults, seed: u64) -> MemoryDisk {
+        let bytes = u64::from(zones.count) * zones.stride_bytes;
+        Self::from_media(Media::new(bytes, None), faults, Stream::new(seed), Some(ZoneStates::new(zones)))
+    }
+
+    fn from_media(media: Media, faults: DiskFaults, rng: Stream, zones: Option<ZoneStates>) -> MemoryDisk {
         MemoryDisk(Rc::new(Device {
             media: RefCell::new(media),
             faults: Cell::new(faults),
@@ -65,6 +77,7 @@ impl MemoryDisk {
             injected: Cell::default(),
             damaged: RefCell::default(),
             operations: Cell::new(0),
+            zones: zones.map(RefCell::new),
         }))
     }
 
@@ -74,7 +87,9 @@ impl MemoryDisk {
         let rng = Stream::new(seed);
         let mut media = self.0.media.borrow().clone();
         media.cut_power(&rng);
-        Self::from_media(media, self.0.faults.get(), rng)
+        let mut zones = self.0.zones.as_ref().map(|zones| zones.borrow().clone());
+        zones.iter_mut().flat_map(|zones| zones.cut_power(&rng)).for_each(|gone| media.erase(&gone));
+        Self::from_media(media, self.0.faults.get(), rng, zones)
     }
 
     /// This device as the core of `world` sees it: operations take a random time of its virtual
@@ -162,7 +177,15 @@ impl MemoryDisk {
 
     /// Cuts the power in place.
     pub(crate) fn cut_power(&self) {
-        self.0.media.borrow_mut().cut_power(&self.0.rng);
+        let mut media = self.0.media.borrow_mut();
+        media.cut_power(&self.0.rng);
+        let gone = self.0.zones.iter().flat_map(|zones| zones.borrow_mut().cut_power(&self.0.rng));
+        gone.for_each(|range| media.erase(&range));
+    }
+
+    /// Its zones as they are, and how often one was reset, where it has any.
+    pub fn zone_states(&self) -> Option<(Vec<Zone>, u64)> {
+        self.0.zones.as_ref().map(|zones| (zones.borrow().report(), zones.borrow().resets))
     }
 
     fn immediate(&self) -> Handle {
@@ -195,7 +218,9 @@ impl InFlight {
         }
         let sectors = sectors(&self.range);
         self.device.unreadable.borrow_mut().retain(|sector| !sectors.contains(sector));
-        media.complete_write(self.id, durability == Durability::Through || !faults.volatile_cache);
+        let is_durable = durability == Durability::Through || !faults.volatile_cache;
+        media.complete_write(self.id, is_durable);
+        self.device.zones.iter().for_each(|zones| zones.borrow_mut().end_write(self.range.start, is_durable));
         Ok(())
     }
 }
@@ -203,6 +228,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.device.media.borrow_mut().abandon_write(self.id, &self.device.rng);
+        self.device.zones.iter().for_each(|zones| zones.borrow_mut().end_write(self.range.start, false));
     }
 }
 
@@ -332,6 +358,7 @@ impl Disk for Handle {
             block_bytes: faults.block_bytes,
             volatile_cache: faults.volatile_cache,
             fua: faults.fua,
+            zoning: None,
         }
     }
 
@@ -344,8 +371,9 @@ impl Disk for Handle {
             return done;
         }
         let device = self.disk.0.clone();
+        let refused = device.zones.as_ref().and_then(|zones| zones.borrow().may_read(offset, length(&buf)).err());
         self.later(move || {
-            let result = device.read(offset, &mut buf);
+            let result = refused.map_or_else(|| device.read(offset, &mut buf), Err);
             promise.complete(IoDone { result, buf });
         });
         done
@@ -360,6 +388,11 @@ impl Disk for Handle {
             return done;
         }
         let device = self.disk.0.clone();
+        let refused =
+            device.zones.as_ref().and_then(|zones| zones.borrow_mut().begin_write(offset, length(&buf)).err());
+        if let Some(error) = refused {
+            return Io::ready(IoDone { result: Err(error), buf });
+        }
         let target = device.target(offset, length(&buf));
         let id = device.media.borrow_mut().begin_write(target, &buf);
         let write = InFlight { device, id, range: target..target + length(&buf) };
@@ -374,6 +407,7 @@ impl Disk for Handle {
         }
         let device = self.disk.0.clone();
         let mark = device.media.borrow().begin_flush();
+        let pointers = device.zones.as_ref().map(|zones| zones.borrow().begin_flush());
         let life = self.life.clone();
         self.later(move || {
             if device.flush_fails(&life) {
@@ -382,6 +416,9 @@ impl Disk for Handle {
             }
             if !device.faults.get().flushes_lie {
                 device.media.borrow_mut().complete_flush(mark);
+                if let (Some(zones), Some(pointers)) = (&device.zones, &pointers) {
+                    zones.borrow_mut().complete_flush(pointers);
+                }
             }
             promise.complete(Ok(()));
         });
@@ -392,6 +429,9 @@ impl Disk for Handle {
         if !self.check(offset, bytes) {
             return Io::ready(Err(DiskError::OutOfRange));
         }
+        if self.disk.0.zones.is_some() {
+            return Io::ready(Err(DiskError::NotSupported));
+        }
         let (promise, done) = io();
         if self.life.is_over() {
             return done;
@@ -400,6 +440,39 @@ impl Disk for Handle {
         self.later(move || {
             device.media.borrow_mut().discard(offset, bytes, &device.rng);
             promise.complete(Ok(()));
+        });
+        done
+    }
+
+    fn zoned(self: Rc<Self>) -> Option<Rc<dyn ZonedDevice>> {
+        if self.disk.0.zones.is_some() { Some(self) } else { None }
+    }
+}
+
+impl ZonedDevice for Handle {
+    fn zones(&self) -> Zones {
+        self.disk.0.zones.as_ref().expect("only a device of zones is one").borrow().zones()
+    }
+
+    fn report(&self) -> Io<Result<Vec<Zone>, DiskError>> {
+        let (promise, done) = io();
+        if self.life.is_over() {
+            return done;
+        }
+        let device = self.disk.0.clone();
+        self.later(move || promise.complete(Ok(device.zones.as_ref().expect("it has zones").borrow().report())));
+        done
+    }
+
+    fn manage(&self, zone: u32, action: ZoneAction) -> Io<Result<(), DiskError>> {
+        let (promise, done) = io();
+        if self.life.is_over() {
+            return done;
+        }
+        let device = self.disk.0.clone();
+        self.later(move || {
+            let gone = device.zones.as_ref().expect("it has zones").borrow_mut().manage(zone, action);
+            promise.complete(gone.map(|range| range.iter().for_each(|range| device.media.borrow_mut().erase(range))));
         });
         done
     }
@@ -420,6 +493,9 @@ impl Disk for MemoryDisk {
     }
     fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
         self.immediate().discard(offset, bytes)
+    }
+    fn zoned(self: Rc<Self>) -> Option<Rc<dyn ZonedDevice>> {
+        Rc::new(self.immediate()).zoned()
     }
 }
 

@@ -20,6 +20,7 @@ mod net;
 mod rng;
 mod sim;
 mod timeline;
+mod zones;
 
 pub use disk::{MemoryDisk, disk};
 pub use faults::{DiskFaults, Injected};

@@ -316,6 +316,16 @@ impl Media {
         }
     }
 
+    /// The range is zeros from now on, durably.
+    pub fn erase(&mut self, range: &Range<u64>) {
+        let sectors = sector_of(range.start)..sector_of(range.end);
+        let blocks = sectors.start / SECTORS_A_BLOCK..sectors.end / SECTORS_A_BLOCK;
+        let written: Vec<u64> = self.durable.range(blocks).map(|(number, _)| *number).collect();
+        written.iter().for_each(|number| drop(self.durable.remove(number)));
+        let cached: Vec<u64> = self.cache.range(sectors).map(|(sector, _)| *sector).collect();
+        cached.iter().for_each(|sector| drop(self.cache.remove(sector)));
+    }
+
     /// Inverts one bit of what reads answer at `offset`, durably.
     pub fn flip_bit(&mut self, offset: u64, bit: u8) {
         let sector = sector_of(offset);

@@ -8,6 +8,7 @@ mod command;
 mod namespace;
 mod placement;
 mod ring;
+mod zones;
 
 pub(super) use namespace::Namespace;
 pub use namespace::{NvmeIdentity, NvmeWear};

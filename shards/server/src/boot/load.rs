@@ -60,7 +60,10 @@ pub async fn load(seat: &Rc<Seat>, part: CorePart) -> Result<(Loaded, Claims), S
     let segments = seat.regions.regions() * SEGMENTS_PER_REGION / u32::from(seat.config.cores);
     let space_config = SpaceConfig {
         layout: seat.regions.clone(),
-        floors: Floors::of_share(segments),
+        floors: match seat.regions.zones() {
+            Some(zones) => Floors::of_zones(segments, zones.regions * SEGMENTS_PER_REGION),
+            None => Floors::of_share(segments),
+        },
         discard: seat.config.discard,
         start: boot,
     };

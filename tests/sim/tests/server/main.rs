@@ -41,6 +41,7 @@ mod stuck;
 mod summary;
 mod takeover;
 mod walk;
+mod zoned;
 
 /// As in the product: a quarter of a history's time went to memory that is asked for and given back.
 #[global_allocator]

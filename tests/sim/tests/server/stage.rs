@@ -3,10 +3,10 @@
 //! The server's device outlives it; it runs on one of several machines of one to three cores that
 //! reach the same device, so that it can come back with another number of cores.
 
-use cfs_device::{FormatOptions, Member, Pool, PoolError, Uuid};
+use cfs_device::{FormatOptions, Member, Pool, PoolError, Uuid, open_zones};
 use cfs_observe::CoreStatus;
 use cfs_rpc::Admission;
-use cfs_seam::{Address, Disk, World};
+use cfs_seam::{Address, Disk, World, Zones};
 use cfs_server::{
     Attach, CoreReply, CoreRequest, Devices, Envelope, MemoryLimits, NewDevice, NotAdded, Notices, Report, RootOwner,
     ScrubConfig, ServerConfig, fsck, serve_core,
@@ -51,6 +51,8 @@ pub struct Setup {
     pub cores_max: u16,
     /// How long a silent client's leases last.
     pub lease_term: Duration,
+    /// The zones of the device, where it is made of some; then `device_bytes` and `log_bytes` say nothing.
+    pub zones: Option<Zones>,
     /// What the device does wrong.
     pub faults: DiskFaults,
     /// How everything that is stored is read and verified.
@@ -66,6 +68,7 @@ impl Default for Setup {
             device_bytes: 512 << 20,
             cores_max: CORES_MAX,
             lease_term: Duration::from_secs(20),
+            zones: None,
             faults: DiskFaults::default(),
             scrub: None,
         }
@@ -91,6 +94,13 @@ impl Setup {
         Setup { log_slot_bytes: 256 << 10, log_bytes: 8 << 20, ..Setup::tight() }
     }
 
+    /// A device of zones of so many regions, of which few may be written at a time.
+    pub fn zoned(regions: u64, zones: u32) -> Self {
+        let capacity_bytes = ((regions * 64) << 20) + (1 << 20);
+        let zones = Zones { count: zones, stride_bytes: 2 * capacity_bytes, capacity_bytes, active_max: Some(13) };
+        Setup { zones: Some(zones), ..Setup::tight() }
+    }
+
     /// A device of three regions, too few to be divided.
     pub fn small_device() -> Self {
         Setup { device_bytes: 256 << 20, log_bytes: 32 << 20, cores_max: 1, ..Setup::tight() }
@@ -103,20 +113,25 @@ fn secret() -> Secret {
 
 /// A formatted device.
 pub fn formatted(setup: &Setup) -> MemoryDisk {
-    let disk = MemoryDisk::new(setup.device_bytes, DiskFaults::default(), 1);
+    let disk = match setup.zones {
+        Some(zones) => MemoryDisk::with_zones(zones, DiskFaults::default(), 1),
+        None => MemoryDisk::new(setup.device_bytes, DiskFaults::default(), 1),
+    };
     let mut options = FormatOptions::new(Uuid::new([1; 16]), Uuid::new([2; 16]), Uuid::new([3; 16]));
     options.log_slot_bytes = Some(setup.log_slot_bytes);
     options.log_bytes = Some(setup.log_bytes);
     let work = disk.clone();
-    cfs_sim::run(1, |_| async move {
-        cfs_device::format(&work, &options, &mut |_, _| {}).await.expect("a sound device");
+    cfs_sim::run(1, |world| async move {
+        let work = open_zones(Rc::new(work), &world.tasks, 0).await.expect("zones of use");
+        cfs_device::format(&*work, &options, &mut |_, _| {}).await.expect("a sound device");
     });
     disk.set_faults(setup.faults);
     disk
 }
 
 /// The devices of the server, of those that its machine reaches.
-async fn assemble(first: Rc<dyn Disk>, others: Vec<Rc<dyn Disk>>) -> Result<Pool, PoolError> {
+async fn assemble(world: &World, core: u16, first: Rc<dyn Disk>, others: Vec<Rc<dyn Disk>>) -> Result<Pool, PoolError> {
+    let first = open_zones(first, &world.tasks, core).await?;
     let superblock = cfs_device::open(&*first).await?;
     let mut found = Vec::new();
     for other in others {
@@ -229,7 +244,7 @@ impl Stage {
             let (config, ready, ended) = (config.clone(), ready.clone(), self.ended.clone());
             let attach = self.attach(machine);
             self.sim.start_core(machine, core, |world| async move {
-                let result = match assemble(disk, others).await {
+                let result = match assemble(&world, core, disk, others).await {
                     Ok(pool) => {
                         let ready = move |_| ready.set(true);
                         let served = serve_core(world, Devices { pool, attach }, config, RootOwner::default(), ready);
@@ -291,7 +306,8 @@ impl Stage {
                     members.push(other);
                 }
             }
-            fsck(&world, Rc::new(device), members, |_| ()).await
+            let device = open_zones(Rc::new(device), &world.tasks, 0).await.expect("zones of use");
+            fsck(&world, device, members, |_| ()).await
         });
         checked.expect("a store")
     }

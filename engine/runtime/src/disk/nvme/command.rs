@@ -1,6 +1,8 @@
 //! Commands, as the kernel takes them: `struct nvme_uring_cmd` and `struct nvme_passthru_cmd` (linux/nvme_ioctl.h), which
 //! differ in their last word only. Sections are named by their titles: "Base" is the NVM Express Base Specification 2.1, "NVM"
-//! the NVM Command Set Specification 1.1.
+//! the NVM Command Set Specification 1.1, "ZNS" the Zoned Namespace Command Set Specification 1.2.
+
+use cfs_seam::ZoneAction;
 
 /// `NVME_URING_CMD_IO`: a command for the namespace that the descriptor names.
 pub(super) const URING_CMD_IO: u32 = 0xC048_4E80;
@@ -119,6 +121,29 @@ impl Command {
         Command { cdw10: structure.into(), ..command }
     }
 
+    /// Base, 'Identify command', CNS 05h: what a command set says of a namespace.
+    pub fn identify_of_set(set: u8, namespace: u32, data: &mut [u8; 4096]) -> Self {
+        Command { cdw11: u32::from(set) << 24, ..Self::identify(0x05, namespace, data) }
+    }
+
+    /// ZNS, 'Zone Management Receive command', action 00h: Report Zones, all, as many as fit, from block `first` on.
+    pub fn report_zones(namespace: u32, first: u64, address: usize, bytes: usize) -> Self {
+        let dwords = u32::try_from(bytes / 4 - 1).expect("a short answer");
+        let (cdw10, cdw11) = halves(first);
+        let command = Self::with_data(0x7A, namespace, address, bytes);
+        Command { cdw10, cdw11, cdw12: dwords, cdw13: 1 << 16, ..command }
+    }
+
+    /// ZNS, 'Zone Management Send command', for the zone whose first block is `first`: 02h Finish, 04h Reset.
+    pub fn manage_zone(namespace: u32, first: u64, action: ZoneAction) -> Self {
+        let (cdw10, cdw11) = halves(first);
+        let cdw13 = match action {
+            ZoneAction::Finish => 0x02,
+            ZoneAction::Reset => 0x04,
+        };
+        Command { opcode: 0x79, namespace, cdw10, cdw11, cdw13, ..Command::default() }
+    }
+
     /// Base, 'Get Features command', the current value.
     pub fn get_feature(feature: u8, dword11: u32) -> Self {
         Command { opcode: 0x0A, cdw10: feature.into(), cdw11: dword11, ..Command::default() }
@@ -197,6 +222,10 @@ mod tests {
         assert_eq!(word(52), 0x0102_0000);
         let plain = Command::write(7, blocks, 0, 4096, false, None).to_bytes();
         assert_eq!(plain[48..56], [7, 0, 0, 0, 0, 0, 0, 0], "no directive, no FUA");
+        let reset = Command::manage_zone(7, 0x1_0000_0040, ZoneAction::Reset).to_bytes();
+        assert_eq!((reset[0], &reset[40..48], reset[52]), (0x79, &[0x40, 0, 0, 0, 1, 0, 0, 0][..], 4));
+        let report = Command::report_zones(7, 0x40, 0, 4096).to_bytes();
+        assert_eq!((report[0], report[40], &report[48..56]), (0x7A, 0x40, &[0xff, 3, 0, 0, 0, 0, 1, 0][..]));
     }
 
     #[test]

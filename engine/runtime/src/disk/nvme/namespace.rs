@@ -3,7 +3,8 @@
 
 use super::command::{Command, IOCTL_ADMIN, IOCTL_ID, IOCTL_IO, Status};
 use super::placement::Placement;
-use cfs_seam::{BLOCK_BYTES, Geometry, Lifetime};
+use super::zones::{self, ZONED_COMMAND_SET};
+use cfs_seam::{BLOCK_BYTES, Geometry, Lifetime, Zones};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -37,6 +38,7 @@ pub(in crate::disk) struct Namespace {
     group: u16,
     identity: NvmeIdentity,
     geometry: Geometry,
+    zones: Option<Zones>,
     /// The same namespace as a block device, held so that nobody mounts it. None where the system shows none.
     _claim: Option<File>,
 }
@@ -50,6 +52,8 @@ pub struct NvmeIdentity {
     pub serial: String,
     /// Number of placement handles that are written to; 0 without Flexible Data Placement.
     pub placement_handles: usize,
+    /// Number of its zones; 0 where it has none.
+    pub zones: u32,
 }
 
 /// What the device has counted of its own wear (Base, 'SMART / Health Information' and 'FDP Statistics').
@@ -74,14 +78,23 @@ impl Namespace {
         let number = namespace_number(file)?;
         let mut controller = [0; 4096];
         admin(file, Command::identify(0x01, 0, &mut controller))?;
-        if command_set(file, number) != 0 {
-            return Err(refused("it is zoned or has keys and values; CoreFS takes namespaces of the NVM command set"));
+        let set = command_set(file, number);
+        if set != 0 && set != ZONED_COMMAND_SET {
+            return Err(refused(
+                "it has keys and values; CoreFS takes namespaces of the NVM and the zoned command set",
+            ));
         }
-        let (bytes, block_shift, group) = size(file, number)?;
+        let Size { bytes, block_shift, group, format, reads_zeros } = size(file, number)?;
+        if set == ZONED_COMMAND_SET && !reads_zeros {
+            return Err(refused("blocks of its zones that were not written do not read as zeros"));
+        }
+        let zones = (set == ZONED_COMMAND_SET)
+            .then(|| zones::identify(file, number, bytes >> block_shift, block_shift, format))
+            .transpose()?;
         let placement = placement(file, number, group, word(&controller, 96))?;
         let caches = controller[525] & 1 == 1;
         let volatile_cache = caches && feature(file, FEATURE_WRITE_CACHE, 0).is_none_or(|value| value & 1 == 1);
-        let geometry = Geometry { bytes, block_bytes: 1 << block_shift, volatile_cache, fua: caches };
+        let geometry = Geometry { bytes, block_bytes: 1 << block_shift, volatile_cache, fua: caches, zoning: None };
         let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&controller[range]).trim().to_owned();
         let placement_handles = placement.identifiers().len();
         Ok(Namespace {
@@ -91,8 +104,14 @@ impl Namespace {
             deallocates: half(&controller, 520) >> 2 & 1 == 1,
             placement,
             group,
-            identity: NvmeIdentity { model: text(24..64), serial: text(4..24), placement_handles },
+            identity: NvmeIdentity {
+                model: text(24..64),
+                serial: text(4..24),
+                placement_handles,
+                zones: zones.map_or(0, |zones| zones.count),
+            },
             geometry,
+            zones,
             _claim: claim(file)?,
         })
     }
@@ -100,12 +119,16 @@ impl Namespace {
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
+    /// Its zones, where it has some.
+    pub fn zones(&self) -> Option<Zones> {
+        self.zones
+    }
     pub fn identity(&self) -> &NvmeIdentity {
         &self.identity
     }
     /// Its size now, bytes: it may have been deleted and made anew.
     pub fn bytes_now(&self, file: &File) -> io::Result<u64> {
-        size(file, self.number).map(|(bytes, ..)| bytes)
+        size(file, self.number).map(|size| size.bytes)
     }
     /// The placement identifier of what core `core` writes of a class.
     pub fn placement_of(&self, class: Lifetime, core: usize) -> Option<u16> {
@@ -129,8 +152,19 @@ impl Namespace {
     }
 }
 
-/// Size in bytes, block shift, endurance group (Base, 'Identify Namespace'; NVM, 'Identify Namespace data structure').
-fn size(file: &File, number: u32) -> io::Result<(u64, u32, u16)> {
+/// What a namespace says of its size (Base, 'Identify Namespace'; NVM, 'Identify Namespace data structure').
+struct Size {
+    bytes: u64,
+    block_shift: u32,
+    /// Endurance group.
+    group: u16,
+    /// Number of its format.
+    format: usize,
+    /// What was not written reads as zeros (DLFEAT).
+    reads_zeros: bool,
+}
+
+fn size(file: &File, number: u32) -> io::Result<Size> {
     let mut data = [0; 4096];
     admin(file, Command::identify(0x00, number, &mut data))?;
     let format = usize::from(data[26] & 0xf | (data[26] >> 5 & 3) << 4);
@@ -144,7 +178,8 @@ fn size(file: &File, number: u32) -> io::Result<(u64, u32, u16)> {
     }
     let blocks = quad(&data, 0);
     let bytes = blocks.checked_shl(shift).filter(|bytes| bytes >> shift == blocks && *bytes > 0);
-    Ok((bytes.ok_or_else(|| refused("it has no blocks"))?, shift, half(&data, 102)))
+    let bytes = bytes.ok_or_else(|| refused("it has no blocks"))?;
+    Ok(Size { bytes, block_shift: shift, group: half(&data, 102), format, reads_zeros: data[33] & 7 == 1 })
 }
 
 /// The command set of a namespace: the identifier of type 04h in its list (Base, 'Namespace Identification Descriptor').
@@ -213,17 +248,17 @@ fn claim(file: &File) -> io::Result<Option<File>> {
     }
 }
 
-fn refused(why: &str) -> io::Error {
+pub(super) fn refused(why: &str) -> io::Error {
     io::Error::other(why.to_owned())
 }
 
 fn half(data: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(data[at..at + 2].try_into().expect("two bytes"))
 }
-fn word(data: &[u8], at: usize) -> u32 {
+pub(super) fn word(data: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(data[at..at + 4].try_into().expect("four bytes"))
 }
-fn quad(data: &[u8], at: usize) -> u64 {
+pub(super) fn quad(data: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(data[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -237,13 +272,13 @@ fn feature(file: &File, feature: u8, dword11: u32) -> Option<u32> {
     answer(file, IOCTL_ADMIN, Command::get_feature(feature, dword11)).ok()
 }
 
-fn admin(file: &File, command: Command) -> io::Result<()> {
+pub(super) fn admin(file: &File, command: Command) -> io::Result<()> {
     answer(file, IOCTL_ADMIN, command).map(drop)
 }
 
 /// Sends a command and waits for it; answers dword 0 of its completion. The buffer that it names must be alive, which
 /// the borrow in every constructor's argument does not carry: private to this file for that reason.
-fn answer(file: &File, door: libc::Ioctl, mut command: Command) -> io::Result<u32> {
+pub(super) fn answer(file: &File, door: libc::Ioctl, mut command: Command) -> io::Result<u32> {
     // SAFETY: the kernel reads and writes one `Command`, and the buffer in it, which the callers above keep on their stack.
     let status = crate::system::check(unsafe { libc::ioctl(file.as_raw_fd(), door, &raw mut command) })?;
     match u16::try_from(status) {

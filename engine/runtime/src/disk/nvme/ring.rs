@@ -5,14 +5,21 @@
 
 use super::command::{BLOCKS_MAX, Blocks, Command, RANGE_BYTES, Status, URING_CMD_IO, range};
 use super::namespace::Namespace;
+use super::zones;
 use crate::disk::attached::{Attached, Direction, RETRIES_MAX, RETRY_PAUSE, disk_error, may_pass, on_file};
 use crate::reactor::{Completion, Next, Operation, Reactor};
-use cfs_seam::{Disk, DiskError, DiskUsage, Durability, Geometry, Instant, Io, IoBuf, IoDone, Lifetime, Promise, io};
+use cfs_seam::{
+    Disk, DiskError, DiskUsage, Durability, Geometry, Instant, Io, IoBuf, IoDone, Lifetime, Promise, Zone, ZoneAction,
+    ZonedDevice, Zones, io,
+};
 use io_uring::types::{Fd, Fixed};
 use io_uring::{opcode, squeue};
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+
+/// Bytes of a report of zones, of which there may be thousands.
+const REPORT_BYTES: usize = 64 << 10;
 
 /// What the core holds.
 struct NvmeDisk(Rc<Attached>);
@@ -85,17 +92,24 @@ impl NvmeDisk {
         let address = buf.as_mut_ptr().addr();
         let index = disk.reactor.buffer_index(&buf);
         let began = disk.begin();
-        let most = disk.namespace().transfer_bytes_max.min(usize::try_from(BLOCKS_MAX * block).expect("small"));
+        let longest = disk.namespace().transfer_bytes_max.min(usize::try_from(BLOCKS_MAX * block).expect("small"));
+        let most = longest;
         let total = usize::try_from(bytes).expect("64-bit lengths");
+        // A zone takes one write after the other.
+        let in_turn = disk.namespace().zones().is_some() && direction != Direction::Read;
+        let most = if in_turn { total } else { most };
         let (left, error) = (Cell::new(total.div_ceil(most)), Cell::new(None));
         let done = RefCell::new(Some((buf, promise)));
         let whole = Rc::new(Whole { disk: disk.clone(), direction, left, error, began, done });
         for at in (0..total).step_by(most) {
+            let all = most.min(total - at);
+            let now = all.min(longest);
             let part = Part {
                 whole: whole.clone(),
                 offset: offset + u64::try_from(at).expect("64-bit lengths"),
                 address: address + at,
-                bytes: most.min(total - at),
+                bytes: now,
+                later: all - now,
                 index,
                 retries: 0,
                 pauses: false,
@@ -141,6 +155,9 @@ impl Disk for NvmeDisk {
             return Io::ready(Err(DiskError::OutOfRange));
         }
         let namespace = self.0.namespace();
+        if namespace.zones().is_some() {
+            return Io::ready(Err(DiskError::NotSupported));
+        }
         let blocks = u32::try_from(bytes >> namespace.block_shift);
         let (false, true, Ok(blocks)) = (bytes == 0, namespace.deallocates, blocks) else {
             return Io::ready(Ok(()));
@@ -155,9 +172,112 @@ impl Disk for NvmeDisk {
         future
     }
 
+    fn zoned(self: Rc<Self>) -> Option<Rc<dyn ZonedDevice>> {
+        if self.0.namespace().zones().is_some() { Some(self) } else { None }
+    }
+
     fn usage(&self) -> DiskUsage {
         let (namespace, core) = (self.0.namespace(), self.0.reactor.core());
         DiskUsage { placements: Lifetime::ALL.map(|class| namespace.placement_of(class, core)), ..self.0.usage() }
+    }
+}
+
+impl NvmeDisk {
+    fn zones_of(&self) -> Zones {
+        self.0.namespace().zones().expect("only asked of a namespace with zones")
+    }
+
+    fn first_block(&self, zone: u32) -> u64 {
+        (u64::from(zone) * self.zones_of().stride_bytes) >> self.0.namespace().block_shift
+    }
+}
+
+impl ZonedDevice for NvmeDisk {
+    fn zones(&self) -> Zones {
+        self.zones_of()
+    }
+
+    fn report(&self) -> Io<Result<Vec<Zone>, DiskError>> {
+        let (promise, future) = io();
+        let bytes = REPORT_BYTES.min(self.0.namespace().transfer_bytes_max);
+        let mut report = Box::new(Report {
+            disk: self.0.clone(),
+            zones: self.zones_of(),
+            buf: IoBuf::zeroed(bytes),
+            found: Vec::new(),
+            promise,
+        });
+        let entry = report.entry();
+        // SAFETY: the entry points into the buffer, on the heap and owned by the operation, as is the file by its disk.
+        unsafe { self.0.reactor.start(report, entry) };
+        future
+    }
+
+    fn manage(&self, zone: u32, action: ZoneAction) -> Io<Result<(), DiskError>> {
+        let (promise, future) = io();
+        let command = Command::manage_zone(self.0.namespace().number, self.first_block(zone), action);
+        let entry = self.0.carry(command, None);
+        // SAFETY: the entry has no addresses; the operation owns the file.
+        unsafe { self.0.reactor.start(Box::new(Manage { _disk: self.0.clone(), promise }), entry) };
+        future
+    }
+}
+
+/// Asks for one part of the zones after the other.
+struct Report {
+    disk: Rc<Attached>,
+    zones: Zones,
+    buf: IoBuf,
+    found: Vec<Zone>,
+    promise: Promise<Result<Vec<Zone>, DiskError>>,
+}
+
+impl Report {
+    fn next(&self) -> u32 {
+        u32::try_from(self.found.len()).expect("as many as are counted in 32 bits")
+    }
+
+    fn entry(&mut self) -> squeue::Entry128 {
+        let namespace = self.disk.namespace();
+        let first = (u64::from(self.next()) * self.zones.stride_bytes) >> namespace.block_shift;
+        let address = self.buf.as_mut_ptr().addr();
+        self.disk.carry(Command::report_zones(namespace.number, first, address, self.buf.len()), None)
+    }
+}
+
+impl Operation for Report {
+    fn complete(mut self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
+        let shift = self.disk.namespace().block_shift;
+        let parsed = outcome(completion).map_err(DiskError::from).and_then(|()| {
+            let parsed = zones::parse(&self.buf, &self.zones, shift, self.next());
+            // One that differs from the others cannot be used as they are.
+            parsed.filter(|zones| !zones.is_empty()).ok_or(DiskError::NotSupported)
+        });
+        match parsed {
+            Err(error) => self.promise.complete(Err(error)),
+            Ok(more) => {
+                self.found.extend(more);
+                if self.next() < self.zones.count {
+                    let entry = self.entry();
+                    return Next::Again(self, entry);
+                }
+                self.promise.complete(Ok(self.found));
+            }
+        }
+        Next::Done
+    }
+}
+
+/// Does something to a zone.
+struct Manage {
+    _disk: Rc<Attached>,
+    promise: Promise<Result<(), DiskError>>,
+}
+
+impl Operation for Manage {
+    fn complete(self: Box<Self>, completion: Completion, _: &Rc<Reactor>) -> Next {
+        self.promise.complete(outcome(completion).map_err(DiskError::from));
+        Next::Done
     }
 }
 
@@ -195,6 +315,8 @@ struct Part {
     offset: u64,
     address: usize,
     bytes: usize,
+    /// Bytes behind these that are sent when they are over.
+    later: usize,
     /// The buffer's place in the ring's table, if it is registered.
     index: Option<u16>,
     retries: u8,
@@ -226,6 +348,14 @@ impl Operation for Part {
         match outcome(completion) {
             // The end of a pause is an error too (ETIME).
             Err(failed) if std::mem::take(&mut self.pauses) && !failed.is_cancelled() => {
+                let entry = self.entry();
+                Next::Again(self, entry)
+            }
+            Ok(()) if self.later > 0 => {
+                self.offset += u64::try_from(self.bytes).expect("64-bit lengths");
+                self.address += self.bytes;
+                self.bytes = self.bytes.min(self.later);
+                self.later -= self.bytes;
                 let entry = self.entry();
                 Next::Again(self, entry)
             }
