@@ -5,10 +5,12 @@ the `cfs` binary with the libraries that it loads, all in memory. It obeys shell
 its port 7400 and the ones after it are those of 10.0.2.15 in the network namespace that `enter_network` makes.
 """
 
+import json
 import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -79,7 +81,11 @@ class Machine:
     def __init__(self, image, base, drives):
         """`drives`: the files of the namespaces conv, fdp and zns; those that are missing are small and empty."""
         log = open(base / "machine.log", "ab")
-        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536", "-nographic", "-no-reboot", "-nodefaults"]
+        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536", "-nographic", "-nodefaults"]
+        # Zones last until QEMU ends: such a machine is reset.
+        command += [] if "zns" in drives else ["-no-reboot"]
+        self.monitor = base / "monitor"
+        command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
         command += ["-serial", "stdio", "-kernel", str(image.kernel), "-initrd", str(image.initial), "-append", "console=ttyS0 quiet loglevel=0 panic=-1 mitigations=off"]
         forwards = [f"hostfwd=tcp:{ADDRESS}:{port}-{ADDRESS}:{port}" for port in (PORT, PORT + 1, HTTP_PORT)]
         command += ["-netdev", "user,id=net0," + ",".join(forwards), "-device", "virtio-net-pci,netdev=net0,romfile="]
@@ -96,7 +102,26 @@ class Machine:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
         self.said = b""
         self.log = log
+        self.wait_up()
+
+    def wait_up(self):
         self.read_until(b"guest up", BOOT_SECONDS)
+
+    def reset(self):
+        """As when the power comes back right after it went: the guest is gone, the device has its zones as they were."""
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.settimeout(ANSWER_SECONDS)
+            monitor.connect(str(self.monitor))
+            lines = monitor.makefile("rw")
+            for command in ("qmp_capabilities", "system_reset"):
+                lines.write(json.dumps({"execute": command}) + "\n")
+                lines.flush()
+            for line in lines:
+                if json.loads(line).get("event") == "RESET":
+                    break
+            else:
+                raise Failure("the machine is not reset")
+        self.said = b""
 
     def read_until(self, mark, seconds):
         """What the guest says up to a line that begins with `mark`, and the rest of that line."""
