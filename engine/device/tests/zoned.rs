@@ -109,6 +109,42 @@ fn an_anchor_is_the_last_acknowledged_one_or_a_later_one_after_any_power_cut() {
 }
 
 #[test]
+fn a_start_that_is_cut_off_again_and_again_loses_nothing() {
+    const GROUPS: u16 = 24;
+    const ROUNDS: u64 = 900;
+    let (mut device, superblock) = formatted();
+    let id = |group| AnchorId::group(GroupId::new(group));
+    let work = device.clone();
+    cfs_sim::run(1, |world| async move {
+        let anchors = Anchors::new(zoned(&world, &work, 0).await, &superblock);
+        for group in 0..GROUPS {
+            anchors.write(id(group), &[group.to_le_bytes()[0]; 6000]).await.expect("written");
+        }
+    });
+    let mut whole = 0;
+    for round in 0..ROUNDS {
+        let work = device.clone();
+        // The first write of each start makes the other zone of the pair the one that is written to; most are cut off in that.
+        let done = cfs_sim::kill(round, 10 + round * 7 % 16, |world| async move {
+            let disk = zoned(&world, &work, 0).await;
+            let anchors = Anchors::new(disk.clone(), &superblock);
+            for group in 0..GROUPS {
+                let found = anchors.read(id(group)).await;
+                assert_eq!(found, Ok(Some(vec![group.to_le_bytes()[0]; 6000])), "round {round}, group {group}");
+            }
+            let unused = disk.write(48 << 20, block(1, 1), Durability::Flush, Lifetime::Log).await;
+            assert_eq!(unused.result, Ok(()));
+        });
+        whole += u64::from(done.is_some());
+        // Some are killed, and the power stays.
+        if round % 3 > 0 {
+            device = device.crash(round);
+        }
+    }
+    assert!((1..ROUNDS).contains(&whole), "{whole} of {ROUNDS} starts were not cut off");
+}
+
+#[test]
 fn a_journal_that_is_full_goes_on_in_the_other_zone_of_its_pair() {
     let (device, superblock) = formatted();
     let work = device.clone();

@@ -141,6 +141,8 @@ impl ZoneStates {
             state.in_flight = false;
             let lost = state.zone.written_bytes - state.durable_bytes;
             if stays || lost == 0 || state.zone.state == ZoneState::Worn {
+                // What is left of it is there for good.
+                (state.completed_bytes, state.durable_bytes) = (state.zone.written_bytes, state.zone.written_bytes);
                 continue;
             }
             state.zone.written_bytes = state.durable_bytes + rng.below(lost / BLOCK_BYTES + 1) * BLOCK_BYTES;

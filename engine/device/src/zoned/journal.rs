@@ -138,6 +138,8 @@ impl Journal {
         };
         let zone = |n: usize| u32::from(self.pair) * 2 + u32::try_from(n).expect("0 or 1");
         let other = 1 - target;
+        // What was read need not be durable, where the process before this one was killed.
+        self.device.flush().await?;
         if self.state.borrow().zones[other].1 {
             self.device.manage(zone(other), ZoneAction::Finish).await?;
             self.state.borrow_mut().zones[other].1 = false;
