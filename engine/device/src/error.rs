@@ -86,6 +86,9 @@ pub enum DeviceError {
     /// Refusal: an earlier write or flush failed; what the device holds is not known.
     #[error("the device was taken out of service after a failed write or flush")]
     OutOfService,
+    /// Refusal: the device was one of a node and is none any more.
+    #[error("the device was retired: it belongs to no store any more")]
+    Left,
     /// Neither copy of an anchor is intact.
     #[error("anchor {entry} is damaged: copies at offsets {offset_a} and {offset_b}")]
     AnchorDamaged {

@@ -1,6 +1,6 @@
 //! Laying out a device.
 
-use crate::superblock::{inspect, store, unfinished};
+use crate::superblock::{choose, inspect, store, unfinished};
 use crate::transfer::{flush, read_at, write_at};
 use crate::{DeviceError, LOG_AT, Layout, REGION_BYTES, SUPERBLOCK_BYTES, Superblock, SuperblockCopy, Uuid};
 use cfs_seam::{Disk, IoBuf};
@@ -58,6 +58,7 @@ pub async fn format(
         device: options.device,
         generation: 1,
         failed: false,
+        left: false,
         layout,
         place: None,
     };
@@ -97,9 +98,11 @@ async fn empty_zones(disk: &dyn Disk, layout: &Layout) -> Result<(), DeviceError
     reset.map_err(|source| DeviceError::Write { offset, bytes: 0, source })
 }
 
-/// A device that an interrupted format marked counts as empty: whoever began it wanted it so.
+/// A device that an interrupted format marked counts as empty: whoever began it wanted it so. So does one that was
+/// retired.
 async fn refuse_non_empty(disk: &dyn Disk) -> Result<(), DeviceError> {
-    if inspect(disk).await? == [SuperblockCopy::Unfinished, SuperblockCopy::Blank] {
+    let copies = inspect(disk).await?;
+    if copies == [SuperblockCopy::Unfinished, SuperblockCopy::Blank] || choose(&copies).is_ok_and(|found| found.left) {
         return Ok(());
     }
     match first_in_use(disk, disk.geometry().bytes).await? {

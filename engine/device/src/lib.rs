@@ -37,7 +37,7 @@ pub use pool_disk::PoolDisk;
 pub use roles::Roles;
 pub use superblock::{
     FORMAT_VERSION, MemberPlace, Mended, SUPERBLOCK_BYTES, SUPERBLOCK_COPIES_AT, Superblock, SuperblockCopy, Uuid,
-    inspect, mark_failed, newest, open, recover, return_to_service,
+    inspect, mark_failed, mark_left, newest, open, recover, return_to_service,
 };
 pub use transfer::{crc32c, flush, read_at, write_at};
 pub use zoned::{JOURNALS, ZONED_HEAD_BYTES, open_zones};

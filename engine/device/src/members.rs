@@ -21,6 +21,19 @@ const PATH_BYTES_MAX: usize = 4095;
 pub enum MemberState {
     /// Regions of it are granted.
     Active,
+    /// No region of it is granted any more: what lies there is moved, then it leaves.
+    Retiring,
+}
+
+impl MemberState {
+    const ALL: [MemberState; 2] = [MemberState::Active, MemberState::Retiring];
+
+    fn bits(self) -> u16 {
+        match self {
+            MemberState::Active => 0,
+            MemberState::Retiring => 1,
+        }
+    }
 }
 
 /// A device of the node, as the list knows it.
@@ -110,6 +123,21 @@ impl MemberList {
         (list.is_sound() && list.fits()).then_some(list)
     }
 
+    /// The list with a member in another state.
+    pub fn with_state(&self, number: u16, state: MemberState) -> Self {
+        let mut list = self.clone();
+        list.members.iter_mut().filter(|member| member.number == number).for_each(|member| member.state = state);
+        list
+    }
+
+    /// The list without a further device. Its region numbers are not used again.
+    pub fn without(&self, number: u16) -> Self {
+        assert!(number > 0, "the first device has the list");
+        let mut list = self.clone();
+        list.members.retain(|member| member.number != number);
+        list
+    }
+
     /// Whether an anchor has room for it.
     pub fn fits(&self) -> bool {
         let paths = self.members.iter().map(|member| member.seen_at.len());
@@ -144,13 +172,12 @@ impl MemberList {
         bytes.extend(count.to_le_bytes());
         bytes.extend(self.next_region.to_le_bytes());
         for member in &self.members {
-            let MemberState::Active = member.state;
             bytes.extend(member.device.bytes());
             bytes.extend(member.number.to_le_bytes());
             bytes.extend(member.roles.bits().to_le_bytes());
             bytes.extend(member.first_region.to_le_bytes());
             bytes.extend(member.regions.to_le_bytes());
-            bytes.extend(0u16.to_le_bytes());
+            bytes.extend(member.state.bits().to_le_bytes());
             bytes.extend(u16::try_from(member.seen_at.len()).expect("at most 4095").to_le_bytes());
             bytes.extend(member.regions_at.to_le_bytes());
             bytes.extend(&member.seen_at);
@@ -168,10 +195,8 @@ impl MemberList {
             let (device, number) = (Uuid::new(*reader.bytes()?), reader.u16()?);
             let roles = Roles::from_bits(reader.u16()?)?;
             let (first_region, regions) = (reader.u32()?, reader.u32()?);
-            let state = match reader.u16()? {
-                0 => MemberState::Active,
-                _ => return None,
-            };
+            let state = reader.u16()?;
+            let state = MemberState::ALL.into_iter().find(|known| known.bits() == state)?;
             let path_bytes = reader.u16()?;
             let regions_at = reader.u64()?;
             let seen_at = reader.take(usize::from(path_bytes))?.to_vec();
@@ -219,6 +244,20 @@ mod tests {
         }
         expected.push(0);
         assert_eq!(MemberList::decode(&expected), None);
+    }
+
+    #[test]
+    fn a_member_retires_and_leaves_its_numbers_behind() {
+        let retiring = sample().with_state(2, MemberState::Retiring);
+        let mut expected = sample().encode();
+        expected[8 + 40 + 2 + 28] = 1;
+        assert_eq!(retiring.encode(), expected);
+        assert_eq!(MemberList::decode(&expected), Some(retiring.clone()));
+        expected[8 + 40 + 2 + 28] = 2;
+        assert_eq!(MemberList::decode(&expected), None);
+        let left = retiring.without(2);
+        assert_eq!((left.members.len(), left.next_region, left.free_number()), (1, 0x30, Some(1)));
+        assert_eq!(MemberList::decode(&left.encode()), Some(left));
     }
 
     #[test]

@@ -161,6 +161,7 @@ pub async fn prepare_member(
         device: joining.device,
         generation: 1,
         failed: false,
+        left: false,
         layout,
         place: Some(place),
     };

@@ -48,6 +48,17 @@ impl PoolDisk {
         members.insert(at, Member { number, disk, completed: Rc::default(), durable: Rc::default() });
     }
 
+    /// Lets go of a member: nothing lies there any more.
+    pub fn remove(&self, number: u16) {
+        self.members.borrow_mut().retain(|member| member.number != number);
+    }
+
+    /// A member's own disk.
+    pub fn member(&self, number: u16) -> Option<Rc<dyn Disk>> {
+        let members = self.members.borrow();
+        members.iter().find(|member| member.number == number).map(|member| member.disk.clone())
+    }
+
     /// What each member was asked to do by this core, by its number.
     pub fn usages(&self) -> Vec<(u16, DiskUsage)> {
         self.members.borrow().iter().map(|member| (member.number, member.disk.usage())).collect()

@@ -28,7 +28,9 @@ const MAGIC: [u8; 8] = *b"CoreFS\r\n";
 /// so that a cut leaves all of it or none: a sector is not torn.
 const MAGIC_UNFINISHED: [u8; 8] = *b"CfsHalf\n";
 const FLAG_FAILED: u32 = 1;
-const FLAGS_KNOWN: u32 = FLAG_FAILED;
+const FLAG_LEFT: u32 = 2;
+const FLAGS_ALONE: u32 = FLAG_FAILED;
+const FLAGS_OF_A_POOL: u32 = FLAG_FAILED | FLAG_LEFT;
 
 /// Names a cluster, a node or a device.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +84,8 @@ pub struct Superblock {
     pub generation: u64,
     /// Set after a failed write or flush: the device is not used until its content was found sound.
     pub failed: bool,
+    /// Set once it is not in the list of its node any more: nothing that matters lies there.
+    pub left: bool,
     /// Where the areas lie.
     pub layout: Layout,
     /// Its place among the devices of the node; None where it is the only one and always was.
@@ -193,7 +197,8 @@ impl Superblock {
             Some(_) => VERSION_POOL,
             None => VERSION_ALONE,
         });
-        raw.flags = U32::new(if self.failed { FLAG_FAILED } else { 0 });
+        let flags = [(self.failed, FLAG_FAILED), (self.left, FLAG_LEFT)];
+        raw.flags = U32::new(flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum());
         raw.cluster = self.cluster.0;
         raw.node = self.node.0;
         raw.device = self.device.0;
@@ -237,7 +242,8 @@ impl Superblock {
         if raw.version.get() > FORMAT_VERSION {
             return SuperblockCopy::Newer(raw.version.get());
         }
-        if raw.version.get() < VERSION_ALONE || raw.flags.get() & !FLAGS_KNOWN != 0 {
+        let flags_known = if raw.version.get() == VERSION_POOL { FLAGS_OF_A_POOL } else { FLAGS_ALONE };
+        if raw.version.get() < VERSION_ALONE || raw.flags.get() & !flags_known != 0 {
             return SuperblockCopy::Damaged("version or flags");
         }
         // Zones are of version 3, and of it alone.
@@ -272,6 +278,7 @@ impl Superblock {
             device: Uuid(raw.device),
             generation: raw.generation.get(),
             failed: raw.flags.get() & FLAG_FAILED != 0,
+            left: raw.flags.get() & FLAG_LEFT != 0,
             layout,
             place,
         })
@@ -359,6 +366,9 @@ async fn admit(disk: &dyn Disk, copies: &[SuperblockCopy; 2]) -> Result<Superblo
     if disk.geometry().zoning.map_or(0, |zoning| zoning.zone_bytes) != superblock.layout.zone_bytes {
         return Err(DeviceError::BadLayout { reason: "the device's zones are others than when it was formatted" });
     }
+    if superblock.left {
+        return Err(DeviceError::Left);
+    }
     if superblock.failed {
         return Err(DeviceError::OutOfService);
     }
@@ -371,7 +381,7 @@ async fn blank_or_lost(disk: &dyn Disk) -> Result<DeviceError, DeviceError> {
     Ok(in_use.map_or(DeviceError::Blank, |offset| DeviceError::HeadLost { offset }))
 }
 
-fn choose(copies: &[SuperblockCopy; 2]) -> Result<Superblock, DeviceError> {
+pub(crate) fn choose(copies: &[SuperblockCopy; 2]) -> Result<Superblock, DeviceError> {
     let newer = copies.iter().find_map(|copy| match copy {
         SuperblockCopy::Newer(found) => Some(*found),
         _ => None,
@@ -431,6 +441,12 @@ pub async fn newest(disk: &dyn Disk) -> Result<Superblock, DeviceError> {
     choose(&inspect(disk).await?)
 }
 
+/// Records that the device is not in the list of its node any more. Durable when it returns.
+pub async fn mark_left(disk: &dyn Disk) -> Result<(), DeviceError> {
+    let superblock = newest(disk).await?;
+    store(disk, &Superblock { left: true, generation: superblock.generation + 1, ..superblock }).await
+}
+
 /// Takes a device back into service that [`mark_failed`] took out of it. Durable when it returns. Only for a device
 /// whose whole content was found sound since: whatever was acknowledged before it failed had been flushed.
 pub async fn return_to_service(disk: &dyn Disk) -> Result<(), DeviceError> {
@@ -459,6 +475,7 @@ mod tests {
             device: Uuid([3; 16]),
             generation: 5,
             failed: false,
+            left: false,
             layout: Layout::derive(1 << 30, Some(LOG_SLOT_BYTES), None).expect("large enough"),
             place: None,
         }
@@ -502,6 +519,9 @@ mod tests {
         assert_eq!(Superblock::decode(&expected), SuperblockCopy::Valid(sample_member()));
         let first = Superblock { place: Some(MemberPlace::FIRST), ..sample() };
         assert_eq!(Superblock::decode(&first.encode()), SuperblockCopy::Valid(first));
+        let left = Superblock { left: true, ..sample_member() };
+        assert_eq!(left.encode()[12..16], [2, 0, 0, 0]);
+        assert_eq!(Superblock::decode(&left.encode()), SuperblockCopy::Valid(left));
     }
 
     #[test]

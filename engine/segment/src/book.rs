@@ -1,6 +1,9 @@
 //! The books: which unit is free, open, live or garbage. No I/O.
 
+mod closed;
 mod zones;
+
+pub use closed::Room;
 
 use crate::table::{SegmentTable, TableEntry};
 use crate::{CellOwner, CellRef, Lifetime, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, SegmentId};
@@ -139,6 +142,8 @@ struct Region {
     headed: bool,
     /// It is being emptied for another core: its free segments are nobody's until then.
     leaving: bool,
+    /// It lies on a member that is being emptied: its free segments are nobody's any more.
+    closed: bool,
 }
 
 impl Region {
@@ -148,6 +153,14 @@ impl Region {
     }
     fn is_free(&self) -> bool {
         self.slots.iter().all(|slot| matches!(slot, Slot::Free))
+    }
+    /// Nothing new is written there.
+    fn is_out(&self) -> bool {
+        self.leaving || self.closed
+    }
+    fn discarding(&self) -> u64 {
+        let discarding = self.slots.iter().filter(|slot| matches!(slot, Slot::Discarding)).count();
+        u64::try_from(discarding).expect("at most 31")
     }
 }
 
@@ -174,11 +187,15 @@ pub(crate) struct Book {
     floors: Floors,
     discard: bool,
     regions: BTreeMap<u32, Region>,
+    /// Members that are being emptied.
+    closed: BTreeSet<u16>,
     free: BTreeSet<SegmentId>,
     /// Segments that will be free once the device has been told.
     discarding: u64,
     /// A segment became free since `surplus` last found nothing.
     freed: bool,
+    /// One of a member that is being emptied did, since [`Book::drop_closed`] last found nothing.
+    freed_of_closed: bool,
     /// By stream, which is the class where there are no zones.
     open: [Vec<SegmentId>; Lifetime::ALL.len()],
     /// By their first region.
@@ -200,9 +217,11 @@ impl Book {
             layout,
             floors,
             regions: BTreeMap::new(),
+            closed: BTreeSet::new(),
             free: BTreeSet::new(),
             discarding: 0,
             freed: false,
+            freed_of_closed: false,
             open: Default::default(),
             zones: BTreeMap::new(),
             streams: [None; Lifetime::ALL.len()],
@@ -213,6 +232,9 @@ impl Book {
         }
     }
 
+    pub fn set_floors(&mut self, floors: Floors) {
+        self.floors = floors;
+    }
     pub fn holds(&self, region: u32) -> bool {
         self.regions.contains_key(&region)
     }
@@ -229,9 +251,10 @@ impl Book {
         regions.for_each(|region| self.adopt_one(region, headed));
     }
     fn adopt_one(&mut self, region: u32, headed: bool) {
-        assert!(self.layout.has(region), "granted region {region} does not exist");
+        let part = self.layout.part_of(region).expect("a granted region exists");
+        assert!(!self.closed.contains(&part.member()), "region {region} is of a member that is being emptied");
         let slots = (0..SEGMENTS_PER_REGION).map(|_| Slot::Free).collect();
-        let fresh = self.regions.insert(region, Region { slots, headed, leaving: false }).is_none();
+        let fresh = self.regions.insert(region, Region { slots, headed, leaving: false, closed: false }).is_none();
         assert!(fresh, "region {region} was granted twice");
         if !(headed && self.layout.zones().is_some()) {
             self.free.extend((0..SEGMENTS_PER_REGION).map(|slot| SegmentId::new(region, slot)));
@@ -429,7 +452,7 @@ impl Book {
         }
         if self.discard {
             *self.slot(segment) = Slot::Discarding;
-            self.discarding += u64::from(!self.is_leaving(segment.region()));
+            self.discarding += u64::from(!self.is_out(segment.region()));
             return Some(segment);
         }
         self.set_free(segment);
@@ -440,18 +463,19 @@ impl Book {
         if self.layout.zones().is_some() {
             return self.empty_zone(self.layout.grant_of(segment.region()));
         }
-        if !self.is_leaving(segment.region()) {
+        if !self.is_out(segment.region()) {
             self.free.insert(segment);
         }
         self.freed = true;
+        self.freed_of_closed |= !self.closed.is_empty();
     }
-    fn is_leaving(&self, region: u32) -> bool {
-        self.regions.get(&region).expect("a held region").leaving
+    fn is_out(&self, region: u32) -> bool {
+        self.regions.get(&region).expect("a held region").is_out()
     }
     /// The device has been told; `supported` false stops further discards.
     pub fn discarded(&mut self, segment: SegmentId, supported: bool) {
         self.discard &= supported;
-        self.discarding -= u64::from(!self.is_leaving(segment.region()));
+        self.discarding -= u64::from(!self.is_out(segment.region()));
         self.set_free(segment);
     }
     /// A wholly free region that is not needed; the caller gives it back.
@@ -468,7 +492,7 @@ impl Book {
     pub fn drop_free(&mut self) -> Option<u32> {
         let region = match self.layout.zones() {
             Some(_) => self.unused_zone()?,
-            None => *self.regions.iter().rev().find(|(_, r)| !r.leaving && r.is_free())?.0,
+            None => *self.regions.iter().rev().find(|(_, r)| !r.is_out() && r.is_free())?.0,
         };
         self.let_go(region);
         Some(region)
@@ -490,7 +514,7 @@ impl Book {
         };
         let is_first = |region: u32| self.layout.grant_of(region).start == region;
         let held =
-            self.regions.iter().filter(|(region, r)| !r.leaving && is_first(**region) && !self.is_filled(**region));
+            self.regions.iter().filter(|(region, r)| !r.is_out() && is_first(**region) && !self.is_filled(**region));
         held.map(|(region, _)| (*region, live(*region))).min_by_key(|(_, live)| *live)
     }
     /// Takes the free segments of a region out of use and marks the others as being cleaned. Those that are
@@ -526,21 +550,21 @@ impl Book {
         if self.layout.zones().is_some() {
             return self.empty_zone(regions);
         }
-        let slots = &self.regions.get(&region).expect("a region being emptied is held").slots;
+        self.freed_of_closed |= !self.closed.is_empty();
+        let of = self.regions.get(&region).expect("a region being emptied is held");
+        let slots = of.slots.iter().filter(|_| !of.closed);
         let free = (0..SEGMENTS_PER_REGION).zip(slots).filter(|(_, slot)| matches!(slot, Slot::Free));
         self.free.extend(free.map(|(slot, _)| SegmentId::new(region, slot)));
     }
     fn set_leaving(&mut self, region: u32, leaving: bool) {
         let of = self.regions.get_mut(&region).expect("a held region");
         of.leaving = leaving;
-        let mut discarding = 0;
         for slot in &mut of.slots {
-            match slot {
-                Slot::Used(used) => used.cleaning = leaving,
-                Slot::Discarding => discarding += 1,
-                Slot::Free => {}
+            if let Slot::Used(used) = slot {
+                used.cleaning = leaving;
             }
         }
+        let discarding = if of.closed { 0 } else { of.discarding() };
         self.discarding = if leaving { self.discarding - discarding } else { self.discarding + discarding };
     }
 

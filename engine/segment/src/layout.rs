@@ -91,7 +91,7 @@ impl Part {
 }
 
 /// Where the regions of a node's devices lie, as one core knows it: clones are the same one, and a device that is
-/// added to one is there for all of them.
+/// added to one is there for all of them, and one that leaves is gone for all.
 ///
 /// Invariants: a member is there once; no two parts have a region number in common.
 #[derive(Clone, Debug)]
@@ -151,6 +151,10 @@ impl RegionLayout {
         let at = parts.partition_point(|other| other.first_unit < part.first_unit);
         parts.insert(at, part);
         true
+    }
+    /// Takes the part of a member out: nothing lies there any more.
+    pub fn remove(&self, member: u16) {
+        self.parts.borrow_mut().retain(|part| part.member() != member);
     }
     /// The parts, by member.
     pub fn parts(&self) -> Vec<Part> {

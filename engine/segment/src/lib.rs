@@ -21,7 +21,7 @@ mod pending;
 mod space;
 mod table;
 
-pub use book::{Floors, Purpose, Usage};
+pub use book::{Floors, Purpose, Room, Usage};
 pub use cell::{CellOwner, CellRef, checksum};
 pub use cfs_seam::Lifetime;
 pub use grants::{LocalRegions, RegionGrants};

@@ -1,5 +1,6 @@
 //! The space of one core on one device.
 
+mod closed;
 mod flush;
 mod vacate;
 mod write;
@@ -335,6 +336,7 @@ impl Space {
         while let Some(region) = book.surplus() {
             self.inner.grants.give_back(region);
         }
+        while book.drop_closed() {}
     }
 
     fn unpin(&self, segment: SegmentId) {

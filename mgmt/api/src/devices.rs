@@ -32,7 +32,39 @@ pub struct DeviceAdded {
     pub regions: u32,
 }
 
-/// Why a device did not become one.
+/// Changes what is done with a device of the node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceChange {
+    /// When this was asked for, seconds since 1970: it is believed for a minute.
+    pub at_seconds: u64,
+    /// Which: its number, UUID or path.
+    pub device: String,
+    /// What is to be done.
+    pub change: Change,
+}
+
+/// What is to be done with a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Move what lies there, then it leaves.
+    Retire,
+}
+
+/// A device with which something else is done from now on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceChanged {
+    /// Its number.
+    pub number: u16,
+    /// Its UUID.
+    pub device: String,
+    /// Where it is.
+    pub path: String,
+    /// Bytes that lie there.
+    pub live_bytes: u64,
+}
+
+/// Why a device did not become one, or is not changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DeviceRefused {
     /// Who asks has not shown that they may.
@@ -89,12 +121,24 @@ pub enum DeviceHealth {
     Suspect,
 }
 
+/// What is done with a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceState {
+    /// Segments are written there.
+    Active,
+    /// Nothing new is written there, and what lies there is moved.
+    Retiring,
+}
+
 /// A device of the store.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DeviceReport {
     /// What it is.
     #[serde(flatten)]
     pub facts: DeviceFacts,
+    /// What is done with it.
+    pub state: DeviceState,
     /// How it is.
     pub health: DeviceHealth,
     /// What speaks against it.
@@ -117,8 +161,10 @@ impl DeviceReport {
         let sum = |of: fn(&DeviceUse) -> u64| uses.iter().map(|used| of(used)).sum();
         let errors: u64 = sum(|used| used.errors);
         let evidence = evidence(errors, facts.wear);
+        let is_retiring = uses.iter().any(|used| used.is_retiring);
         DeviceReport {
             facts,
+            state: if is_retiring { DeviceState::Retiring } else { DeviceState::Active },
             health: if evidence.is_empty() { DeviceHealth::Healthy } else { DeviceHealth::Suspect },
             evidence,
             live_bytes: sum(|used| used.live_units * u64::from(UNIT_BYTES)),

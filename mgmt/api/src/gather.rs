@@ -1,6 +1,6 @@
 //! Pictures of all cores, each with a limit of time.
 
-use crate::devices::{DeviceAdded, DeviceFacts, DeviceRefused, DeviceReport};
+use crate::devices::{DeviceAdded, DeviceChanged, DeviceFacts, DeviceRefused, DeviceReport};
 use cfs_observe::{CorePicture, CoreStatus, Process, Snapshot};
 use std::future::Future;
 use std::pin::Pin;
@@ -24,6 +24,9 @@ pub type Told = Pin<Box<dyn Future<Output = bool> + Send>>;
 /// Resolves once a device is one of the node's, with what is to be said of it, or with why it is not.
 pub type Added = Pin<Box<dyn Future<Output = Result<DeviceAdded, DeviceRefused>> + Send>>;
 
+/// Resolves once something else is done with a device, or with why it is not.
+pub type Changed = Pin<Box<dyn Future<Output = Result<DeviceChanged, DeviceRefused>> + Send>>;
+
 /// Resolves with what is known of each device.
 pub type Facts = Pin<Box<dyn Future<Output = Vec<DeviceFacts>> + Send>>;
 
@@ -41,6 +44,8 @@ pub trait Cores: Send + Sync + 'static {
     /// Makes a device one of the node's. `request` is a [`crate::DeviceAdd`] as it came, `proof` what came with it to
     /// show that it comes from who may ask. Goes on to its end also where the future is dropped.
     fn add_device(&self, request: String, proof: Option<String>) -> Added;
+    /// The same with a [`crate::DeviceChange`].
+    fn change_device(&self, request: String, proof: Option<String>) -> Changed;
     /// What is known of the store's devices, in order of their numbers; asks those that count their own wear.
     fn devices(&self) -> Facts;
 }
@@ -83,6 +88,13 @@ impl Gatherer {
         let added = self.cores.add_device(request, proof).await;
         self.forget().await;
         added
+    }
+
+    /// Changes what is done with a device.
+    pub async fn change_device(&self, request: String, proof: Option<String>) -> Result<DeviceChanged, DeviceRefused> {
+        let changed = self.cores.change_device(request, proof).await;
+        self.forget().await;
+        changed
     }
 
     /// The store's devices, and what the cores did with them.
@@ -156,6 +168,10 @@ mod tests {
         }
 
         fn add_device(&self, _: String, _: Option<String>) -> Added {
+            Box::pin(async { Err(DeviceRefused::Unproven) })
+        }
+
+        fn change_device(&self, _: String, _: Option<String>) -> Changed {
             Box::pin(async { Err(DeviceRefused::Unproven) })
         }
 

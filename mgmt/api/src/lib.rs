@@ -19,10 +19,11 @@ mod scrub;
 mod status;
 
 pub use devices::{
-    DeviceAdd, DeviceAdded, DeviceFacts, DeviceHealth, DeviceRefused, DeviceReport, DeviceWear, PROOF_HEADER,
+    Change, DeviceAdd, DeviceAdded, DeviceChange, DeviceChanged, DeviceFacts, DeviceHealth, DeviceRefused,
+    DeviceReport, DeviceState, DeviceWear, PROOF_HEADER,
 };
 pub use error::ApiError;
-pub use gather::{Added, Answer, Cores, Facts, Told};
+pub use gather::{Added, Answer, Changed, Cores, Facts, Told};
 pub use health::{Health, Level, Reason, health};
 pub use listen::{Api, bind};
 pub use scrub::{ScrubReport, ScrubStart};

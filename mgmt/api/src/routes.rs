@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -35,11 +35,12 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/scrub", get(scrub).post(scrub_start))
         .route("/v1/devices", get(devices).post(device_add))
+        .route("/v1/devices/change", post(device_change))
         .with_state(shared)
 }
 
 async fn index() -> &'static str {
-    "CoreFS\n/metrics       OpenMetrics text\n/metrics/json  the same as JSON\n/health        200 healthy, 202 degraded, 503 critical\n/ready         200 once every core answers\n/v1/status     the server in brief\n/v1/scrub      what reading and verifying everything has found; POST {\"unpaced\": false} starts it\n/v1/devices    the store's devices and how they are; POST adds one, see cfs device add\n"
+    "CoreFS\n/metrics       OpenMetrics text\n/metrics/json  the same as JSON\n/health        200 healthy, 202 degraded, 503 critical\n/ready         200 once every core answers\n/v1/status     the server in brief\n/v1/scrub      what reading and verifying everything has found; POST {\"unpaced\": false} starts it\n/v1/devices    the store's devices and how they are; POST adds one, see cfs device add; POST /v1/devices/change: cfs device retire\n"
 }
 
 async fn metrics(State(shared): Context) -> ([(HeaderName, &'static str); 1], String) {
@@ -97,9 +98,21 @@ async fn devices(State(shared): Context) -> Response {
 
 /// The cores look at the proof: they know the secret.
 async fn device_add(State(shared): Context, headers: HeaderMap, body: String) -> Response {
-    let proof = headers.get(PROOF_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    match shared.gatherer.add_device(body, proof).await {
-        Ok(added) => json(StatusCode::OK, &added),
+    answer(shared.gatherer.add_device(body, proof(&headers)).await)
+}
+
+/// As [`device_add`].
+async fn device_change(State(shared): Context, headers: HeaderMap, body: String) -> Response {
+    answer(shared.gatherer.change_device(body, proof(&headers)).await)
+}
+
+fn proof(headers: &HeaderMap) -> Option<String> {
+    headers.get(PROOF_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+fn answer(done: Result<impl Serialize, DeviceRefused>) -> Response {
+    match done {
+        Ok(done) => json(StatusCode::OK, &done),
         Err(DeviceRefused::Unproven) => {
             (StatusCode::FORBIDDEN, "a proof of the server's secret is wanted\n").into_response()
         }

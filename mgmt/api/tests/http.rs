@@ -1,8 +1,8 @@
 //! The API over real sockets, in front of cores that are made up.
 
 use cfs_api::{
-    About, Added, Answer, ApiError, Cores, DeviceAdded, DeviceFacts, DeviceHealth, DeviceRefused, DeviceReport, Facts,
-    ScrubReport, ServerStatus, Told, bind,
+    About, Added, Answer, ApiError, Changed, Cores, DeviceAdded, DeviceChanged, DeviceFacts, DeviceHealth,
+    DeviceRefused, DeviceReport, Facts, ScrubReport, ServerStatus, Told, bind,
 };
 use cfs_observe::{CoreStatus, DeviceUse};
 use std::net::SocketAddr;
@@ -50,6 +50,10 @@ impl Cores for Fake {
                 _ => Err(DeviceRefused::Unproven),
             }
         })
+    }
+    fn change_device(&self, request: String, proof: Option<String>) -> Changed {
+        let changed = DeviceChanged { number: 1, device: request, path: "/dev/one".into(), live_bytes: 7 };
+        Box::pin(async move { proof.map(|_| changed).ok_or(DeviceRefused::Unproven) })
     }
 }
 
@@ -151,6 +155,19 @@ async fn a_device_is_added_for_who_proves_that_they_may() {
         let refused = exchange(address, post(proof, "{}").as_bytes()).await;
         assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn a_device_is_changed_for_who_proves_that_they_may() {
+    let address = serve(10, false);
+    let post =
+        |proof: &str| format!("POST /v1/devices/change HTTP/1.1\r\nHost: x\r\n{proof}Content-Length: 4\r\n\r\nthis");
+    let changed = exchange(address, post("X-CoreFS-Proof: right\r\n").as_bytes()).await;
+    let (head, body) = changed.split_once("\r\n\r\n").expect("a head");
+    let device: DeviceChanged = serde_json::from_str(body).expect("its own type");
+    assert!(head.starts_with("HTTP/1.1 200") && device.device == "this", "{changed}");
+    let refused = exchange(address, post("").as_bytes()).await;
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
 }
 
 #[tokio::test]

@@ -243,6 +243,26 @@ pub enum DeviceCommand {
         after_help = "A device is suspect where an operation of it ended in an error since the server started, or where it says so itself\n(NVMe namespaces served by passthrough: SMART critical warning, media errors, endurance used up).\n\nExample:\n  cfs device list --json"
     )]
     List(DeviceListOptions),
+    /// Take a device out of a store that a server of this user serves: what lies there is moved to the others, then the
+    /// store needs it no more.
+    #[command(
+        after_help = "Refused for the first device, which has the log, and where the others have too little room. What cannot be moved\nbecause it is damaged keeps the device: cfs scrub names the files, and deleting them lets it go on. It goes on after a\nrestart too.\n\nExample:\n  cfs device retire /dev/nvme0n1 /dev/nvme1n1 --wait"
+    )]
+    Retire(DeviceRetireOptions),
+}
+
+/// `cfs device retire`.
+#[derive(Args, Debug)]
+pub struct DeviceRetireOptions {
+    /// The data directory or block device that is served: the first device of the store.
+    #[arg(value_name = "STORE")]
+    pub store: PathBuf,
+    /// Which: its number in `cfs device list`, its UUID or its path.
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    /// Return once nothing of the store is there any more.
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// `cfs device list`.

@@ -1,5 +1,9 @@
 //! `cfs device`: the devices of a store that is served. The first half asks, the second is the server's.
 
+mod change;
+
+pub use change::retire;
+
 use crate::args::{DeviceAddOptions, DeviceListOptions};
 use crate::format::Draft;
 use crate::place::{Target, read_secret};
@@ -7,7 +11,7 @@ use crate::registry::Entry;
 use crate::status::size;
 use crate::store_watch::StoreWatch;
 use crate::{Failure, http, registry};
-use cfs_api::{DeviceAdd, DeviceAdded, DeviceHealth, DeviceRefused, DeviceReport, PROOF_HEADER};
+use cfs_api::{DeviceAdd, DeviceAdded, DeviceHealth, DeviceRefused, DeviceReport, DeviceState, PROOF_HEADER};
 use cfs_device::Member;
 use cfs_runtime::{DiskFile, Reactor, Remote};
 use cfs_server::{Attach, CoreReply, CoreRequest, Envelope, NewDevice, NotAdded};
@@ -34,9 +38,7 @@ pub fn add(options: &DeviceAddOptions) -> Result<(), Failure> {
     let path = target.path.to_str().ok_or_else(|| Failure::plain("the path of the device is no UTF-8"))?;
     let request = DeviceAdd { at_seconds: now(), path: path.to_owned(), size: options.size, force: options.force };
     let body = serde_json::to_string(&request).map_err(|e| Failure::new("writing JSON", e))?;
-    let proof = hex(&read_secret(&entry.secret)?.request_proof(body.as_bytes()));
-    let added: Result<DeviceAdded, String> =
-        http::post_text(&entry.http, "/v1/devices", &body, &format!("{PROOF_HEADER}: {proof}\r\n"));
+    let added: Result<DeviceAdded, String> = http::post_text(&entry.http, "/v1/devices", &body, &prove(&entry, &body)?);
     let added = added.map_err(|why| Failure::new(format!("adding {path}"), why))?;
     say!(
         "{path} is device {} of {} ({}): {} regions of 64 MiB",
@@ -46,6 +48,12 @@ pub fn add(options: &DeviceAddOptions) -> Result<(), Failure> {
         added.regions
     );
     Ok(())
+}
+
+/// The line of a request's head that proves who asks.
+fn prove(entry: &Entry, body: &str) -> Result<String, Failure> {
+    let proof = hex(&read_secret(&entry.secret)?.request_proof(body.as_bytes()));
+    Ok(format!("{PROOF_HEADER}: {proof}\r\n"))
 }
 
 /// A server and its devices.
@@ -83,7 +91,7 @@ fn show(seen: &[Seen]) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
-        "STORE", "DEVICE", "PATH", "HEALTH", "SIZE", "LIVE", "READ", "WRITTEN", "ERRORS", "USED UP", "NVME",
+        "STORE", "DEVICE", "PATH", "STATE", "HEALTH", "SIZE", "LIVE", "READ", "WRITTEN", "ERRORS", "USED UP", "NVME",
     ]);
     for (seen, device) in seen.iter().flat_map(|seen| seen.devices.iter().flatten().map(move |device| (seen, device))) {
         let facts = &device.facts;
@@ -91,6 +99,7 @@ fn show(seen: &[Seen]) {
             seen.entry.target.display().to_string(),
             facts.number.to_string(),
             facts.path.clone(),
+            if device.state == DeviceState::Active { "active" } else { "retiring" }.to_owned(),
             if device.health == DeviceHealth::Healthy { "healthy" } else { "suspect" }.to_owned(),
             size(facts.bytes),
             size(device.live_bytes),
@@ -130,7 +139,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
-/// Adds devices to a server; its half of `cfs device add`.
+/// Adds and changes devices of a server; its half of `cfs device add` and the like.
 #[derive(Clone)]
 pub struct Adder {
     remote: Remote,
@@ -146,16 +155,16 @@ impl Adder {
         Adder { remote, store, secret: Arc::new(secret), turn: Arc::default() }
     }
 
+    fn check(&self, request: &str, proof: Option<String>) -> Result<(), DeviceRefused> {
+        let proof = proof.and_then(|proof| unhex(&proof)).ok_or(DeviceRefused::Unproven)?;
+        if self.secret.verify_request(request.as_bytes(), &proof) { Ok(()) } else { Err(DeviceRefused::Unproven) }
+    }
+
     /// Looks at who asks, opens the device and has the cores take it in.
     pub async fn add(self, request: String, proof: Option<String>) -> Result<DeviceAdded, DeviceRefused> {
-        let proof = proof.and_then(|proof| unhex(&proof)).ok_or(DeviceRefused::Unproven)?;
-        if !self.secret.verify_request(request.as_bytes(), &proof) {
-            return Err(DeviceRefused::Unproven);
-        }
+        self.check(&request, proof)?;
         let wanted: DeviceAdd = serde_json::from_str(&request).map_err(failed)?;
-        if wanted.at_seconds.abs_diff(now()) > BELIEVED_SECONDS {
-            return Err(DeviceRefused::Unproven);
-        }
+        believed(wanted.at_seconds)?;
         let _turn = self.turn.lock().await;
         let opened = tokio::task::spawn_blocking(move || open(&wanted).map(|(target, draft)| (wanted, target, draft)));
         let (wanted, target, draft) = opened.await.map_err(failed)?.map_err(failed)?;
@@ -194,6 +203,10 @@ impl Adder {
         let _sent = self.remote.send(CoreId::new(0), Box::new(ask));
         answer.await.unwrap_or_else(|_| Err(NotAdded::in_doubt("the server stops")))
     }
+}
+
+fn believed(at_seconds: u64) -> Result<(), DeviceRefused> {
+    if at_seconds.abs_diff(now()) > BELIEVED_SECONDS { Err(DeviceRefused::Unproven) } else { Ok(()) }
 }
 
 fn failed(why: impl std::fmt::Display) -> DeviceRefused {

@@ -79,6 +79,7 @@ fn main() -> ExitCode {
         Command::Fsck(options) => return exit(fsck::run(&options)),
         Command::Top(options) => top::run(&options),
         Command::Device(DeviceCommand::Add(options)) => device::add(&options),
+        Command::Device(DeviceCommand::Retire(options)) => device::retire(&options),
         Command::Device(DeviceCommand::List(options)) => return exit(device::list(&options)),
         Command::Scrub(options) => return exit(scrub::run(&options)),
         Command::Status(options) => return exit(status::run(&options)),

@@ -5,7 +5,7 @@ use crate::device::Adder;
 use crate::serving::Server;
 use crate::stop_sign::StopSign;
 use crate::store_watch::StoreWatch;
-use cfs_api::{Added, Answer, Api, Cores, DeviceRefused, Facts, Told};
+use cfs_api::{Added, Answer, Api, Changed, Cores, DeviceRefused, Facts, Told};
 use cfs_runtime::Remote;
 use cfs_server::{CoreReply, CoreRequest, Envelope};
 use cfs_types::CoreId;
@@ -44,6 +44,11 @@ impl Cores for RemoteCores {
     fn add_device(&self, request: String, proof: Option<String>) -> Added {
         let adding = tokio::spawn(self.2.clone().add(request, proof));
         Box::pin(async move { adding.await.unwrap_or_else(|e| Err(DeviceRefused::Failed(e.to_string()))) })
+    }
+
+    fn change_device(&self, request: String, proof: Option<String>) -> Changed {
+        let changing = tokio::spawn(self.2.clone().change(request, proof));
+        Box::pin(async move { changing.await.unwrap_or_else(|e| Err(DeviceRefused::Failed(e.to_string()))) })
     }
 
     fn devices(&self) -> Facts {

@@ -136,12 +136,13 @@ pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &St
     let config = server_config(place, options, cores, superblock.cluster.bytes(), say)?;
     let seats = mesh(cores).map_err(|e| Failure::new("starting the cores", e))?;
     let remote = seats[0].remote();
+    let store = watch_over(&devices);
     let (ready, wait) = channel();
     let (mut threads, local) = (Vec::new(), LocalNet::default());
     let (guest, invitation) = oneshot::channel();
     let mut invitation = Some(invitation);
     for (index, seat) in seats.into_iter().enumerate() {
-        let (devices, config, ready) = (devices.clone(), config.clone(), ready.clone());
+        let (devices, config, ready, watch) = (devices.clone(), config.clone(), ready.clone(), store.clone());
         let root = RootOwner { uid: user_id(), gid: group_id() };
         let number = seat.core().get();
         let mut core = CoreConfig::new(seat.core());
@@ -165,7 +166,10 @@ pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &St
             }
             let pool = devices.attach(&world, &reactor, number).await;
             let pool = pool.map_err(|error| StartError(format!("opening the device: {error}")))?;
-            let devices = Devices { pool, attach: device::attach(reactor) };
+            // One that leaves is to be closed.
+            drop(devices);
+            let gone = Rc::new(move |number| watch.remove(number));
+            let devices = Devices { pool, attach: device::attach(reactor), gone };
             serve_core(world, devices, config, root, move |_| {
                 let _gone = ready.send(());
             })
@@ -179,12 +183,17 @@ pub fn start(targets: &[PathBuf], options: &Serving, sharing: Sharing, stop: &St
     let entry = Entry { http: http.to_string(), ..entry(place, options, &config, cores) };
     let addresses = config.listen.iter().filter_map(|a| a.first().cloned()).collect();
     let (place, registered) = (place.clone(), registry::register(&entry)?);
+    Ok((Server { threads, remote, addresses, http, place, store, notices, _registered: registered }, api, guest))
+}
+
+/// Begins to watch all of them.
+fn watch_over(devices: &pool::Devices) -> StoreWatch {
     let store = StoreWatch::new();
     for device in devices.all() {
         let superblock = device.superblock;
         store.add(device.file.clone(), (superblock.number(), superblock.device), superblock.layout.device_bytes);
     }
-    Ok((Server { threads, remote, addresses, http, place, store, notices, _registered: registered }, api, guest))
+    store
 }
 
 /// What is to be known of a device that is served.

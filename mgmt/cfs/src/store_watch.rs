@@ -92,6 +92,11 @@ impl StoreWatch {
         self.lock().push(Watched { file, number, device, bytes, is_told: false });
     }
 
+    /// One that is no part of the store any more; whoever locked it too has let go.
+    pub fn remove(&self, number: u16) {
+        self.lock().retain(|store| store.number != number);
+    }
+
     /// What is known of each; asks those that count their wear, and waits for them.
     pub fn facts(&self) -> Vec<DeviceFacts> {
         // Not while others wait for the lock.

@@ -99,6 +99,8 @@ pub struct DeviceUse {
     pub errors: u64,
     /// Units of 4 KiB that are live in segments there.
     pub live_units: u64,
+    /// Nothing new is written there, and what lies there is moved.
+    pub is_retiring: bool,
 }
 
 /// One core as the management plane sees it.

@@ -11,6 +11,7 @@ mod load;
 pub use load::{Loaded, load};
 
 use crate::core::Core;
+use crate::devices;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::peers::Peers;
 use crate::seat::Seat;
@@ -75,7 +76,9 @@ pub async fn lead(seat: &Rc<Seat>) -> Result<Rc<Core>, StartError> {
         start_core(&seat.peers, core, regions).await?;
     }
     announce_freed(&seat.peers, freed).await;
-    seat.core().ok_or_else(|| StartError("core 0 did not start".into()))
+    let core = seat.core().ok_or_else(|| StartError("core 0 did not start".into()))?;
+    seat.known.retiring().into_iter().for_each(|member| devices::see_off(seat, &core, member));
+    Ok(core)
 }
 
 /// Has all cores load their parts, at the same time.

@@ -101,14 +101,17 @@ impl Rounds {
 
     /// Cleans one segment, if space is short and something is to be gained. True where it did.
     async fn clean_one(&self, core: &Rc<Core>, in_need: bool) -> Result<bool, FsError> {
+        if self.empty_closed(core).await {
+            return Ok(true);
+        }
         let usage = core.space.usage();
         // A zone gives nothing back before all of it is clean: what is kept back must not be reached meanwhile.
         let zones = core.space.layout().zones().map_or(0, |zones| zones.regions * SEGMENTS_PER_REGION);
-        let floor = if zones > 0 { core.floor_units + ZONES_AHEAD * u64::from(zones * SEGMENT_UNITS) } else { 0 };
+        let floor = if zones > 0 { core.floor_units.get() + ZONES_AHEAD * u64::from(zones * SEGMENT_UNITS) } else { 0 };
         if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW && usage.free_units >= floor {
             return Ok(false);
         }
-        let need = if in_need { GARBAGE_PERCENT_IN_NEED } else { garbage_percent(&usage, core.floor_units) };
+        let need = if in_need { GARBAGE_PERCENT_IN_NEED } else { garbage_percent(&usage, core.floor_units.get()) };
         self.look(core, in_need).await?;
         // The most garbage first, wherever it is.
         for garbage in GARBAGE_STEPS.into_iter().filter(|garbage| *garbage >= need) {
@@ -124,6 +127,18 @@ impl Rounds {
             }
         }
         Ok(false)
+    }
+
+    /// Empties a segment of a device that retires, whatever that gains. False where there is none, or nothing of it can
+    /// be moved now.
+    async fn empty_closed(&self, core: &Rc<Core>) -> bool {
+        while let Some(mut victim) = core.space.closed_victim() {
+            if move_cells(core, &victim.live).await > 0 {
+                return true;
+            }
+            victim.cannot_be_moved();
+        }
+        false
     }
 
     /// Looks for sparse chunks, unless it did so lately.

@@ -71,7 +71,7 @@ pub struct Core {
     /// Space on them.
     pub space: Space,
     /// Units of the space that are kept back from file data.
-    pub floor_units: u64,
+    pub floor_units: Cell<u64>,
     /// Bytes of all memtables.
     pub memtable_bytes: Rc<Cell<usize>>,
     /// Blocks of tables in memory.
@@ -170,7 +170,7 @@ impl Core {
         let usage = self.space.usage();
         let used = usage.total_units.saturating_sub(usage.free_units + usage.garbage_units);
         // Of what there is for file data.
-        let room = usage.total_units.saturating_sub(self.floor_units).max(1);
+        let room = usage.total_units.saturating_sub(self.floor_units.get()).max(1);
         let percent = u8::try_from((used * 100 / room).min(100)).unwrap_or(100);
         self.full.set(Some((now, percent)));
         percent

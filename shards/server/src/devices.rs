@@ -1,23 +1,34 @@
-//! Devices that join while the server serves (docs/decisions/0015-device-pool.md).
+//! Devices that join and leave while the server serves (docs/decisions/0015-device-pool.md).
 //!
 //! Core 0 leads: it lays the device out, puts it into the list, has every core take it in, and only then are its regions
 //! granted, so that no cell lies where some core could not read it.
 //!
-//! Invariants: one device joins at a time; before the first device's superblock changes every core knows the new one, so
+//! Invariants: one device joins or leaves at a time; before the first device's superblock changes every core knows the new one, so
 //! that a core that marks it as failed does not bring the old one back.
+
+mod retire;
+
+pub use retire::{Retiring, retire, see_off};
 
 use crate::boot::part_of;
 use crate::core::Core;
 use crate::messages::{CoreReply, CoreRequest};
 use crate::seat::Seat;
-use cfs_device::{Joining, Member, MemberList, Pool, Roles, Superblock, Uuid, admit_member, prepare_member};
+use cfs_device::{
+    Joining, Member, MemberList, MemberState, Pool, Roles, Superblock, Uuid, admit_member, mark_failed, prepare_member,
+};
 use cfs_exec::Semaphore;
-use cfs_seam::Disk;
+use cfs_seam::{Disk, timeout};
+use cfs_segment::SEGMENT_UNITS;
 use cfs_types::CoreId;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest that a failed device is given to take the note that it failed.
+const MARK_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// A device that this process has opened, on its way to the cores.
 pub type OpenDevice = Arc<dyn Any + Send + Sync>;
@@ -31,12 +42,14 @@ pub struct Devices {
     pub pool: Pool,
     /// How it gets at more.
     pub attach: Attach,
+    /// Is told the number of one that has left, once no core has it any more (core 0).
+    pub gone: Rc<dyn Fn(u16)>,
 }
 
 impl Devices {
     /// These and no others.
     pub fn fixed(pool: Pool) -> Self {
-        Devices { pool, attach: Rc::new(|_| None) }
+        Devices { pool, attach: Rc::new(|_| None), gone: Rc::new(|_| ()) }
     }
 }
 
@@ -74,24 +87,41 @@ impl NotAdded {
 /// What a core knows of the devices beside how to read and write them. The list is core 0's.
 pub struct Known {
     attach: Attach,
+    gone: Rc<dyn Fn(u16)>,
     /// That of the first device.
     pub superblock: Cell<Superblock>,
     list: RefCell<MemberList>,
-    /// Held while one joins (core 0).
-    joining: Semaphore,
+    /// Held while one joins or leaves (core 0).
+    changing: Semaphore,
+    /// Held while the first device's superblock is written (core 0).
+    writing: Semaphore,
 }
 
 impl Known {
     /// At the start.
-    pub fn new(attach: Attach, superblock: Superblock, list: MemberList) -> Self {
-        Known { attach, superblock: Cell::new(superblock), list: RefCell::new(list), joining: Semaphore::new(1) }
+    pub fn new(attach: Attach, gone: Rc<dyn Fn(u16)>, superblock: Superblock, list: MemberList) -> Self {
+        Known {
+            attach,
+            gone,
+            superblock: Cell::new(superblock),
+            list: RefCell::new(list),
+            changing: Semaphore::new(1),
+            writing: Semaphore::new(1),
+        }
+    }
+
+    /// Those that are being emptied; of other cores than core 0: at the start.
+    pub fn retiring(&self) -> Vec<u16> {
+        let list = self.list.borrow();
+        let retiring = list.members.iter().filter(|member| member.state == MemberState::Retiring);
+        retiring.map(|member| member.number).collect()
     }
 }
 
 /// Makes a device one of the node's (core 0). What failed before it is in the list has changed nothing but that device.
-pub async fn add(seat: &Rc<Seat>, core: &Rc<Core>, new: NewDevice) -> Result<Member, NotAdded> {
+async fn add(seat: &Rc<Seat>, core: &Rc<Core>, new: NewDevice) -> Result<Member, NotAdded> {
     let known = &seat.known;
-    let _turn = known.joining.acquire(1).await;
+    let _turn = known.changing.acquire(1).await;
     let disk = (known.attach)(&new.device).ok_or_else(|| NotAdded::left_out("this server cannot take in devices"))?;
     let (superblock, list) = (known.superblock.get(), known.list.borrow().clone());
     let joining = Joining {
@@ -108,7 +138,10 @@ pub async fn add(seat: &Rc<Seat>, core: &Rc<Core>, new: NewDevice) -> Result<Mem
     for to in cores(core) {
         core.peers.call(to, CoreRequest::FirstDevice(Box::new(joined.first))).await;
     }
-    if let Err(error) = admit_member(&seat.disk, &superblock, &joined).await {
+    let writing = known.writing.acquire(1).await;
+    let admitted = admit_member(&seat.disk, &superblock, &joined).await;
+    drop(writing);
+    if let Err(error) = admitted {
         let why = format!("writing to the first device: {error}");
         core.log.fail(error).await;
         return Err(NotAdded::in_doubt(why));
@@ -141,26 +174,57 @@ async fn share_out(core: &Rc<Core>, member: &Member) {
     }
 }
 
-/// A core's part in it.
-pub fn answer(seat: &Rc<Seat>, core: &Rc<Core>, request: CoreRequest) -> CoreReply {
+/// Answers what cores tell one another of devices.
+pub async fn answer(seat: &Rc<Seat>, core: &Rc<Core>, request: CoreRequest) -> CoreReply {
     match request {
+        CoreRequest::AddDevice(new) => return CoreReply::Added(add(seat, core, *new).await.map(Box::new)),
+        CoreRequest::RetireDevice(which) => {
+            return CoreReply::Retiring(retire(seat, core, &which).await.map(Box::new));
+        }
         CoreRequest::FirstDevice(superblock) => {
             seat.known.superblock.set(*superblock);
             core.log.set_superblock(*superblock);
         }
-        CoreRequest::TakeIn(member, device) => return CoreReply::TakenIn(take_in(seat, &member, &device)),
+        CoreRequest::TakeIn(member, device) => return CoreReply::TakenIn(take_in(seat, core, &member, &device)),
         CoreRequest::PoolRegions(regions) => {
             core.regions.add(regions);
             core.full.set(None);
             core.upkeep.notify_all();
         }
-        _ => {}
+        about => return retire::answer(seat, core, about).await,
     }
     CoreReply::Done
 }
 
-fn take_in(seat: &Seat, member: &Member, device: &OpenDevice) -> bool {
+fn take_in(seat: &Seat, core: &Core, member: &Member, device: &OpenDevice) -> bool {
     let (Some(disk), Some(part)) = ((seat.known.attach)(device), part_of(member)) else { return false };
+    core.regions.open(member.number);
+    core.space.open_member(member.number);
     seat.pool.add(member.number, disk);
-    seat.regions.add(part)
+    let is_in = seat.regions.add(part);
+    settle_floors(core);
+    is_in
+}
+
+/// Keeps back what suits the devices that there are now.
+fn settle_floors(core: &Core) {
+    let floors = core.regions.floors(None);
+    core.space.set_floors(floors);
+    core.floor_units.set(u64::from(floors.data_segments) * u64::from(SEGMENT_UNITS));
+    core.full.set(None);
+}
+
+/// Marks the first device as out of service once more, where a core marked it while its superblock was being
+/// written anew (core 0): what was written last may be the one without the mark.
+pub async fn mark_again(seat: &Seat) {
+    let (clock, superblock) = (&seat.world.clock, seat.known.superblock.get());
+    if superblock == seat.superblock {
+        return;
+    }
+    let marking = async {
+        let _turn = seat.known.writing.acquire(1).await;
+        // The device has failed already: whether it takes this one changes nothing here.
+        let _failed = mark_failed(&*seat.disk, &superblock).await;
+    };
+    timeout(clock, clock.now().after(MARK_TIME_MAX), marking).await;
 }

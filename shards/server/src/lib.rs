@@ -52,7 +52,7 @@ mod view;
 
 pub use boot::StartError;
 pub use config::{MemoryLimits, Notices, ScrubConfig, ServerConfig};
-pub use devices::{Attach, Devices, NewDevice, NotAdded, OpenDevice};
+pub use devices::{Attach, Devices, NewDevice, NotAdded, OpenDevice, Retiring};
 pub use door::Door;
 pub use fsck::{Checked, Finding, FsckError, Progress, Report, Severity, Site, Stage, fsck};
 pub use messages::{CoreReply, CoreRequest};

@@ -2,7 +2,7 @@
 
 use crate::RootOwner;
 use crate::boot::{Claims, Regions};
-use crate::devices::{NewDevice, NotAdded, OpenDevice};
+use crate::devices::{NewDevice, NotAdded, OpenDevice, Retiring};
 use crate::former::Issued;
 use crate::overwrite::{Overwrite, Overwrote};
 use crate::scrub::{Found, Scope};
@@ -12,7 +12,7 @@ use cfs_log::{CorePart, Freed};
 use cfs_namespace::{Answer, Command, TxId};
 use cfs_observe::CoreStatus;
 use cfs_seam::IoBuf;
-use cfs_segment::{CellOwner, CellRef};
+use cfs_segment::{CellOwner, CellRef, Room};
 use cfs_types::{ChunkId, FsError, GroupId, InodeId, RangeIndex, SessionId, ShardId, Timestamp};
 use cfs_wire::{Op, Reply, Request, Response};
 use std::sync::Arc;
@@ -83,6 +83,16 @@ pub enum CoreRequest {
     TakeIn(Box<Member>, OpenDevice),
     /// Regions that nobody holds, for this core's pool. Answer: `Done`.
     PoolRegions(Vec<u32>),
+    /// Empty a device, so that it can leave (core 0): its number, UUID or path. Answer: `Retiring`.
+    RetireDevice(String),
+    /// What this core has on a device, and elsewhere. Answer: `Room`.
+    Room(u16),
+    /// How many regions of a device this core holds. Answer: `HeldOn`.
+    HeldOn(u16),
+    /// Write nothing new on a device, and move what lies there. Answer: `Done`.
+    CloseDevice(u16),
+    /// A device has left the list. Answer: `Done`.
+    LetGo(u16),
     /// Read and verify everything from now on; without the limit of rate where that is true. Answer: `Done`.
     Scrub(bool),
     /// Look for what leads to an inode. Answer: `Traced`.
@@ -91,6 +101,8 @@ pub enum CoreRequest {
     Status,
     /// Let no client in any more, and answer none: the server stops. Answer: `Done`.
     ShutDoors,
+    /// The log of a core has failed (core 0): as `Stop`, and the first device is out of service. Answer: `Done`.
+    Failed,
     /// Flush what is open and stop; core 0 first, which has all shut their doors. Answer: `Done`.
     Stop,
 }
@@ -125,6 +137,12 @@ pub enum CoreReply {
     Traced(Result<Found, FsError>),
     /// The device is one of the node's, or why not.
     Added(Result<Box<Member>, NotAdded>),
+    /// The device is being emptied, or why not.
+    Retiring(Result<Box<Retiring>, String>),
+    /// What this core has on a device and elsewhere, and the units that it keeps there.
+    Room(Room, u64),
+    /// Regions of a device that this core holds.
+    HeldOn(u64),
     /// Whether this core can use the device.
     TakenIn(bool),
     /// Regions handed over.

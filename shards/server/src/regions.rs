@@ -4,14 +4,16 @@
 //! takes half of what another has, one that must refuse a write without takes the last too, or has another
 //! empty a region for it. So a reservation is decided on the core alone.
 //!
-//! Invariant: a region is in one core's pool, or held by one core's space, never both. Those of a zone go together, by the
-//! number of the first.
+//! Invariants: a region is in one core's pool, or held by one core's space, never both; one of a device that retires
+//! is in no pool. Those of a zone go together, by the number of the first.
 
 use crate::messages::{CoreReply, CoreRequest};
 use crate::peers::Peers;
 use cfs_exec::Semaphore;
 use cfs_seam::{Class, Io, World, spawn};
-use cfs_segment::{CellOwner, CellRef, Purpose, RegionGrants, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space};
+use cfs_segment::{
+    CellOwner, CellRef, Floors, Purpose, RegionGrants, RegionLayout, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space,
+};
 use cfs_types::CoreId;
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -29,6 +31,8 @@ pub struct RegionPool {
     peers: Rc<Peers>,
     layout: RegionLayout,
     pool: RefCell<BTreeSet<u32>>,
+    /// Devices that retire.
+    closed: RefCell<BTreeSet<u16>>,
     /// Regions with cells at start, by the core that holds them.
     holders: RefCell<BTreeMap<u32, CoreId>>,
     /// Held by who asks in need, so that what one was given serves the others.
@@ -43,6 +47,7 @@ impl RegionPool {
             peers,
             layout,
             pool: RefCell::default(),
+            closed: RefCell::default(),
             holders: RefCell::default(),
             in_need: Semaphore::new(1),
         })
@@ -50,13 +55,53 @@ impl RegionPool {
 
     /// Takes this core's share and the table of holders at start.
     pub fn start(&self, pool: BTreeSet<u32>, holders: BTreeMap<u32, CoreId>) {
-        *self.pool.borrow_mut() = pool;
+        self.add(pool);
         *self.holders.borrow_mut() = holders;
     }
 
-    /// Takes in regions that nobody holds.
-    pub fn add(&self, regions: Vec<u32>) {
-        self.pool.borrow_mut().extend(regions);
+    /// Takes in regions that nobody holds, but for those of devices that retire.
+    pub fn add(&self, regions: impl IntoIterator<Item = u32>) {
+        let granted = regions.into_iter().filter(|region| self.is_granted(*region));
+        self.pool.borrow_mut().extend(granted);
+    }
+
+    fn is_granted(&self, region: u32) -> bool {
+        self.layout.part_of(region).is_some_and(|part| !self.is_closed(part.member()))
+    }
+
+    /// Whether the device retires.
+    pub fn is_closed(&self, member: u16) -> bool {
+        self.closed.borrow().contains(&member)
+    }
+
+    /// No region of the device is granted from now on.
+    pub fn close(&self, member: u16) {
+        self.closed.borrow_mut().insert(member);
+        self.pool.borrow_mut().retain(|region| self.is_granted(*region));
+    }
+
+    /// Another device has that number now.
+    pub fn open(&self, member: u16) {
+        self.closed.borrow_mut().remove(&member);
+    }
+
+    /// Regions in the pool that are not of that device.
+    pub fn pooled_beside(&self, member: u16) -> u32 {
+        let pool = self.pool.borrow();
+        let beside = pool.iter().filter(|region| self.layout.part_of(**region).is_some_and(|p| p.member() != member));
+        u32::try_from(beside.count()).expect("region numbers are 32 bits")
+    }
+
+    /// What this core keeps back of its share of the devices that are not retiring, nor the one given.
+    pub fn floors(&self, beside: Option<u16>) -> Floors {
+        let parts = self.layout.parts();
+        let staying = parts.iter().filter(|part| !self.is_closed(part.member()) && Some(part.member()) != beside);
+        let regions: u32 = staying.map(|part| part.regions()).sum();
+        let segments = regions.saturating_mul(SEGMENTS_PER_REGION) / u32::from(self.peers.cores());
+        match self.layout.zones() {
+            Some(zones) => Floors::of_zones(segments, zones.regions * SEGMENTS_PER_REGION),
+            None => Floors::of_share(segments),
+        }
     }
 
     /// Takes a region out of the pool: of the device of whose regions the largest share is there, so that devices
@@ -118,7 +163,7 @@ impl RegionPool {
             }
             let ask = CoreRequest::TakeRegions(is_in_need);
             if let CoreReply::Granted(regions) = self.peers.call(core, ask).await {
-                self.pool.borrow_mut().extend(regions);
+                self.add(regions);
             }
         }
     }
@@ -135,8 +180,10 @@ impl RegionGrants for Grants {
     fn give_back(&self, region: u32) {
         let together = self.0.layout.grant_of(region);
         self.0.holders.borrow_mut().retain(|held, _| !together.contains(held));
-        let fresh = self.0.pool.borrow_mut().insert(region);
-        assert!(fresh, "region {region} was given back twice");
+        if self.0.is_granted(region) {
+            let fresh = self.0.pool.borrow_mut().insert(region);
+            assert!(fresh, "region {region} was given back twice");
+        }
     }
 
     fn ungranted(&self) -> u32 {

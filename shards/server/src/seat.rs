@@ -56,14 +56,14 @@ impl Seat {
     /// A seat that has not loaded yet.
     pub fn new(world: World, devices: Devices, regions: RegionLayout, config: ServerConfig) -> Rc<Self> {
         let peers = Peers::new(world.clone());
-        let Devices { pool, attach } = devices;
+        let Devices { pool, attach, gone } = devices;
         Rc::new(Seat {
             world,
             disk: pool.first,
             pool: pool.disk,
             regions,
             superblock: pool.superblock,
-            known: Known::new(attach, pool.superblock, pool.list),
+            known: Known::new(attach, gone, pool.superblock, pool.list),
             config,
             peers,
             loaded: RefCell::default(),
@@ -131,7 +131,7 @@ impl Seat {
             failed.await;
             shut_doors(&peers).await;
             marked.await;
-            peers.call(CoreId::new(0), CoreRequest::Stop).await;
+            peers.call(CoreId::new(0), CoreRequest::Failed).await;
         };
         spawn(&self.world.tasks, Class::Foreground, watch).detach();
     }
@@ -229,10 +229,6 @@ impl Seat {
             | CoreRequest::DropSession(_)
             | CoreRequest::Alive(_)
             | CoreRequest::Former(_)) => answer_of_sessions(core, about).await,
-            CoreRequest::AddDevice(new) => CoreReply::Added(devices::add(self, core, *new).await.map(Box::new)),
-            about @ (CoreRequest::FirstDevice(_) | CoreRequest::TakeIn(..) | CoreRequest::PoolRegions(_)) => {
-                devices::answer(self, core, about)
-            }
             about @ (CoreRequest::Scrub(_) | CoreRequest::Trace(..)) => answer_of_scrub(core, about).await,
             CoreRequest::MakeRoot(root) => CoreReply::Started(root_of(core, root).await),
             CoreRequest::Status => CoreReply::Status(Box::new(status::of(core).await)),
@@ -240,11 +236,7 @@ impl Seat {
                 core.log.take_freed(&freed);
                 CoreReply::Done
             }
-            CoreRequest::Load(_)
-            | CoreRequest::Start(_)
-            | CoreRequest::OldReleased(_)
-            | CoreRequest::ShutDoors
-            | CoreRequest::Stop => CoreReply::Done,
+            about => devices::answer(self, core, about).await,
         }
     }
 }
@@ -338,6 +330,11 @@ impl Handler for Seat {
                 }
                 CoreRequest::ShutDoors => {
                     self.core().iter().for_each(|core| core.doors.shut());
+                    CoreReply::Done
+                }
+                CoreRequest::Failed => {
+                    devices::mark_again(&self).await;
+                    self.stop().await;
                     CoreReply::Done
                 }
                 CoreRequest::Stop => {

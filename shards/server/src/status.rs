@@ -33,7 +33,7 @@ pub async fn of(core: &Rc<Core>) -> CoreStatus {
         queues: queues(core),
         space_units: [space.total_units, space.live_units, space.garbage_units, space.free_units],
         classes: classes(&space, &device),
-        floor_units: core.floor_units,
+        floor_units: core.floor_units.get(),
         inodes,
         sessions: core.links.len() as u64,
         scrub,
@@ -53,6 +53,7 @@ fn devices(core: &Core) -> Vec<DeviceUse> {
         in_flight: usage.in_flight,
         errors: usage.errors,
         live_units: live.get(&number).copied().unwrap_or(0),
+        is_retiring: core.regions.is_closed(number),
     };
     core.pool.usages().into_iter().map(of).collect()
 }

@@ -21,7 +21,7 @@ fn compare(name: &str, text: &str) {
 fn the_command_line_is_documented() {
     const COMMANDS: &[&str] =
         &["dev", "format", "server", "mount", "umount", "fsck", "scrub", "device", "status", "top"];
-    const NESTED: &[[&str; 2]] = &[["device", "add"]];
+    const NESTED: &[[&str; 2]] = &[["device", "add"], ["device", "retire"]];
     let stage = Stage::new();
     let help = |arguments: &[&str]| {
         let output = stage.run(&[arguments, &["--help"]].concat());

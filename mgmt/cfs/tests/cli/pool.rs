@@ -6,6 +6,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 /// Of a device: three regions of 64 MiB beside log or superblock.
 const SIZE: &str = "256MiB";
@@ -176,6 +179,59 @@ fn a_device_that_is_added_while_the_store_is_served_takes_what_comes_and_is_scru
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
     refused(&stage.run(&["fsck", "one"]), 1, &["damage: ", "device 1 offset ", "DAMAGED"]);
+}
+
+/// Overwrites a file in turns and reads it back until it is told to stop; how often.
+fn load(path: &Path, blocks: u32, stop: &AtomicBool) -> u32 {
+    let mut turns = 0;
+    while !stop.load(Ordering::Relaxed) {
+        write(path, blocks);
+        read(path, blocks);
+        turns += 1;
+    }
+    turns
+}
+
+#[test]
+fn a_device_that_is_retired_under_load_leaves_everything_with_the_others() {
+    let stage = Stage::new();
+    assert!(stage.run(&["format", "one", "--size", "512MiB"]).status.success());
+    let server = stage.start(&["server", "one"], CORES);
+    let mount = stage.mount(&server.listen, "mnt");
+    let added = stage.run(&["device", "add", "one", "two", "--size", SIZE]);
+    assert!(added.status.success(), "{}", said(&added));
+    write(&stage.path("mnt/before"), 100);
+    assert!(units_in(&stage.path("two/store")) > 10 << 8, "it has a share");
+    refused(&stage.run(&["device", "retire", "one", "0"]), 1, &["retiring 0", "log"]);
+    refused(&stage.run(&["device", "retire", "one", "7"]), 1, &["no device 7"]);
+    let (_, body) = server.post("/v1/devices/change", "", "{\"at_seconds\":0,\"device\":\"1\",\"change\":\"retire\"}");
+    assert!(body.contains("proof"), "{body}");
+    let stop = Arc::new(AtomicBool::new(false));
+    let (path, told) = (stage.path("mnt/busy"), stop.clone());
+    let loader = thread::spawn(move || load(&path, 20, &told));
+    let retired = stage.run(&["device", "retire", "one", "two", "--wait"]);
+    assert!(retired.status.success() && said(&retired).contains("no part of the store"), "{}", said(&retired));
+    let listed = stage.run(&["device", "list"]);
+    assert!(said(&listed).contains("one") && !said(&listed).contains("two"), "{}", said(&listed));
+    fs::rename(stage.path("two"), stage.path("away")).expect("moved");
+    read(&stage.path("mnt/before"), 100);
+    stop.store(true, Ordering::Relaxed);
+    assert!(loader.join().expect("no panic") > 0);
+    assert_eq!(server.get("/health").0, 200, "{}", server.get("/health").1);
+    refused(&stage.run(&["server", "away"]), 1, &["away", "retired"]);
+    refused(&stage.run(&["fsck", "one", "away"]), 1, &["is in use"]);
+    mount.signal("TERM");
+    assert_eq!(mount.wait().code(), Some(0));
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let checked = stage.run(&["fsck", "one"]);
+    assert!(checked.status.success() && said(&checked).contains("no damage"), "{}", said(&checked));
+    let server = stage.start(&["server", "one"], CORES);
+    let _mount = stage.mount(&server.listen, "mnt");
+    read(&stage.path("mnt/before"), 100);
+    read(&stage.path("mnt/busy"), 20);
+    let again = stage.run(&["device", "add", "one", "away", "--force"]);
+    assert!(again.status.success() && said(&again).contains("device 1 of"), "{}", said(&again));
 }
 
 #[test]

@@ -29,7 +29,7 @@ use cfs_log::{CoreLog, CorePart};
 use cfs_namespace::keys::stem;
 use cfs_rpc::Pool;
 use cfs_seam::{Class, World, spawn};
-use cfs_segment::{CellOwner, Floors, SEGMENT_UNITS, SEGMENTS_PER_REGION, Space, SpaceConfig};
+use cfs_segment::{CellOwner, SEGMENT_UNITS, Space, SpaceConfig};
 use cfs_types::{GroupId, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -57,13 +57,10 @@ pub async fn load(seat: &Rc<Seat>, part: CorePart) -> Result<(Loaded, Claims), S
         .await
         .map_err(|e| StartError::new("opening the log", e))?;
     let regions = RegionPool::new(seat.world.clone(), seat.peers.clone(), seat.regions.clone());
-    let segments = seat.regions.regions() * SEGMENTS_PER_REGION / u32::from(seat.config.cores);
+    seat.known.retiring().into_iter().for_each(|member| regions.close(member));
     let space_config = SpaceConfig {
         layout: seat.regions.clone(),
-        floors: match seat.regions.zones() {
-            Some(zones) => Floors::of_zones(segments, zones.regions * SEGMENTS_PER_REGION),
-            None => Floors::of_share(segments),
-        },
+        floors: regions.floors(None),
         discard: seat.config.discard,
         start: boot,
     };
@@ -118,6 +115,10 @@ impl Loaded {
         for (owner, cell) in regions.cells {
             self.opener.space.claim(owner, cell).map_err(|e| StartError(format!("damage: {e}")))?;
         }
+        for member in seat.known.retiring() {
+            // Nothing is open there, so nothing is to be waited for.
+            drop(self.opener.space.close_member(member));
+        }
         self.opener.space.start();
         self.regions.start(regions.pool, regions.holders);
         let inline = Rc::new(InlineCache::new(seat.config.memory.inline_cache));
@@ -144,7 +145,7 @@ impl Loaded {
             log: self.opener.log,
             pool: seat.pool.clone(),
             space: self.opener.space,
-            floor_units: self.floor_units,
+            floor_units: Cell::new(self.floor_units),
             memtable_bytes: self.opener.config.memory,
             units: self.cache.units(),
             block_cache: self.cache,

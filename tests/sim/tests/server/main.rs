@@ -29,6 +29,7 @@ mod reads;
 mod reference;
 mod refill;
 mod replaced;
+mod retire;
 mod revoke;
 mod room;
 mod scrub;

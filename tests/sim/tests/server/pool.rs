@@ -5,12 +5,12 @@ use crate::history::{Announce, ME, name, run};
 use crate::images::fill;
 use crate::seeds::{plan, run_all, seeds, sum_up};
 use crate::stage::{LIMIT, Setup, Stage, formatted};
-use cfs_device::{Joining, Roles, Uuid, admit_member, prepare_member, read_list};
-use cfs_seam::{Disk, World, sleep};
+use cfs_device::{DeviceError, Joining, Roles, SUPERBLOCK_COPIES_AT, Uuid, admit_member, prepare_member, read_list};
+use cfs_seam::{Disk, DiskError, DiskUsage, Durability, Geometry, Io, IoBuf, IoDone, Lifetime, World, io, sleep};
 use cfs_sim::{Crash, DiskFaults, MemoryDisk, SimDiskId, Stream};
 use cfs_types::{FsError, InodeId};
 use cfs_volume::{Creation, Lookup, OpenFlags, Volume, WriteFlags};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const ADD_SEEDS: u64 = 48;
 /// Of so many of the second kind one fills both devices.
 const FULL_EACH: u64 = 6;
 /// Bytes of the further device: three regions.
-const OTHER_BYTES: u64 = 256 << 20;
+pub const OTHER_BYTES: u64 = 256 << 20;
 /// Where its first region begins.
 const OTHER_REGIONS_AT: u64 = 64 << 20;
 /// Files of 256 KiB that leave little room on two small devices.
@@ -30,15 +30,15 @@ const BALLAST_FILES: u32 = 1150;
 const JOIN_OPERATIONS: u64 = 80;
 /// Decisions from there to the cut, at most.
 const STEPS_MAX: u64 = 400;
-const FILE_BYTES: usize = 256 << 10;
+pub const FILE_BYTES: usize = 256 << 10;
 const FILE_BYTES_U32: u32 = 256 << 10;
 
-fn setup() -> Setup {
+pub fn setup() -> Setup {
     Setup { cores_max: 2, ..Setup::small_device() }
 }
 
 /// A device, and one that has joined it.
-fn two(setup: &Setup) -> (MemoryDisk, MemoryDisk) {
+pub fn two(setup: &Setup) -> (MemoryDisk, MemoryDisk) {
     let (first, other) = (formatted(setup), MemoryDisk::new(OTHER_BYTES, setup.faults, 2));
     let (one, two): (Rc<dyn Disk>, MemoryDisk) = (Rc::new(first.clone()), other.clone());
     cfs_sim::run(1, |_| async move {
@@ -52,7 +52,7 @@ fn two(setup: &Setup) -> (MemoryDisk, MemoryDisk) {
     (first, other)
 }
 
-fn stage_of(seed: u64, setup: Setup, (first, other): &(MemoryDisk, MemoryDisk)) -> Stage {
+pub fn stage_of(seed: u64, setup: Setup, (first, other): &(MemoryDisk, MemoryDisk)) -> Stage {
     let stage = Stage::new(seed, setup, first);
     let other = stage.sim.copy_disk(other);
     stage.others.borrow_mut().push(other);
@@ -60,7 +60,7 @@ fn stage_of(seed: u64, setup: Setup, (first, other): &(MemoryDisk, MemoryDisk)) 
 }
 
 /// Both so full, half of it with what is no longer needed, that the cleaner has to work.
-fn crowded() -> (MemoryDisk, MemoryDisk) {
+pub fn crowded() -> (MemoryDisk, MemoryDisk) {
     let stage = stage_of(1, setup(), &two(&setup()));
     stage.start(1);
     stage.client(|_, volume| async move {
@@ -84,14 +84,14 @@ fn histories_on_two_devices_agree_with_the_reference() {
 }
 
 /// Files that were written and said to be durable.
-type Written = Rc<RefCell<Vec<u32>>>;
+pub type Written = Rc<RefCell<Vec<u32>>>;
 
-fn bytes_of(file: u32) -> Vec<u8> {
+pub fn bytes_of(file: u32) -> Vec<u8> {
     vec![file.to_le_bytes()[0] | 1; FILE_BYTES]
 }
 
 /// Writes files, each durable, until the store is full.
-async fn write_files(volume: Rc<Volume>, files: Range<u32>, written: Written) -> Result<(), FsError> {
+pub async fn write_files(volume: Rc<Volume>, files: Range<u32>, written: Written) -> Result<(), FsError> {
     let flags = OpenFlags { write: true, direct: true, ..OpenFlags::default() };
     let how = Creation { mode: 0o644, exclusive: true, truncate: false, flags };
     for file in files {
@@ -106,7 +106,7 @@ async fn write_files(volume: Rc<Volume>, files: Range<u32>, written: Written) ->
     Ok(())
 }
 
-async fn read_files(world: World, volume: Rc<Volume>, files: Vec<u32>) {
+pub async fn read_files(world: World, volume: Rc<Volume>, files: Vec<u32>) {
     let flags = OpenFlags { direct: true, ..OpenFlags::default() };
     for file in files {
         let Ok(Lookup::Found(found)) = volume.lookup(&ME, InodeId::ROOT, &name(&format!("{file}"))).await else {
@@ -210,4 +210,89 @@ fn without_one_of_its_devices_a_store_does_not_start() {
     assert!(stage.await_end(LIMIT) && !ready.get());
     let ended = stage.ended.borrow().clone();
     assert!(matches!(&ended[..], [(0, Err(why))] if why.contains("device 1") && why.contains("missing")), "{ended:?}");
+}
+
+/// What two cores do to the superblock of one device: the second core fails as soon as the first one writes there, and
+/// is done with its mark before that write goes on.
+#[derive(Default)]
+struct Crossing {
+    opened: Cell<u32>,
+    fails: Cell<bool>,
+    is_marked: Cell<bool>,
+    held: RefCell<Option<Box<dyn FnOnce()>>>,
+}
+
+struct Crossed {
+    disk: Rc<dyn Disk>,
+    is_second: bool,
+    crossing: Rc<Crossing>,
+}
+
+impl Disk for Crossed {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+    fn read(&self, offset: u64, buf: IoBuf) -> Io<IoDone> {
+        self.disk.read(offset, buf)
+    }
+    fn write(&self, offset: u64, buf: IoBuf, durability: Durability, lifetime: Lifetime) -> Io<IoDone> {
+        let (crossing, is_mark) = (self.crossing.clone(), SUPERBLOCK_COPIES_AT.contains(&offset));
+        if self.is_second && crossing.fails.get() && !is_mark {
+            return Io::ready(IoDone { result: Err(DiskError::Device(5)), buf });
+        }
+        if self.is_second && offset == SUPERBLOCK_COPIES_AT[1] {
+            return self.disk.write(offset, buf, durability, lifetime).on_done(move |_| {
+                crossing.is_marked.set(true);
+                crossing.held.take().into_iter().for_each(|write| write());
+            });
+        }
+        if self.is_second || !is_mark || crossing.is_marked.get() {
+            return self.disk.write(offset, buf, durability, lifetime);
+        }
+        crossing.fails.set(true);
+        let (disk, (promise, done)) = (self.disk.clone(), io());
+        *crossing.held.borrow_mut() = Some(Box::new(move || {
+            // The hook outlives the future.
+            drop(disk.write(offset, buf, durability, lifetime).on_done(move |_| {
+                promise.complete(IoDone { result: Ok(()), buf: IoBuf::zeroed(0) });
+            }));
+        }));
+        done
+    }
+    fn flush(&self) -> Io<Result<(), DiskError>> {
+        self.disk.flush()
+    }
+    fn discard(&self, offset: u64, bytes: u64) -> Io<Result<(), DiskError>> {
+        self.disk.discard(offset, bytes)
+    }
+    fn usage(&self) -> DiskUsage {
+        self.disk.usage()
+    }
+}
+
+#[test]
+fn a_core_that_fails_while_a_device_joins_leaves_the_store_out_of_service() {
+    let crossing = Rc::new(Crossing::default());
+    let shared = crossing.clone();
+    let stage = Stage::new(3, setup(), &formatted(&setup())).with_disks(move |disk| {
+        // The first two are the first device, as each core has it.
+        let opened = shared.opened.replace(shared.opened.get() + 1);
+        match opened {
+            0 | 1 => Rc::new(Crossed { disk, is_second: opened == 1, crossing: shared.clone() }),
+            _ => disk,
+        }
+    });
+    stage.start(2);
+    let written = Written::default();
+    let files = written.clone();
+    let _client = stage.begin_client(stage.options(), move |_, volume| write_files(volume, 0..100_000, files));
+    stage.sim.run_until(LIMIT, || written.borrow().len() > 4);
+    let other = stage.sim.disk(OTHER_BYTES, DiskFaults::default());
+    let _added = stage.begin_add(other, false);
+    assert!(stage.await_end(LIMIT), "it does not stop");
+    assert!(crossing.is_marked.get() && crossing.held.borrow().is_none(), "the writes have crossed");
+    stage.crash(Crash::Power);
+    let device = stage.device();
+    let found = cfs_sim::run(1, |_| async move { cfs_device::recover(&device).await.map(drop) });
+    assert_eq!(found, Err(DeviceError::OutOfService));
 }

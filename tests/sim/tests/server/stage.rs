@@ -8,8 +8,8 @@ use cfs_observe::CoreStatus;
 use cfs_rpc::Admission;
 use cfs_seam::{Address, Disk, World, Zones};
 use cfs_server::{
-    Attach, CoreReply, CoreRequest, Devices, Envelope, MemoryLimits, NewDevice, NotAdded, Notices, Report, RootOwner,
-    ScrubConfig, ServerConfig, fsck, serve_core,
+    Attach, CoreReply, CoreRequest, Devices, Envelope, MemoryLimits, NewDevice, NotAdded, Notices, Report, Retiring,
+    RootOwner, ScrubConfig, ServerConfig, fsck, serve_core,
 };
 use cfs_sim::{Crash, DiskFaults, MemoryDisk, NodeId, Sim, SimConfig, SimDiskId, Stream};
 use cfs_types::{CoreId, MapEpoch};
@@ -146,6 +146,9 @@ async fn assemble(world: &World, core: u16, first: Rc<dyn Disk>, others: Vec<Rc<
 /// What becomes of a device that is being added.
 pub type Adding = Arc<Mutex<Option<Result<Member, NotAdded>>>>;
 
+/// What becomes of a device that is to retire.
+pub type Retirement = Arc<Mutex<Option<Result<Retiring, String>>>>;
+
 /// A core's number, and how its service ended.
 type Ended = (u16, Result<(), String>);
 
@@ -167,6 +170,8 @@ pub struct Stage {
     wrap: Disks,
     /// What the cores had to say.
     pub said: Arc<Mutex<Vec<String>>>,
+    /// Numbers of devices that have left.
+    pub left: Rc<RefCell<Vec<u16>>>,
 }
 
 impl Stage {
@@ -185,6 +190,7 @@ impl Stage {
             ended: Rc::default(),
             wrap: Rc::new(|disk| disk),
             said: Arc::default(),
+            left: Rc::default(),
         }
     }
 
@@ -242,12 +248,14 @@ impl Stage {
             let others = self.others.borrow();
             let others = others.iter().map(|other| (self.wrap)(self.sim.open_disk(machine, *other))).collect();
             let (config, ready, ended) = (config.clone(), ready.clone(), self.ended.clone());
-            let attach = self.attach(machine);
+            let (attach, left) = (self.attach(machine), self.left.clone());
             self.sim.start_core(machine, core, |world| async move {
                 let result = match assemble(&world, core, disk, others).await {
                     Ok(pool) => {
                         let ready = move |_| ready.set(true);
-                        let served = serve_core(world, Devices { pool, attach }, config, RootOwner::default(), ready);
+                        let gone = Rc::new(move |number| left.borrow_mut().push(number));
+                        let devices = Devices { pool, attach, gone };
+                        let served = serve_core(world, devices, config, RootOwner::default(), ready);
                         served.await.map_err(|error| error.to_string())
                     }
                     Err(error) => Err(format!("opening the device: {error}")),
@@ -284,6 +292,29 @@ impl Stage {
         added
     }
 
+    /// Begins to empty a device, which then leaves.
+    pub fn begin_retire(&self, which: &str) -> Retirement {
+        let cores = self.running.get().expect("it runs");
+        let world = self.sim.world(self.machine(cores), 0).expect("it runs");
+        let answer = Retirement::default();
+        let keep = answer.clone();
+        let reply = move |reply| {
+            if let CoreReply::Retiring(result) = reply {
+                *keep.lock().expect("not poisoned") = Some(result.map(|retiring| *retiring));
+            }
+        };
+        let ask = Envelope::Outside(CoreRequest::RetireDevice(which.into()), Box::new(reply));
+        assert!(world.mesh.send(CoreId::new(0), Box::new(ask)).is_ok());
+        answer
+    }
+
+    /// The same, until that is answered.
+    pub fn retire(&self, which: &str) -> Result<Retiring, String> {
+        let answer = self.begin_retire(which);
+        assert!(self.sim.run_until(LIMIT, || answer.lock().expect("not poisoned").is_some()), "no answer");
+        answer.lock().expect("not poisoned").take().expect("it is there")
+    }
+
     /// Starts the server and waits until it serves.
     pub fn start(&self, cores: u16) {
         let ready = self.launch(cores);
@@ -302,7 +333,7 @@ impl Stage {
             let mut members = Vec::new();
             for other in others {
                 // One that never became a member is of no concern.
-                if cfs_device::newest(&*other).await.is_ok() {
+                if cfs_device::newest(&*other).await.is_ok_and(|found| !found.left) {
                     members.push(other);
                 }
             }
