@@ -51,7 +51,7 @@ pub struct Floors {
 impl Floors {
     /// The usual floors of a core whose share of the devices is `segments`.
     pub fn of_share(segments: u32) -> Self {
-        Floors { data_segments: (segments / 24).clamp(12, 256), metadata_segments: (segments / 64).clamp(4, 96) }
+        Floors { data_segments: (segments / 32).clamp(12, 256), metadata_segments: (segments / 64).clamp(4, 96) }
     }
     /// The same where regions lie in zones of `zone_segments` segments. What is left of a zone that was being filled is of no use after a
     /// start, so whole zones are kept.
@@ -73,7 +73,7 @@ impl Floors {
 pub struct Usage {
     /// Units of data in held and grantable regions.
     pub total_units: u64,
-    /// Units of live cells.
+    /// Units of live cells, less those in them that are known to be dead.
     pub live_units: u64,
     /// Units that cleaning would give back.
     pub garbage_units: u64,
@@ -99,6 +99,8 @@ pub struct Usage {
 struct Cell {
     at: u32,
     units: u32,
+    /// Units of it that its owner would not write again, as far as it said.
+    dead: u32,
     owner: CellOwner,
 }
 
@@ -115,7 +117,10 @@ struct Used {
     /// Next unit to hand out while open; what lies behind it when sealed is lost. All of the segment where
     /// it was found at a start: how far it was written is not known then.
     next: u32,
+    /// Units of the live cells.
     live_units: u32,
+    /// Dead ones among them.
+    dead_units: u32,
     /// Live cells in order of place.
     cells: Vec<Cell>,
     /// Everything written since it was opened, for the table.
@@ -308,7 +313,7 @@ impl Book {
         if let Some(other) = before.or(after) {
             return Err(BookError::Overlap(other.owner));
         }
-        used.cells.insert(index, Cell { at, units: cell.units(), owner });
+        used.cells.insert(index, Cell { at, units: cell.units(), dead: 0, owner });
         used.live_units += cell.units();
         Ok(())
     }
@@ -363,11 +368,23 @@ impl Book {
         used.live_units += units;
         used.pins += 1;
         used.busy = true;
-        used.cells.push(Cell { at, units, owner });
+        used.cells.push(Cell { at, units, dead: 0, owner });
         used.written.push(TableEntry { owner, at, checksums: checksums.to_vec() });
         let unit = self.layout.data_unit(segment) + u64::from(at);
         let cell = CellRef::new(unit, units).expect("inside the device");
         Place::Done { cell, segment, sealed, headless }
+    }
+
+    /// Units left over in the fullest open segment of a class; 0 where there is none.
+    pub fn tail(&self, class: Lifetime) -> u32 {
+        let left = |segment: &SegmentId| {
+            let slot = usize::try_from(segment.slot()).expect("below 31");
+            match self.regions.get(&segment.region()).map(|region| &region.slots[slot]) {
+                Some(Slot::Used(used)) => SEGMENT_UNITS - used.next,
+                Some(Slot::Free | Slot::Discarding) | None => 0,
+            }
+        };
+        self.open[class.index()].iter().map(left).filter(|left| *left > 0).min().unwrap_or(0)
     }
 
     /// The open segment to seal before another one of its class is opened.
@@ -436,13 +453,21 @@ impl Book {
     pub fn retire(&mut self, owner: CellOwner, cell: CellRef) -> Result<Option<SegmentId>, BookError> {
         let (segment, at) = self.layout.locate(cell).ok_or(BookError::OutOfBounds)?;
         let used = self.used(segment).ok_or(BookError::NotLive)?;
-        let index = used.cells.binary_search_by_key(&at, |c| c.at).map_err(|_| BookError::NotLive)?;
-        if used.cells[index] != (Cell { at, units: cell.units(), owner }) {
-            return Err(BookError::NotLive);
-        }
-        used.cells.remove(index);
-        used.live_units -= cell.units();
+        let index = used.index_of(owner, at, cell.units()).ok_or(BookError::NotLive)?;
+        let gone = used.cells.remove(index);
+        used.live_units -= gone.units;
+        used.dead_units -= gone.dead;
         Ok(self.settle(segment))
+    }
+    /// So many units of a live cell are dead: whoever cleans its segment need not write them again.
+    pub fn note_dead(&mut self, owner: CellOwner, cell: CellRef, dead: u32) -> Result<(), BookError> {
+        let (segment, at) = self.layout.locate(cell).ok_or(BookError::OutOfBounds)?;
+        let used = self.used(segment).ok_or(BookError::NotLive)?;
+        let index = used.index_of(owner, at, cell.units()).ok_or(BookError::NotLive)?;
+        let dead = dead.min(cell.units());
+        used.dead_units = used.dead_units - used.cells[index].dead + dead;
+        used.cells[index].dead = dead;
+        Ok(())
     }
     /// Frees a segment that nothing uses any more.
     fn settle(&mut self, segment: SegmentId) -> Option<SegmentId> {
@@ -593,7 +618,7 @@ impl Book {
         let score = |used: &Used| {
             let gain = u64::from(used.gain());
             let age = now.saturating_sub(used.sealed_at) + 1;
-            u128::from(gain) * u128::from(age) * 1024 / u128::from(SEGMENT_UNITS + used.live_units)
+            u128::from(gain) * u128::from(age) * 1024 / u128::from(SEGMENT_UNITS + used.alive())
         };
         let (segment, _) = self
             .all_used()
@@ -648,7 +673,7 @@ impl Book {
         usage.written_units_by_class = self.written_units;
         usage.total_units = usage.free_units;
         for (_, used) in self.all_used() {
-            let live = u64::from(used.live_units);
+            let live = u64::from(used.alive());
             usage.total_units += segment_units;
             usage.live_units += live;
             usage.live_units_by_class[used.class.index()] += live;
@@ -683,11 +708,23 @@ impl Used {
         let place = |c: &Cell| CellRef::new(first + u64::from(c.at), c.units).expect("inside the device");
         self.cells.iter().map(|c| (c.owner, place(c))).collect()
     }
+    /// Where among the live cells one is.
+    fn index_of(&self, owner: CellOwner, at: u32, units: u32) -> Option<usize> {
+        let index = self.cells.binary_search_by_key(&at, |c| c.at).ok()?;
+        let cell = self.cells[index];
+        (cell.owner == owner && cell.units == units).then_some(index)
+    }
+
+    /// Units that have to be written elsewhere before it is free.
+    fn alive(&self) -> u32 {
+        self.live_units - self.dead_units
+    }
+
     /// Units that cleaning gives back once it is sealed: garbage, and the end that was left over only where
     /// all that lives here would fit into it. A longer cell would leave as much over wherever it goes.
     fn gain(&self) -> u32 {
         let left_over = SEGMENT_UNITS - self.next;
-        self.next - self.live_units + if self.live_units <= left_over { left_over } else { 0 }
+        self.next - self.alive() + if self.alive() <= left_over { left_over } else { 0 }
     }
 
     fn new(class: Lifetime, generation: u64) -> Self {
@@ -697,6 +734,7 @@ impl Used {
             generation,
             next: 0,
             live_units: 0,
+            dead_units: 0,
             cells: Vec::new(),
             written: Vec::new(),
             pins: 0,

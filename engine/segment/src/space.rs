@@ -9,8 +9,8 @@ use crate::book::{Book, BookError};
 use crate::failure::Failure;
 use crate::pending::Pending;
 use crate::{
-    CellOwner, CellRef, Floors, Purpose, RegionGrants, RegionHeader, RegionLayout, SegmentId, SegmentTable, TableError,
-    UNIT_BYTES, Usage, checksum,
+    CellOwner, CellRef, Floors, Lifetime, Purpose, RegionGrants, RegionHeader, RegionLayout, SegmentId, SegmentTable,
+    TableError, UNIT_BYTES, Usage, checksum,
 };
 use cfs_seam::{Disk, DiskError, Io, IoBuf, IoDone};
 use cfs_types::PlaceName;
@@ -299,6 +299,18 @@ impl Space {
             self.inner.grants.retire_elsewhere(owner, cell);
         }
         Ok(())
+    }
+
+    /// So many units of a live cell are dead: what is left is written again when its segment is cleaned. A hint, for
+    /// what [`Space::victim`] chooses and [`Space::usage`] says. False where this core does not hold the cell.
+    pub fn note_dead(&self, owner: CellOwner, cell: CellRef, dead: u32) -> bool {
+        self.inner.state.borrow_mut().book.note_dead(owner, cell, dead).is_ok()
+    }
+
+    /// Units left over in the fullest open segment of a class: a cell that may be of any length fills it. 0 where
+    /// there is none. Others may fill it first.
+    pub fn tail(&self, class: Lifetime) -> u32 {
+        self.inner.state.borrow().book.tail(class)
     }
 
     /// Starts the discard of a freed segment, or gives regions back.

@@ -140,6 +140,8 @@ pub enum DataCommand {
 pub enum DataEffect {
     /// Nothing names the chunk any more: retire its cell. May be lost: [`chunk_exists`] tells.
     FreeChunk(ChunkId),
+    /// Not all of the chunk is alive. May be lost: [`chunk_record`] tells.
+    Thinned(ChunkId, ChunkRecord),
     /// Propose [`DataCommand::Trim`]. May be lost: [`pending_trims`] tells.
     TrimPending {
         /// The file.

@@ -18,7 +18,7 @@ use crate::seat::Seat;
 use cfs_device::{JOURNALS, Member, MemberList};
 use cfs_log::{CorePart, recover};
 use cfs_seam::{Class, Disk, io, spawn};
-use cfs_segment::{CellOwner, CellRef, Part, REGION_BYTES, RegionLayout, ZoneShape};
+use cfs_segment::{CellOwner, CellRef, Part, REGION_BYTES, RegionLayout, SEGMENTS_PER_REGION, ZoneShape};
 use cfs_types::{CoreId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -117,7 +117,11 @@ pub async fn announce_freed(peers: &Rc<Peers>, freed: cfs_log::Freed) {
     }
 }
 
-/// Gives each region with cells to the core that has most there, and shares out the others.
+/// Fewest free segments that a core should come up with: tables and the cleaner need some before anything comes back.
+const FREE_SEGMENTS_MIN: usize = 8;
+
+/// Gives each region with cells to the core that has most there, and shares out the others: each to the core with the
+/// fewest free segments.
 fn divide(layout: &RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<Regions>, StartError> {
     let mut counts: BTreeMap<u32, BTreeMap<u16, usize>> = BTreeMap::new();
     let mut by_region: BTreeMap<u32, Vec<(CellOwner, CellRef)>> = BTreeMap::new();
@@ -133,9 +137,23 @@ fn divide(layout: &RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<
         }
     }
     let most = |c: &BTreeMap<u16, usize>| c.iter().max_by_key(|(_, n)| **n).map_or(0, |(core, _)| *core);
-    let holders = counts.iter().flat_map(|(r, c)| {
-        let holder = CoreId::new(most(c));
-        layout.grant_of(*r).map(move |region| (region, holder))
+    let mut share = Share::new(cores);
+    for (first, cells) in &by_region {
+        let used: BTreeSet<_> = cells.iter().filter_map(|(_, cell)| layout.locate(*cell)).map(|(s, _)| s).collect();
+        // What was begun of a zone is not gone on with.
+        let free = if layout.zones().is_some() { 0 } else { SEGMENTS_PER_REGION as usize - used.len() };
+        share.give(*first, most(&counts[first]), free);
+    }
+    let is_first = |region: &u32| layout.grant_of(*region).start == *region;
+    let free = layout.parts().into_iter().flat_map(Part::numbers).filter(is_first);
+    let pool: Vec<(u32, u16)> = free
+        .filter(|region| !by_region.contains_key(region))
+        .map(|region| (region, share.give_to_poorest(layout.grant_of(region).count() * SEGMENTS_PER_REGION as usize)))
+        .collect();
+    share.balance();
+    let holders = share.held.iter().flat_map(|(first, (core, _))| {
+        let holder = CoreId::new(*core);
+        layout.grant_of(*first).map(move |region| (region, holder))
     });
     let holders: BTreeMap<u32, CoreId> = holders.collect();
     let mut out: Vec<Regions> =
@@ -143,12 +161,58 @@ fn divide(layout: &RegionLayout, cores: u16, claims: Vec<Claims>) -> Result<Vec<
     for (region, cells) in by_region {
         out[usize::from(holders[&region].get())].cells.extend(cells);
     }
-    let is_first = |region: &u32| layout.grant_of(*region).start == *region;
-    let free = layout.parts().into_iter().flat_map(Part::numbers).filter(is_first).filter(|r| !holders.contains_key(r));
-    for (n, region) in free.enumerate() {
-        out[n % usize::from(cores)].pool.insert(region);
+    for (region, core) in pool {
+        out[usize::from(core)].pool.insert(region);
     }
     Ok(out)
+}
+
+/// What each core gets, while that is decided.
+struct Share {
+    /// Of each region with cells: its core, and its free segments.
+    held: BTreeMap<u32, (u16, usize)>,
+    /// Free segments of each core.
+    free: Vec<usize>,
+}
+
+impl Share {
+    fn new(cores: u16) -> Self {
+        Share { held: BTreeMap::new(), free: vec![0; usize::from(cores)] }
+    }
+
+    fn give(&mut self, region: u32, core: u16, free: usize) {
+        self.held.insert(region, (core, free));
+        self.free[usize::from(core)] += free;
+    }
+
+    /// Gives free segments to the core that has the fewest; which that is.
+    fn give_to_poorest(&mut self, free: usize) -> u16 {
+        let poorest = self.poorest();
+        self.free[usize::from(poorest)] += free;
+        poorest
+    }
+
+    fn poorest(&self) -> u16 {
+        let cores = (0..).zip(&self.free);
+        cores.min_by_key(|(_, free)| **free).map_or(0, |(core, _)| core)
+    }
+
+    /// Where a core would have next to nothing free, as where the store is nearly full and more cores come up than
+    /// before, another one gives it a region.
+    fn balance(&mut self) {
+        loop {
+            let poorest = self.poorest();
+            let has = self.free[usize::from(poorest)];
+            // What the one that gives and the one that takes have then.
+            let after = |(core, free): (u16, usize)| (self.free[usize::from(core)] - free).min(has + free);
+            let others = self.held.iter().filter(|(_, (core, _))| *core != poorest);
+            let best = others.map(|(region, held)| (after(*held), *region)).max();
+            let Some((_, region)) = best.filter(|(then, _)| has < FREE_SEGMENTS_MIN && *then > has) else { return };
+            let (core, free) = self.held[&region];
+            self.free[usize::from(core)] -= free;
+            self.give(region, poorest, free);
+        }
+    }
 }
 
 /// The regions of a node's devices; None where they cannot all be addressed.
@@ -175,3 +239,25 @@ pub fn part_of(member: &Member) -> Option<Part> {
 }
 
 const _: () = assert!(REGION_BYTES == cfs_device::REGION_BYTES, "a superblock with others is refused");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_without_free_segments_is_given_a_region_that_has_some() {
+        let share = |regions: &[(u16, usize)]| {
+            let mut share = Share::new(2);
+            (0..).zip(regions).for_each(|(region, (core, free))| share.give(region, *core, *free));
+            share.balance();
+            share.free
+        };
+        assert_eq!(share(&[(0, 9), (0, 5), (1, 0)]), [9, 5]);
+        assert_eq!(share(&[(0, 12), (0, 0), (1, 0)]), [12, 0], "one of them has to do without");
+        assert_eq!(share(&[(0, 1), (0, 2), (0, 3), (1, 0)]), [3, 3]);
+        assert_eq!(share(&[(0, 20), (0, 20), (1, 8)]), [40, 8], "that is enough");
+        let mut share = Share::new(3);
+        share.give(7, 1, 2);
+        assert_eq!([31, 31, 31, 31].map(|free| share.give_to_poorest(free)), [0, 2, 1, 0]);
+    }
+}

@@ -98,20 +98,42 @@ pub enum Found {
     Miss(cfs_kv::Fetch),
 }
 
+/// Where the store says that a chunk is.
+pub enum PlaceFound {
+    /// There.
+    Place(Place),
+    /// This node has no such chunk.
+    Absent,
+    /// The record does not decode.
+    Damaged,
+    /// Load this and ask again.
+    Miss(cfs_kv::Fetch),
+}
+
+/// Looks up where a chunk is.
+pub fn place(store: &Store, chunk: ChunkId) -> PlaceFound {
+    match store.get(&key(b'c', chunk), Timestamp::MAX) {
+        Lookup::Found(value) => decode_place(&value).map_or(PlaceFound::Damaged, PlaceFound::Place),
+        Lookup::Absent => PlaceFound::Absent,
+        Lookup::Miss(fetch) => PlaceFound::Miss(fetch),
+    }
+}
+
 /// Looks a chunk up.
 pub fn find(store: &Store, chunk: ChunkId) -> Found {
-    let place = match store.get(&key(b'c', chunk), Timestamp::MAX) {
-        Lookup::Found(value) => value,
-        Lookup::Absent => return Found::Absent,
-        Lookup::Miss(fetch) => return Found::Miss(fetch),
+    let place = match place(store, chunk) {
+        PlaceFound::Place(place) => place,
+        PlaceFound::Absent => return Found::Absent,
+        PlaceFound::Damaged => return Found::Damaged,
+        PlaceFound::Miss(fetch) => return Found::Miss(fetch),
     };
     let sums = match store.get(&key(b'k', chunk), Timestamp::MAX) {
         Lookup::Found(value) => value,
         Lookup::Absent => return Found::Damaged,
         Lookup::Miss(fetch) => return Found::Miss(fetch),
     };
-    let place = decode_place(&place).filter(|p| sums.len() / 4 == p.cell.units() as usize);
-    place.map_or(Found::Damaged, |place| Found::Place(place, sums))
+    let fits = sums.len() / 4 == place.cell.units() as usize;
+    if fits { Found::Place(place, sums) } else { Found::Damaged }
 }
 
 /// The checksums of blocks `first..first + count` out of a record of all.

@@ -5,11 +5,12 @@
 //! Who finds no space waits for it as long as it gains something ([`Rounds`]): what a write replaces is
 //! given back behind it, and may not be missed by the next one.
 //!
-//! It asks the owner of each live cell to write it elsewhere; the old place is given back once
-//! the new one is durable. Of sparse chunks only what is alive is written again, several together.
+//! It asks the group of each live cell to write it elsewhere; the old place is given back once
+//! the new one is durable. Of sparse chunks only what is alive is written again, those of a group together.
 //!
-//! What costs least is cleaned first, and the less is free the more may it cost ([`garbage_percent`]): to clean what is
-//! half alive writes a byte for each that it gains, nine tenths alive nine. Garbage that is left alone grows.
+//! What costs least is cleaned first, cells and what is dead within them counted alike ([`crate::thin`]), and the
+//! less is free the more may it cost ([`garbage_percent`]): to clean what is half alive writes a byte for each that
+//! it gains, nine tenths alive nine. Garbage that is left alone grows.
 
 use crate::admission::units_promised;
 use crate::cells::{self, Found, Place};
@@ -17,15 +18,17 @@ use crate::checkpoint::relocate_table;
 use crate::core::Core;
 use crate::file_data::{read_chunk, settle, space_error};
 use crate::messages::{CoreReply, CoreRequest};
-use crate::pack::{Sparse, pack_some, repack, thousandths};
+use crate::pack::repack;
 use crate::shard::Shard;
+use crate::thin::dead_units;
 use cfs_exec::Event;
 use cfs_kv::Pins;
 use cfs_namespace::data::chunk_record;
-use cfs_seam::{Instant, gather, timeout};
-use cfs_segment::{CellOwner, CellRef, Lifetime, SEGMENT_UNITS, SEGMENTS_PER_REGION, Usage};
+use cfs_seam::{gather, timeout};
+use cfs_segment::{CellOwner, CellRef, Lifetime, SEGMENT_UNITS, SEGMENTS_PER_REGION, Usage, Victim};
 use cfs_types::{ChunkId, FsError, GroupId, UNIT_BYTES};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,24 +37,18 @@ const FREE_PERCENT_LOW: u64 = 20;
 /// On zones it works also while fewer than so many are free beside what is kept back.
 const ZONES_AHEAD: u64 = 2;
 /// Least share of garbage in what is cleaned while so much more is free than what is kept back, both percent.
-const GARBAGE_PERCENT: [(u64, u64); 4] = [(8, 50), (4, 40), (2, 30), (1, 20)];
+const GARBAGE_PERCENT: [(u64, u64); 3] = [(4, 60), (2, 50), (1, 40)];
 /// The same below that, and where a writer waits.
 const GARBAGE_PERCENT_TIGHT: u64 = 10;
 const GARBAGE_PERCENT_IN_NEED: u64 = 5;
 /// What is tried, from the cheapest on.
-const GARBAGE_STEPS: [u64; 7] = [70, 50, 40, 30, 20, GARBAGE_PERCENT_TIGHT, GARBAGE_PERCENT_IN_NEED];
-/// Of a chunk with less than this share of live bytes, in thousandths, only those are moved.
-const REPACKED_SHARE: u32 = 900;
-
-/// Sparse chunks are not looked for again, for so many times as long as the last look took: where a writer waits for what
-/// is gained, and where nobody does.
-const REST_IN_NEED: u32 = 10;
-const REST: u32 = 200;
-/// The same, longest.
-const REST_IN_NEED_MAX: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_secs(60);
-/// Cells moved at the same time, of up to 2 MiB each.
+const GARBAGE_STEPS: [u64; 8] = [70, 60, 50, 40, 30, 20, GARBAGE_PERCENT_TIGHT, GARBAGE_PERCENT_IN_NEED];
+/// Groups that move cells at the same time.
 const MOVES_AT_ONCE: usize = 4;
+/// Segments emptied together: many cells of a group take one command, one flush and one chunk to move.
+const VICTIMS_AT_ONCE: usize = 4;
+/// Where less is free than what is kept back, what is moved must find room before anything comes back.
+const VICTIMS_AT_ONCE_TIGHT: usize = 1;
 /// Longest that a region is being emptied for another core: less than a writer there waits for space.
 const VACATING_TIME_MAX: Duration = Duration::from_secs(4);
 
@@ -65,10 +62,6 @@ pub struct Rounds {
     pub ended: Event,
     /// Somebody waits for what the next one gains.
     in_need: Cell<bool>,
-    /// The sparsest chunks when they were last looked for.
-    sparse: RefCell<Sparse>,
-    /// When that look ended, and how long it took.
-    looked: Cell<Option<(Instant, Duration)>>,
 }
 
 impl Rounds {
@@ -91,7 +84,7 @@ impl Rounds {
     pub async fn run(&self, core: &Rc<Core>) -> Result<bool, FsError> {
         let round = self.begun.get() + 1;
         self.begun.set(round);
-        let gained = self.clean_one(core, self.in_need.take()).await;
+        let gained = self.clean_some(core, self.in_need.take()).await;
         if gained != Ok(true) {
             self.fruitless.set(round);
         }
@@ -99,8 +92,9 @@ impl Rounds {
         gained
     }
 
-    /// Cleans one segment, if space is short and something is to be gained. True where it did.
-    async fn clean_one(&self, core: &Rc<Core>, in_need: bool) -> Result<bool, FsError> {
+    /// Cleans a few segments, if space is short and something is to be gained. True where it did, or may with what
+    /// it learns next.
+    async fn clean_some(&self, core: &Rc<Core>, in_need: bool) -> Result<bool, FsError> {
         if self.empty_closed(core).await {
             return Ok(true);
         }
@@ -111,89 +105,85 @@ impl Rounds {
         if usage.free_units * 100 >= usage.total_units * FREE_PERCENT_LOW && usage.free_units >= floor {
             return Ok(false);
         }
-        let need = if in_need { GARBAGE_PERCENT_IN_NEED } else { garbage_percent(&usage, core.floor_units.get()) };
-        self.look(core, in_need).await?;
+        let learns = core.thin.tell(core).await?;
+        let floor = core.floor_units.get();
+        let need =
+            if in_need { GARBAGE_PERCENT_IN_NEED } else { garbage_percent(&usage, floor + units_promised(core)) };
+        let most = if usage.free_units < floor { VICTIMS_AT_ONCE_TIGHT } else { VICTIMS_AT_ONCE };
         // The most garbage first, wherever it is.
         for garbage in GARBAGE_STEPS.into_iter().filter(|garbage| *garbage >= need) {
             let gain_min = u32::try_from(u64::from(SEGMENT_UNITS) * garbage / 100).expect("a share of a segment");
-            while let Some(mut victim) = core.space.victim(gain_min) {
-                if move_cells(core, &victim.live).await > 0 {
+            loop {
+                let victims: Vec<Victim> = (0..most).map_while(|_| core.space.victim(gain_min)).collect();
+                if victims.is_empty() {
+                    break;
+                }
+                if empty(core, victims).await {
                     return Ok(true);
                 }
-                victim.cannot_be_moved();
-            }
-            if self.pack_sparsest(core, 100 - garbage).await? {
-                return Ok(true);
             }
         }
-        Ok(false)
+        Ok(learns)
     }
 
     /// Empties a segment of a device that retires, whatever that gains. False where there is none, or nothing of it can
     /// be moved now.
     async fn empty_closed(&self, core: &Rc<Core>) -> bool {
-        while let Some(mut victim) = core.space.closed_victim() {
-            if move_cells(core, &victim.live).await > 0 {
+        while let Some(victim) = core.space.closed_victim() {
+            if empty(core, vec![victim]).await {
                 return true;
             }
-            victim.cannot_be_moved();
         }
         false
     }
+}
 
-    /// Looks for sparse chunks, unless it did so lately.
-    async fn look(&self, core: &Rc<Core>, in_need: bool) -> Result<(), FsError> {
-        let clock = &core.world.clock;
-        let begun = clock.now();
-        if self.looked.get().is_some_and(|(at, took)| begun < at.after(rest(took, in_need))) {
-            return Ok(());
-        }
-        let found = Sparse::look(core).await?;
-        self.sparse.replace(found);
-        let now = clock.now();
-        self.looked.set(Some((now, now.since(begun))));
-        Ok(())
-    }
-
-    /// Packs the sparsest chunks, of one shard, if less than `percent` of each is alive. True where that gave something back.
-    async fn pack_sparsest(&self, core: &Rc<Core>, percent: u64) -> Result<bool, FsError> {
-        loop {
-            let some = self.sparse.borrow_mut().take(percent);
-            let Some((shard, some)) = some else { return Ok(false) };
-            if pack_some(core, core.shard(shard)?, &some).await? {
-                return Ok(true);
-            }
+/// Moves what is alive in the victims elsewhere. True where something was moved.
+async fn empty(core: &Rc<Core>, mut victims: Vec<Victim>) -> bool {
+    let cells: Vec<_> = victims.iter().flat_map(|victim| victim.live.iter().copied()).collect();
+    let moved = move_cells(core, &cells).await;
+    let mut rest = moved.as_slice();
+    for victim in &mut victims {
+        let (own, others) = rest.split_at(victim.live.len());
+        rest = others;
+        if own.iter().all(|units| *units == 0) {
+            victim.cannot_be_moved();
         }
     }
+    moved.iter().any(|units| *units > 0)
 }
 
 /// Least share of garbage, percent, in what is worth cleaning now.
-fn garbage_percent(usage: &Usage, floor_units: u64) -> u64 {
-    let spare = usage.free_units.saturating_sub(floor_units) * 100 / usage.total_units.max(1);
+fn garbage_percent(usage: &Usage, kept_units: u64) -> u64 {
+    let spare = usage.free_units.saturating_sub(kept_units) * 100 / usage.total_units.max(1);
     let step = GARBAGE_PERCENT.into_iter().find(|(percent, _)| spare >= *percent);
     step.map_or(GARBAGE_PERCENT_TIGHT, |(_, garbage)| garbage)
 }
 
-fn rest(took: Duration, in_need: bool) -> Duration {
-    if in_need { (took * REST_IN_NEED).min(REST_IN_NEED_MAX) } else { (took * REST).min(REST_MAX) }
-}
-
-/// Has the owner of each cell write it elsewhere. Units that were moved.
-async fn move_cells(core: &Rc<Core>, cells: &[(CellOwner, CellRef)]) -> u64 {
-    let moves = cells.iter().map(|&(owner, cell)| async move {
-        let group = match owner {
+/// Has the group of each cell write it elsewhere. The units that each takes there; 0 where it was not moved.
+async fn move_cells(core: &Rc<Core>, cells: &[(CellOwner, CellRef)]) -> Vec<u32> {
+    let mut groups: BTreeMap<GroupId, Vec<usize>> = BTreeMap::new();
+    for (at, (owner, _)) in cells.iter().enumerate() {
+        let group = match *owner {
             CellOwner::Chunk(id) => id.shard().into(),
             CellOwner::Table { group, .. } => group,
         };
-        let to = core.config.owner(group);
-        match core.peers.call(to, CoreRequest::Relocate(owner, cell)).await {
-            CoreReply::Relocated(units) => u64::from(units),
-            _ => 0,
+        groups.entry(group).or_default().push(at);
+    }
+    let moves = groups.into_iter().map(|(group, at)| async move {
+        let some = at.iter().map(|at| cells[*at]).collect();
+        match core.peers.call(core.config.owner(group), CoreRequest::Relocate(group, some)).await {
+            CoreReply::Relocated(units) => at.into_iter().zip(units).collect(),
+            _ => Vec::new(),
         }
     });
-    let units = gather(moves, MOVES_AT_ONCE).await.into_iter().sum();
+    let mut moved = vec![0; cells.len()];
+    for (at, units) in gather(moves, MOVES_AT_ONCE).await.into_iter().flatten() {
+        moved[at] = units;
+    }
+    let units: u64 = moved.iter().map(|units| u64::from(*units)).sum();
     core.metrics.cleaned_bytes.add(units * u64::from(UNIT_BYTES));
-    units
+    moved
 }
 
 /// Empties the region with the least alive, for a core that has to refuse a write without one. None where
@@ -202,59 +192,69 @@ pub async fn vacate(core: &Rc<Core>) -> Option<u32> {
     let leaving = core.space.vacate(units_promised(core)).await.ok()??;
     let until = core.world.clock.now().after(VACATING_TIME_MAX);
     let work = async {
-        move_cells(core, &leaving.live()).await;
+        let _moved = move_cells(core, &leaving.live()).await;
         leaving.left().await
     };
     timeout(&core.world.clock, until, work).await
 }
 
-/// Moves what is alive in a cell of a group of this core elsewhere. The units that it takes there; 0 where it is not
-/// there any more, or somebody else is at it.
-pub async fn relocate(core: &Rc<Core>, owner: CellOwner, cell: CellRef) -> Result<u32, FsError> {
-    match owner {
-        CellOwner::Table { group, .. } => {
-            let moved = relocate_table(&group_of(core, group)?, cell).await?;
-            Ok(if moved { cell.units() } else { 0 })
+/// Moves what is alive in cells of a group of this core elsewhere. The units that each takes there; 0 where it is
+/// not there any more, somebody else is at it, or it could not be moved.
+pub async fn relocate(core: &Rc<Core>, group: GroupId, cells: &[(CellOwner, CellRef)]) -> Vec<u32> {
+    let mut moved = vec![0; cells.len()];
+    let Some(shard) = core.groups.get(&group) else { return moved };
+    let mut sparse = Vec::new();
+    for (moved, (owner, cell)) in moved.iter_mut().zip(cells) {
+        *moved = match *owner {
+            CellOwner::Table { .. } => {
+                relocate_table(shard, *cell).await.map(|moved| if moved { cell.units() } else { 0 })
+            }
+            CellOwner::Chunk(id) => match sparse_units(shard, id).await {
+                Ok(Some(units)) => {
+                    sparse.push((id, units, moved));
+                    continue;
+                }
+                Ok(None) => move_chunk(core, shard, id, *cell).await,
+                Err(error) => Err(error),
+            },
         }
-        CellOwner::Chunk(id) => relocate_chunk(core, &group_of(core, id.shard().into())?, id, cell).await,
+        .unwrap_or(0);
     }
+    let ids: Vec<ChunkId> = sparse.iter().map(|(id, ..)| *id).collect();
+    // What is dead in them is not worth a copy. Their cells go with the last extents that name them.
+    if !ids.is_empty() && repack(core, shard, &ids).await.unwrap_or(false) {
+        sparse.into_iter().for_each(|(_, units, moved)| *moved = units);
+    }
+    moved
 }
 
-fn group_of(core: &Rc<Core>, group: GroupId) -> Result<Rc<Shard>, FsError> {
-    core.groups.get(&group).cloned().ok_or(FsError::WrongShard)
-}
-
-async fn relocate_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<u32, FsError> {
+/// The units that what is alive in a chunk would take, where that is worth less than a copy of the chunk.
+async fn sparse_units(shard: &Rc<Shard>, id: ChunkId) -> Result<Option<u32>, FsError> {
     let record = shard.read(|view, _| settle(chunk_record(view, id))).await??;
-    // What is dead in it is not worth a copy. Its cell goes with the last extent that names it.
-    if let Some(record) = record.filter(|record| thousandths(*record) < REPACKED_SHARE)
-        && repack(core, shard, &[id]).await?
-    {
-        return Ok(record.live.div_ceil(UNIT_BYTES));
-    }
-    let Some(_turn) = shard.chunk_turn(id) else { return Ok(0) };
-    let moved = move_chunk(core, shard, id, cell).await?;
-    Ok(if moved { cell.units() } else { 0 })
+    let sparse = record.filter(|record| dead_units(*record) > 0);
+    Ok(sparse.map(|record| record.live.div_ceil(UNIT_BYTES)))
 }
 
-async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<bool, FsError> {
+/// Copies a chunk as it is. The units it takes, 0 where it is not in this cell any more.
+async fn move_chunk(core: &Rc<Core>, shard: &Rc<Shard>, id: ChunkId, cell: CellRef) -> Result<u32, FsError> {
+    let Some(_turn) = shard.chunk_turn(id) else { return Ok(0) };
     let mut pins = Pins::default();
     let place = loop {
         match cells::find(shard.replica.store(), id) {
             Found::Place(place, _) if place.cell == cell => break place,
-            Found::Place(..) | Found::Absent => return Ok(false),
+            Found::Place(..) | Found::Absent => return Ok(0),
             Found::Damaged => return Err(FsError::Corrupt),
             Found::Miss(fetch) => {
                 pins.merge(shard.replica.fetch(&fetch).await?);
             }
         }
     };
-    let Some(bytes) = read_chunk(core, shard, id, 0, place.len).await? else { return Ok(false) };
+    let Some(bytes) = read_chunk(core, shard, id, 0, place.len).await? else { return Ok(0) };
     let owner = CellOwner::Chunk(id);
     let written = core.space.write(owner, Lifetime::Relocated, bytes).await.map_err(space_error)?;
     core.space.sync().await.map_err(space_error)?;
     let moved = Place { cell: written.cell, len: place.len };
     shard.replica.write_locals(cells::record(id, moved, &written.checksums).into()).await?;
     core.space.retire(owner, cell).map_err(space_error)?;
-    Ok(true)
+    Ok(cell.units())
 }

@@ -22,6 +22,7 @@ use crate::peers::Peers;
 use crate::regions::RegionPool;
 use crate::scrub::Scrub;
 use crate::shard::Shard;
+use crate::thin::Thin;
 use crate::unlinking::Unlinking;
 use cfs_cluster::Lineage;
 use cfs_device::{DeviceError, PoolDisk};
@@ -92,6 +93,8 @@ pub struct Core {
     pub former: Former,
     /// Bytes of small writes that are not packed into chunks yet.
     pub unpacked_bytes: Rc<Cell<u64>>,
+    /// How much of the chunks is dead, for the cleaner.
+    pub thin: Rc<Thin>,
     /// Bytes of small writes that were let in and are not executed yet.
     pub admitted_bytes: Cell<u64>,
     /// How full the store was when that was last counted, and when.

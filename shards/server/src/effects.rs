@@ -29,7 +29,7 @@ pub async fn run(core: Rc<Core>, shard: Rc<Shard>) {
 fn carry_out(core: &Rc<Core>, shard: &Rc<Shard>, effect: Effect) {
     let command = match effect {
         Effect::Sent { to, .. } => return core.deliver_to(shard, to),
-        Effect::Unlocked | Effect::Gone(_) => return,
+        Effect::Unlocked | Effect::Gone(_) | Effect::Data(DataEffect::Thinned(..)) => return,
         Effect::ReapPending(ino) => CommandBody::Reap { ino },
         Effect::ForgetPending(sessions) => CommandBody::ForgetSessions { sessions },
         Effect::Data(DataEffect::TrimPending { ino, range }) => CommandBody::Data(DataCommand::Trim { ino, range }),

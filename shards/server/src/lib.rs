@@ -44,6 +44,7 @@ mod shard;
 mod status;
 mod steps;
 mod sweep;
+mod thin;
 mod touched;
 mod unlinking;
 mod unpacked;
@@ -66,9 +67,10 @@ pub mod group {
     pub use crate::hybrid_clock::HybridClock;
     pub use crate::inline_cache::InlineCache;
     pub use crate::machine::{GroupAnswer, GroupCommand, Machine};
-    pub use crate::replica::{Executed, LocalWrite, Mark, Opened, Opener, Parts, PeerLink, PeerParts, Replica};
+    pub use crate::replica::{
+        DataNotes, Executed, LocalWrite, Mark, Opened, Opener, Parts, PeerLink, PeerParts, Replica,
+    };
     pub use crate::shard::Shard;
-    pub use crate::unpacked::Unpacked;
     pub use crate::view::StoreView;
 }
 

@@ -6,6 +6,7 @@ use crate::devices::{NewDevice, NotAdded, OpenDevice, Retiring};
 use crate::former::Issued;
 use crate::overwrite::{Overwrite, Overwrote};
 use crate::scrub::{Found, Scope};
+use crate::thin::DeadUnits;
 use cfs_cluster::Lineage;
 use cfs_device::{Member, Superblock};
 use cfs_log::{CorePart, Freed};
@@ -53,8 +54,10 @@ pub enum CoreRequest {
     TakeRegions(bool),
     /// A cell in a region of this core is garbage. Answer: `Done`.
     Retire(CellOwner, CellRef),
-    /// The cleaner of this core's region asks the cell's shard to move it. Answer: `Done`.
-    Relocate(CellOwner, CellRef),
+    /// Parts of cells in regions of this core are dead. Answer: `Done`.
+    NoteDead(DeadUnits),
+    /// The cleaner of a core's regions asks the group whose cells these are to move them. Answer: `Relocated`.
+    Relocate(GroupId, Vec<(CellOwner, CellRef)>),
     /// A group needs nothing of the old log streams any more (core 0). Answer: `Done`.
     OldReleased(GroupId),
     /// Log slots that became free for this core. Answer: `Done`.
@@ -131,8 +134,8 @@ pub enum CoreReply {
     Overwrote(Result<Overwrote, FsError>),
     /// A message's sequence.
     Sequence(Result<(u64, u64), FsError>),
-    /// Whether the cell was moved.
-    Relocated(u32),
+    /// Units that each of the cells takes where it was moved to; 0 where it was not.
+    Relocated(Vec<u32>),
     /// What leads to the inode.
     Traced(Result<Found, FsError>),
     /// The device is one of the node's, or why not.

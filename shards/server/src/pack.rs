@@ -1,4 +1,4 @@
-//! Packing: small writes leave the log for chunks, and sparse chunks are packed into fuller ones.
+//! Packing: small writes leave the log for chunks, and what is alive of sparse chunks is packed into fuller ones.
 //!
 //! The bytes are copied, the copy is made durable, and a `Pack` command swaps only what is still
 //! the same. So a write that comes between wins, and nothing is lost where a step fails.
@@ -7,46 +7,46 @@ use crate::core::Core;
 use crate::file_data::{free_chunk, read_chunk, read_logged, settle, store_chunk};
 use crate::shard::Shard;
 use bytes::Bytes;
-use cfs_namespace::data::{
-    ChunkRecord, DataCommand, Found, LogRef, Move, NewChunk, Place, Source, chunk_extents, chunk_record, chunks,
-    log_extents,
-};
+use cfs_namespace::data::{DataCommand, Found, LogRef, Move, NewChunk, Place, Source, chunk_extents, log_extents};
 use cfs_namespace::{Command, CommandBody};
 use cfs_seam::IoBuf;
 use cfs_segment::{Lifetime, Purpose};
-use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, ShardId, UNIT_BYTES};
-use std::collections::BTreeSet;
+use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, UNIT_BYTES};
 use std::rc::Rc;
 
 /// Extents looked at in one step.
 const EXTENTS_AT_ONCE: usize = 1024;
-/// Sparse chunks packed together.
-const TOGETHER: usize = 16;
-/// A chunk is filled up to here: a quarter of a segment, so that the ends of segments are filled too.
+/// Pieces are read together where at least one of so many bytes between them is alive.
+const RUN_SHARE: u32 = 8;
+/// A shorter end of a segment is not worth a chunk of its own.
+const TAIL_BYTES_MIN: usize = 64 << 10;
+/// Longest run that is read at once: a longer one would keep readers waiting.
+const RUN_BYTES_MAX: u32 = 512 << 10;
+/// A chunk is filled up to here.
 const PACKED_BYTES: usize = CHUNK_BYTES_MAX as usize / 4;
-/// Records of chunks looked at in one step.
-const CHUNKS_AT_ONCE: usize = 256;
-/// Chunks remembered as sparse.
-const SPARSE_MAX: usize = 4096;
-/// Share of live bytes, in thousandths, from which a chunk is not sparse.
-const SHARE_MAX: u32 = 950;
 /// Pieces of at least this size begin at a 4 KiB boundary of the chunk.
 const ALIGNED_FROM: usize = UNIT_BYTES as usize;
 
 /// A chunk being filled.
 struct Filling {
     class: Lifetime,
+    /// Bytes that it may have.
+    room: usize,
     bytes: Vec<u8>,
     moves: Vec<Move>,
 }
 
 impl Filling {
-    fn new(class: Lifetime) -> Self {
-        Filling { class, bytes: Vec::new(), moves: Vec::new() }
+    /// As long as what an open segment has left, so that no end of a segment stays unused.
+    fn new(core: &Core, class: Lifetime) -> Self {
+        let tail = core.space.tail(class) as usize * ALIGNED_FROM;
+        let room = if tail < TAIL_BYTES_MIN { PACKED_BYTES } else { tail.min(PACKED_BYTES) };
+        Filling { class, room, bytes: Vec::new(), moves: Vec::new() }
     }
 
     fn fits(&self, len: usize) -> bool {
-        self.bytes.is_empty() || self.bytes.len() + len + ALIGNED_FROM <= PACKED_BYTES
+        let begin = if len < ALIGNED_FROM { self.bytes.len() } else { self.bytes.len().next_multiple_of(ALIGNED_FROM) };
+        self.bytes.is_empty() || begin + len <= self.room
     }
 
     fn add(&mut self, found: &Found, bytes: &[u8]) {
@@ -108,10 +108,22 @@ struct Moved {
 
 /// Copies the bytes of extents into new chunks and swaps them in.
 async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, class: Lifetime, found: &[Found]) -> Result<Moved, FsError> {
-    let (mut filling, mut moved) = (Filling::new(class), Moved { any: false, all: true });
-    for one in found {
+    let (mut filling, mut moved) = (Filling::new(core, class), Moved { any: false, all: true });
+    let mut run: Option<Run> = None;
+    for (at, one) in found.iter().enumerate() {
         if !filling.fits(one.extent.len as usize) {
-            seal(core, shard, std::mem::replace(&mut filling, Filling::new(class))).await?;
+            seal(core, shard, filling).await?;
+            filling = Filling::new(core, class);
+        }
+        if let Place::Chunk { id, offset } = one.extent.place
+            && run.as_ref().is_none_or(|run| !run.is_about(id, offset))
+        {
+            run = Some(Run::read(core, shard, (id, offset), &found[at..]).await?);
+        }
+        if let Some(bytes) = run.as_ref().and_then(|run| run.bytes_of(one)) {
+            filling.add(one, bytes);
+            moved.any = true;
+            continue;
         }
         match bytes_of(core, shard, one).await {
             Ok(Some(bytes)) => {
@@ -128,6 +140,56 @@ async fn move_all(core: &Rc<Core>, shard: &Rc<Shard>, class: Lifetime, found: &[
     }
     seal(core, shard, filling).await?;
     Ok(moved)
+}
+
+/// Bytes of a chunk that hold many pieces, read at once; or none, and each piece is read by itself.
+struct Run {
+    id: ChunkId,
+    /// Where it begins and ends in the chunk.
+    span: (u32, u32),
+    bytes: Option<IoBuf>,
+}
+
+impl Run {
+    /// Reads from the first of these pieces, of the chunk `id` at `from`, to the last one of the same chunk that is
+    /// near; not where most of that would be dead, or some of it is not there or damaged.
+    async fn read(
+        core: &Rc<Core>,
+        shard: &Rc<Shard>,
+        (id, from): (ChunkId, u32),
+        found: &[Found],
+    ) -> Result<Self, FsError> {
+        let (mut to, mut alive) = (from, 0);
+        for one in found {
+            match one.extent.place {
+                Place::Chunk { id: other, offset }
+                    if other == id && offset + one.extent.len <= from.saturating_add(RUN_BYTES_MAX) =>
+                {
+                    (to, alive) = (to.max(offset + one.extent.len), alive + one.extent.len);
+                }
+                _ => break,
+            }
+        }
+        let first = from - from % UNIT_BYTES;
+        if alive == 0 || alive < (to - first) / RUN_SHARE {
+            return Ok(Run { id, span: (first, to), bytes: None });
+        }
+        match read_chunk(core, shard, id, first, to - first).await {
+            Ok(bytes) => Ok(Run { id, span: (first, to), bytes }),
+            Err(FsError::Corrupt | FsError::Device) => Ok(Run { id, span: (first, to), bytes: None }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_about(&self, id: ChunkId, offset: u32) -> bool {
+        self.id == id && self.span.0 <= offset && offset < self.span.1
+    }
+
+    fn bytes_of(&self, one: &Found) -> Option<&[u8]> {
+        let Place::Chunk { id, offset } = one.extent.place else { return None };
+        let from = offset.checked_sub(self.span.0).filter(|_| id == self.id)? as usize;
+        self.bytes.as_ref()?.get(from..from + one.extent.len as usize)
+    }
 }
 
 async fn bytes_of(core: &Rc<Core>, shard: &Rc<Shard>, found: &Found) -> Result<Option<Vec<u8>>, FsError> {
@@ -168,77 +230,6 @@ async fn seal(core: &Rc<Core>, shard: &Rc<Shard>, filling: Filling) -> Result<()
     Ok(())
 }
 
-/// The sparsest chunks of a core, as they were when it looked: since then they can only have become sparser. Bounded.
-#[derive(Default)]
-pub struct Sparse {
-    /// By share of live bytes, in thousandths; the sparsest first.
-    chunks: BTreeSet<(u32, ChunkId)>,
-}
-
-impl Sparse {
-    /// Looks at the records of all chunks.
-    pub async fn look(core: &Rc<Core>) -> Result<Self, FsError> {
-        let mut sparse = Sparse::default();
-        for shard in core.groups.values().filter(|s| s.group().shard().is_some()) {
-            let mut after: Option<ChunkId> = None;
-            loop {
-                let page = shard.read(|view, _| settle(chunks(view, after, CHUNKS_AT_ONCE))).await??;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(*last);
-                for (id, record) in page {
-                    sparse.note(id, record);
-                }
-            }
-        }
-        Ok(sparse)
-    }
-
-    fn note(&mut self, id: ChunkId, record: ChunkRecord) {
-        let share = thousandths(record);
-        if share < SHARE_MAX {
-            self.chunks.insert((share, id));
-        }
-        if self.chunks.len() > SPARSE_MAX {
-            self.chunks.pop_last();
-        }
-    }
-
-    /// Takes the sparsest chunk and the next ones of its shard, if less than `percent` of each was alive.
-    pub fn take(&mut self, percent: u64) -> Option<(ShardId, Vec<ChunkId>)> {
-        let share = u32::try_from(percent * 10).unwrap_or(u32::MAX);
-        let shard = self.chunks.first().filter(|(first, _)| *first < share)?.1.shard();
-        let of_shard = self.chunks.iter().filter(|(other, id)| *other < share && id.shard() == shard);
-        let taken: Vec<_> = of_shard.take(TOGETHER).copied().collect();
-        for one in &taken {
-            self.chunks.remove(one);
-        }
-        Some((shard, taken.into_iter().map(|(_, id)| id).collect()))
-    }
-}
-
-/// How much of a chunk is alive, in thousandths.
-pub fn thousandths(record: ChunkRecord) -> u32 {
-    let share = u64::from(record.live) * 1000 / u64::from(record.len.max(1));
-    u32::try_from(share).unwrap_or(u32::MAX)
-}
-
-/// Packs chunks of one shard into fewer, together, for a copy of each alone would be as long as what it leaves over at
-/// the end of a segment. False where that would give no space back.
-pub async fn pack_some(core: &Rc<Core>, shard: &Rc<Shard>, some: &[ChunkId]) -> Result<bool, FsError> {
-    let (mut before, mut live) = (0, 0);
-    for id in some {
-        if let Some(record) = shard.read(|view, _| settle(chunk_record(view, *id))).await?? {
-            before += taken_by(u64::from(record.len));
-            live += u64::from(record.live);
-        }
-    }
-    let chunk = u64::from(CHUNK_BYTES_MAX);
-    if live / chunk * chunk + taken_by(live % chunk) >= before {
-        return Ok(false);
-    }
-    repack(core, shard, some).await
-}
-
 /// Writes what is alive of some chunks of one shard into new ones; false where nothing of it could be moved.
 pub async fn repack(core: &Rc<Core>, shard: &Rc<Shard>, some: &[ChunkId]) -> Result<bool, FsError> {
     let mut moving = Vec::new();
@@ -247,10 +238,4 @@ pub async fn repack(core: &Rc<Core>, shard: &Rc<Shard>, some: &[ChunkId]) -> Res
         moving.extend(found);
     }
     Ok(move_all(core, shard, Lifetime::Relocated, &moving).await?.any)
-}
-
-/// What a cell of so many bytes takes of a segment: two long ones do not fit into one.
-fn taken_by(bytes: u64) -> u64 {
-    let whole = u64::from(CHUNK_BYTES_MAX);
-    if bytes * 2 > whole { whole } else { bytes }
 }

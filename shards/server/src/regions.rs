@@ -153,6 +153,12 @@ impl RegionPool {
         }
     }
 
+    /// The other core whose region a cell lies in, as the start found it.
+    pub fn holder(&self, cell: CellRef) -> Option<CoreId> {
+        let (segment, _) = self.layout.locate(cell)?;
+        self.holders.borrow().get(&segment.region()).copied()
+    }
+
     async fn ask(&self, wanted: usize, is_in_need: bool) {
         for core in (0..self.peers.cores()).map(CoreId::new) {
             if self.pool.borrow().len() >= wanted {
@@ -192,9 +198,7 @@ impl RegionGrants for Grants {
     }
 
     fn retire_elsewhere(&self, owner: CellOwner, cell: CellRef) {
-        let region = self.0.layout.locate(cell).map(|(segment, _)| segment.region());
-        let holder = region.and_then(|r| self.0.holders.borrow().get(&r).copied());
-        let Some(holder) = holder else { return };
+        let Some(holder) = self.0.holder(cell) else { return };
         let peers = self.0.peers.clone();
         let task = async move {
             peers.call(holder, CoreRequest::Retire(owner, cell)).await;

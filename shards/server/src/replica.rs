@@ -35,6 +35,7 @@ use crate::entry::{self, DATA_BYTES_MAX};
 use crate::hybrid_clock::HybridClock;
 use crate::inline_cache::InlineCache;
 use crate::machine::{GroupAnswer, GroupCommand, Machine};
+use crate::thin::Thin;
 use crate::unpacked::Unpacked;
 use bytes::Bytes;
 use cfs_consensus::{Group, Role, VoteState};
@@ -112,7 +113,6 @@ pub struct Replica {
     store: Store,
     clock: Rc<HybridClock>,
     tasks: Rc<dyn Spawn>,
-    inline: Rc<InlineCache>,
     group: RefCell<Group>,
     queue: RefCell<VecDeque<Proposal>>,
     queued_bytes: Cell<usize>,
@@ -122,7 +122,7 @@ pub struct Replica {
     unlocked: Event,
     effects: RefCell<Vec<Effect>>,
     effected: Event,
-    unpacked: Unpacked,
+    data: DataNotes,
     mark: Cell<Mark>,
     /// Commit timestamp of the last executed entry, or one above it.
     executed_at: Cell<Timestamp>,
@@ -158,6 +158,24 @@ pub struct Replica {
     peers: Option<Peers>,
 }
 
+/// What a core notes of file data as entries are executed.
+pub struct DataNotes {
+    /// The core's cache of small writes.
+    inline: Rc<InlineCache>,
+    /// What of the group's small writes only the log holds.
+    unpacked: Unpacked,
+    /// The core's chunks that became thinner.
+    thin: Rc<Thin>,
+}
+
+impl DataNotes {
+    /// One group's: the core's cache of small writes, its count of those that only the log holds, bytes, and its
+    /// notes for the cleaner.
+    pub fn new(inline: Rc<InlineCache>, unpacked: &Rc<Cell<u64>>, thin: Rc<Thin>) -> Self {
+        DataNotes { inline, unpacked: Unpacked::new(unpacked), thin }
+    }
+}
+
 /// What a replica is made of.
 pub struct Parts {
     /// Which group.
@@ -172,10 +190,8 @@ pub struct Parts {
     pub clock: Rc<HybridClock>,
     /// The core's tasks.
     pub tasks: Rc<dyn Spawn>,
-    /// The core's cache of small writes.
-    pub inline: Rc<InlineCache>,
-    /// What of the core's small writes only the log holds.
-    pub unpacked: Unpacked,
+    /// What is noted of file data.
+    pub data: DataNotes,
     /// The Raft group as restored.
     pub group: Group,
     /// What the store held when it was opened, local records of the log included.
@@ -200,7 +216,6 @@ impl Replica {
             store: parts.store,
             clock: parts.clock,
             tasks: parts.tasks,
-            inline: parts.inline,
             group: RefCell::new(parts.group),
             queue: RefCell::default(),
             queued_bytes: Cell::new(0),
@@ -208,7 +223,7 @@ impl Replica {
             work: Event::new(),
             executed: Event::new(),
             unlocked: Event::new(),
-            unpacked: parts.unpacked,
+            data: parts.data,
             effects: RefCell::default(),
             effected: Event::new(),
             mark: Cell::new(parts.mark),
@@ -276,7 +291,7 @@ impl Replica {
 
     /// What of this group's small writes only the log holds.
     pub fn unpacked(&self) -> &Unpacked {
-        &self.unpacked
+        &self.data.unpacked
     }
 
     /// Entries whose small writes were lost to damage since the start.

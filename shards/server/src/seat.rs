@@ -219,9 +219,13 @@ impl Seat {
                 CoreReply::Granted(given)
             }
             CoreRequest::Retire(owner, cell) => retire(core, owner, cell),
-            CoreRequest::Relocate(owner, cell) => {
-                CoreReply::Relocated(clean::relocate(core, owner, cell).await.unwrap_or(0))
+            CoreRequest::NoteDead(cells) => {
+                for (owner, cell, dead) in cells {
+                    core.space.note_dead(owner, cell, dead);
+                }
+                CoreReply::Done
             }
+            CoreRequest::Relocate(group, cells) => CoreReply::Relocated(clean::relocate(core, group, &cells).await),
             about @ (CoreRequest::OpenSession(_)
             | CoreRequest::Lineage
             | CoreRequest::TakenOver

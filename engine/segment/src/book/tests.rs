@@ -49,7 +49,7 @@ fn floors_grow_with_the_share_between_limits() {
         let floors = Floors::of_share(segments);
         (floors.data_segments, floors.metadata_segments)
     };
-    assert_eq!([of(0), of(400), of(4800), of(100_000)], [(12, 4), (16, 6), (200, 75), (256, 96)]);
+    assert_eq!([of(0), of(400), of(4800), of(100_000)], [(12, 4), (12, 6), (150, 75), (256, 96)]);
 }
 
 #[test]
@@ -98,6 +98,38 @@ fn a_cell_goes_where_it_leaves_least_over_and_the_fuller_segment_is_sealed() {
     assert!(third != first && third != second);
     assert_eq!(book.sealable(false), [second, third], "the full one was sealed");
     assert_eq!(put(&mut book, 5, 210).1, second, "of two alike the older");
+}
+
+#[test]
+fn what_is_dead_within_cells_is_garbage_too() {
+    let mut book = book(1);
+    let gone = sealed(&mut book, 0, 100);
+    let (cell, thin) = put(&mut book, 8, 512);
+    seal_all(&mut book);
+    assert_eq!(book.note_dead(chunk(9), cell, 1), Err(BookError::NotLive), "another owner's");
+    for dead in [200, 300] {
+        assert_eq!(book.note_dead(chunk(8), cell, dead), Ok(()));
+    }
+    let usage = book.usage(0);
+    assert_eq!((usage.live_units, usage.garbage_units, usage.lost_units), (412 + 212, 400, 0));
+    assert_eq!(book.victim(200).map(|(segment, _)| segment), Some(thin));
+    assert_eq!(book.victim(0).map(|(segment, _)| segment), Some(gone));
+    assert_eq!(book.retire(chunk(8), cell), Ok(None));
+    let usage = book.usage(0);
+    assert_eq!((usage.live_units, usage.garbage_units), (412, 100), "what was dead went with its cell");
+    assert_eq!(book.note_dead(chunk(8), cell, 1), Err(BookError::NotLive));
+}
+
+#[test]
+fn the_tail_of_a_class_is_what_its_fullest_open_segment_has_left() {
+    let mut book = book(1);
+    assert_eq!(book.tail(Lifetime::Cold), 0);
+    put(&mut book, 0, 400);
+    assert_eq!((book.tail(Lifetime::Cold), book.tail(Lifetime::Hot)), (112, 0));
+    put(&mut book, 1, 200);
+    assert_eq!(book.tail(Lifetime::Cold), 112);
+    put(&mut book, 2, 112);
+    assert_eq!(book.tail(Lifetime::Cold), 312, "a full one has none");
 }
 
 #[test]

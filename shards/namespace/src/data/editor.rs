@@ -9,8 +9,8 @@ use super::keys;
 use super::layout::Layout;
 use super::place::{Place, Source};
 use super::record::{BackRef, ChunkRecord};
-use super::record_of;
-use crate::outcome::Step;
+use super::{DataEffect, record_of};
+use crate::outcome::{Effect, Step};
 use crate::state::State;
 use crate::view::{Rows, View};
 use cfs_types::{ChunkId, InodeId};
@@ -87,8 +87,20 @@ fn ending_at(view: &dyn View, ino: InodeId, end: u64) -> Step<Option<Extent>> {
 pub struct Settled {
     /// Bytes that extents gained or lost.
     pub allocated: i64,
-    /// Chunks that nothing names any more.
-    pub freed: Vec<ChunkId>,
+    /// Chunks of which part is dead now, or all.
+    changed: Vec<(ChunkId, ChunkRecord)>,
+}
+
+impl Settled {
+    /// What follows for the chunks.
+    pub fn effects(&self) -> impl Iterator<Item = Effect> {
+        self.changed.iter().map(|&(id, record)| {
+            Effect::Data(match record.live {
+                0 => DataEffect::FreeChunk(id),
+                _ => DataEffect::Thinned(id, record),
+            })
+        })
+    }
 }
 
 /// An edit of extents in progress.
@@ -222,7 +234,7 @@ impl<'t, 'v> Editor<'t, 'v> {
 
     /// Brings the chunks' records up to date.
     pub fn settle(self) -> Step<Settled> {
-        let mut freed = Vec::new();
+        let mut changed = Vec::new();
         for (id, change) in self.live {
             let stored = match self.state.get(&keys::chunk(id))? {
                 Some(value) => Some(record_of(ChunkRecord::decode(&value))?),
@@ -232,14 +244,15 @@ impl<'t, 'v> Editor<'t, 'v> {
             let record = record_of(stored.or(declared))?;
             let live = record_of(u32::try_from(i64::from(record.live) + change).ok())?;
             record_of((live <= record.len).then_some(()))?;
+            let now = ChunkRecord { live, ..record };
             if live == 0 {
                 self.state.delete(keys::chunk(id));
-                freed.push(id);
+                changed.push((id, now));
             } else if live != record.live {
-                let record = ChunkRecord { live, ..record };
-                self.state.put(keys::chunk(id), record.encode());
+                self.state.put(keys::chunk(id), now.encode());
+                changed.extend((live < now.len).then_some((id, now)));
             }
         }
-        Ok(Settled { allocated: self.allocated, freed })
+        Ok(Settled { allocated: self.allocated, changed })
     }
 }

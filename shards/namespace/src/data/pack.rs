@@ -6,9 +6,9 @@
 
 use super::editor::Editor;
 use super::place::Source;
+use super::range_shard;
 use super::write::check_unnamed;
-use super::{DataEffect, range_shard};
-use crate::outcome::{Effect, Step, Stop};
+use crate::outcome::{Step, Stop};
 use crate::state::State;
 use cfs_types::{CHUNK_BYTES_MAX, ChunkId, FsError, InodeId};
 use cfs_wire::Reply;
@@ -61,8 +61,8 @@ pub fn execute(state: &mut State<'_>, chunks: &[NewChunk], moves: &[Move]) -> St
         let target = (chunk_of(chunks, part).ok_or(FsError::Invalid)?.id, part.chunk_offset);
         replaced += editor.relocate(part.ino, (part.offset, part.len), part.from, target)?;
     }
-    let freed = editor.settle()?.freed;
-    state.effects.extend(freed.into_iter().map(|id| Effect::Data(DataEffect::FreeChunk(id))));
+    let settled = editor.settle()?;
+    state.effects.extend(settled.effects());
     Ok(Reply::Offset(replaced))
 }
 

@@ -79,8 +79,7 @@ pub fn trim(state: &mut State<'_>, ino: InodeId, range: RangeIndex, trim_from: &
 }
 
 fn report(state: &mut State<'_>, settled: Settled) -> i64 {
-    let freed = settled.freed.into_iter();
-    state.effects.extend(freed.map(|id| Effect::Data(DataEffect::FreeChunk(id))));
+    state.effects.extend(settled.effects());
     settled.allocated
 }
 

@@ -14,12 +14,12 @@ use crate::log_room::LogRoom;
 use crate::machine::Machine;
 use crate::overwrite::Overwrites;
 use crate::regions::{Grants, RegionPool};
-use crate::replica::{Opened, Opener, Parts, Replica};
+use crate::replica::{DataNotes, Opened, Opener, Parts, Replica};
 use crate::scrub::Scrub;
 use crate::seat::Seat;
 use crate::shard::Shard;
+use crate::thin::Thin;
 use crate::unlinking::Unlinking;
-use crate::unpacked::Unpacked;
 use crate::{connection, doors, scrub, sweep, upkeep};
 use cfs_consensus::{Group, GroupConfig};
 use cfs_device::{AnchorId, Anchors};
@@ -124,11 +124,11 @@ impl Loaded {
         let inline = Rc::new(InlineCache::new(seat.config.memory.inline_cache));
         let mut groups = BTreeMap::new();
         let name_key = seat.config.name_key();
-        let unpacked_bytes = Rc::default();
+        let (unpacked_bytes, thin) = (Rc::default(), Rc::<Thin>::default());
         let fence = Rc::new(Fence::default());
         for opened in self.groups {
-            let unpacked = Unpacked::new(&unpacked_bytes);
-            let replica = build(opened, &self.opener, &self.anchors, &inline, unpacked, name_key, &seat.world);
+            let data = DataNotes::new(inline.clone(), &unpacked_bytes, thin.clone());
+            let replica = build(opened, &self.opener, &self.anchors, data, name_key, &seat.world);
             let shard = Shard::new(replica, name_key, fence.clone());
             groups.insert(shard.group(), shard);
         }
@@ -156,6 +156,7 @@ impl Loaded {
             leases_moved: Event::new(),
             former: Former::new(now.after(seat.config.lease_term)),
             unpacked_bytes,
+            thin,
             admitted_bytes: Cell::new(0),
             full: Cell::new(None),
             changing: Semaphore::new(memory.change_units()),
@@ -187,8 +188,7 @@ fn build(
     opened: Opened,
     opener: &Opener,
     anchors: &Rc<Anchors>,
-    inline: &Rc<InlineCache>,
-    unpacked: Unpacked,
+    data: DataNotes,
     name_key: [u8; 32],
     world: &World,
 ) -> Rc<Replica> {
@@ -206,8 +206,7 @@ fn build(
         store: opened.store,
         clock: opener.clock.clone(),
         tasks: world.tasks.clone(),
-        inline: inline.clone(),
-        unpacked,
+        data,
         group,
         mark: opened.mark,
         epoch: opened.epoch,

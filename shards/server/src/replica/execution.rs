@@ -8,6 +8,7 @@ use cfs_consensus::Committed;
 use cfs_device::DeviceError;
 use cfs_kv::{Fetch, KvError, Pins};
 use cfs_log::LogError;
+use cfs_namespace::data::DataEffect;
 use cfs_namespace::{Effect, EntryContext, NeedMore};
 use cfs_seam::sleep;
 use cfs_segment::SpaceError;
@@ -73,10 +74,10 @@ impl Replica {
                 decoded.map_err(|e| self.damaged(format!("entry {index} of group {}: {e}", self.id)))?;
             self.clock.restore(batch.timestamp);
             let context = self.machine.context(term, index, &batch);
-            self.inline.put(self.id, index, area_of(&log_entry.data, data));
+            self.data.inline.put(self.id, index, area_of(&log_entry.data, data));
             let executed = self.execute_batch(&context, &batch).await?;
             self.executed_at.set(batch.timestamp);
-            self.unpacked.add(data.len() as u64);
+            self.data.unpacked.add(data.len() as u64);
             self.note_effects(term, &executed);
             let promises = self.waiting.borrow_mut().remove(&index).unwrap_or_default();
             for (promise, executed) in promises.into_iter().zip(executed) {
@@ -119,9 +120,14 @@ impl Replica {
         if effects().any(|effect| *effect == Effect::Unlocked) {
             self.unlocked.notify_all();
         }
+        for effect in effects() {
+            if let Effect::Data(DataEffect::Thinned(id, record)) = effect {
+                self.data.thin.note(*id, *record);
+            }
+        }
         if let Some(leading) = self.leading.get() {
             let is_due = |effect: &&Effect| match effect {
-                Effect::Unlocked => false,
+                Effect::Unlocked | Effect::Data(DataEffect::Thinned(..)) => false,
                 Effect::Sent { .. } => true,
                 _ => leading == term,
             };
@@ -174,7 +180,7 @@ impl Replica {
     /// Reads `bytes` bytes at `offset` of an entry's data area; what goes wrong is counted. `Stale`: the log has it no more.
     pub async fn read_data(&self, index: LogIndex, offset: u32, bytes: u32) -> Result<Vec<u8>, FsError> {
         let (from, len) = (offset as usize, bytes as usize);
-        if let Some(area) = self.inline.get(self.id, index) {
+        if let Some(area) = self.data.inline.get(self.id, index) {
             return self.part_of(index, &area, from..from + len);
         }
         if let Some(area) = self.kept_area(index).await? {

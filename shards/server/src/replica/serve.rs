@@ -166,7 +166,7 @@ impl Replica {
 
     /// The whole data area of an entry.
     pub(super) async fn data_area(&self, index: LogIndex) -> Result<Vec<u8>, FsError> {
-        if let Some(area) = self.inline.get(self.id, index) {
+        if let Some(area) = self.data.inline.get(self.id, index) {
             return Ok(area.to_vec());
         }
         if let Some(area) = self.kept_area(index).await? {

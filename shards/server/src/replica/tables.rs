@@ -187,7 +187,7 @@ impl Replica {
         let (mark, _) = self.flushed.get();
         let (named, lost) = self.named_areas().await?;
         let unnamed = mark.applied.0.min(named.saturating_sub(1));
-        self.inline.forget(self.id, LogIndex::new(unnamed));
+        self.data.inline.forget(self.id, LogIndex::new(unnamed));
         if self.has_areas.get() {
             self.forget_areas(unnamed, &lost).await?;
         }

@@ -11,7 +11,7 @@ use cfs_seam::{Class, Disk, World, sleep, spawn};
 use cfs_segment::{Floors, LocalRegions, Space, SpaceConfig};
 use cfs_server::group::region_layout;
 use cfs_server::group::{
-    HybridClock, InlineCache, Machine, Opener, Parts, PeerParts, Replica, Shard, StoreView, Unpacked,
+    DataNotes, HybridClock, InlineCache, Machine, Opener, Parts, PeerParts, Replica, Shard, StoreView,
 };
 use cfs_types::{CoreId, GroupId, InodeId};
 use std::rc::Rc;
@@ -68,8 +68,7 @@ pub async fn run(world: World, disk: Rc<dyn Disk>, seat: Seat) {
         store: opened.store,
         clock,
         tasks: world.tasks.clone(),
-        inline: Rc::new(InlineCache::new(64 << 10)),
-        unpacked: Unpacked::default(),
+        data: DataNotes::new(Rc::new(InlineCache::new(64 << 10)), &Rc::default(), Rc::default()),
         group: Group::new(&group_config, opened.restored, world.rng.next_u64()),
         mark: opened.mark,
         epoch: opened.epoch,

@@ -129,6 +129,11 @@ fn cells_that_cannot_be_read_do_not_keep_the_cleaner_busy() {
     stage.client(thin_out);
     // A block in a hundred: most chunks of 1 MiB have one.
     let damaged = damage_one_in(&stage, 100);
+    // What is written now has it clean what is damaged.
+    stage.client(|_, volume| async move {
+        fill(&volume, InodeId::ROOT, "more-").await;
+        volume.shutdown().await.expect("a clean end");
+    });
     stage.sim.run_until(Duration::from_secs(120), || false);
     let (cleaned, reads) = (stage.number(0, "cleaned"), stage.number(0, "damaged"));
     println!("{damaged} blocks damaged; {} MiB cleaned, {reads} damaged reads", cleaned >> 20);

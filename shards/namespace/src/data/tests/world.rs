@@ -127,7 +127,7 @@ impl World {
             Effect::Sent { to, sequence } => {
                 self.on_the_way.entry((shard, to)).or_default().push_back(sequence);
             }
-            Effect::ReapPending(_) | Effect::Gone(_) => {}
+            Effect::ReapPending(_) | Effect::Gone(_) | Effect::Data(DataEffect::Thinned(..)) => {}
             other => panic!("{other:?}"),
         }
     }
