@@ -16,7 +16,7 @@ use cfs_namespace::data::{ChunkRecord, chunks};
 use cfs_segment::{CellOwner, CellRef};
 use cfs_types::{ChunkId, CoreId, FsError, GroupId, UNIT_BYTES};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -34,7 +34,7 @@ pub type DeadUnits = Vec<(CellOwner, CellRef, u32)>;
 /// The chunks of a core that became thinner since the books were told.
 #[derive(Default)]
 pub struct Thin {
-    notes: RefCell<HashMap<ChunkId, u32>>,
+    notes: RefCell<BTreeMap<ChunkId, u32>>,
     looked: Cell<Looked>,
 }
 
@@ -83,8 +83,7 @@ impl Thin {
             }
             core.world.tasks.yield_now().await;
         }
-        let notes: BTreeMap<ChunkId, u32> = self.notes.take().into_iter().collect();
-        for (id, dead) in notes {
+        for (id, dead) in self.notes.take() {
             elsewhere.note(core, core.shard(id.shard())?, id, dead).await?;
         }
         elsewhere.tell(core).await;
