@@ -142,3 +142,38 @@ fn cells_that_cannot_be_read_do_not_keep_the_cleaner_busy() {
     assert!(cleaned < setup.device_bytes, "{} MiB cleaned", cleaned >> 20);
     stage.crash(Crash::Process);
 }
+
+/// Fills most of the store with files of 1 MiB and writes single blocks of them anew, more than there was free.
+async fn overwrite_blocks(_: World, volume: Rc<Volume>) {
+    let files = fill(&volume, InodeId::ROOT, "").await;
+    for file in (0..files).filter(|file| file % 4 == 1) {
+        volume.unlink(&ME, InodeId::ROOT, &name(&format!("{file}"))).await.expect("deleting works");
+    }
+    let kept: Vec<u32> = (0..files).filter(|file| file % 4 != 1).collect();
+    let flags = OpenFlags { write: true, direct: true, ..OpenFlags::default() };
+    let how = Creation { mode: 0o644, exclusive: false, truncate: false, flags };
+    // Every third block of each file, so that no chunk ever dies as a whole.
+    for turn in 0..3 {
+        for file in &kept {
+            let opened = volume.create(&ME, InodeId::ROOT, &name(&format!("{file}")), &how).await;
+            let (_, handle) = opened.expect("it is there");
+            for block in (0..256).filter(|block| block % 3 == 0) {
+                let written = volume.write(handle, block * 4096, &[turn; 4096], WriteFlags::default()).await;
+                written.expect("what is dead within chunks comes back");
+            }
+            volume.release(handle);
+        }
+    }
+    volume.shutdown().await.expect("a clean end");
+}
+
+#[test]
+fn what_is_dead_within_chunks_comes_back() {
+    let setup = Setup { device_bytes: 320 << 20, log_bytes: 32 << 20, cores_max: 1, ..Setup::tight() };
+    let stage = Stage::new(1, setup, &formatted(&setup));
+    stage.start(1);
+    stage.client(overwrite_blocks);
+    stage.stop();
+    let report = stage.check();
+    assert!(report.is_sound(), "{report}");
+}
