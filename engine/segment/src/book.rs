@@ -152,9 +152,15 @@ struct Region {
 }
 
 impl Region {
+    fn used(&self) -> impl Iterator<Item = &Used> {
+        self.slots.iter().filter_map(|slot| if let Slot::Used(used) = slot { Some(&**used) } else { None })
+    }
     fn live_units(&self) -> u32 {
-        let used = self.slots.iter().filter_map(|slot| if let Slot::Used(used) = slot { Some(used) } else { None });
-        used.map(|used| used.live_units).sum()
+        self.used().map(|used| used.live_units).sum()
+    }
+    /// Without what is dead in live cells.
+    fn alive_units(&self) -> u32 {
+        self.used().map(Used::alive).sum()
     }
     fn is_free(&self) -> bool {
         self.slots.iter().all(|slot| matches!(slot, Slot::Free))
@@ -384,7 +390,7 @@ impl Book {
                 Some(Slot::Free | Slot::Discarding) | None => 0,
             }
         };
-        self.open[class.index()].iter().map(left).filter(|left| *left > 0).min().unwrap_or(0)
+        self.open[self.stream_of(class)].iter().map(left).filter(|left| *left > 0).min().unwrap_or(0)
     }
 
     /// The open segment to seal before another one of its class is opened.

@@ -159,7 +159,7 @@ impl Book {
         let spent = self.zones.iter().filter(|(_, fill)| **fill == Fill::Spent);
         let garbage = spent.map(|(zone, _)| {
             let of = self.regions.range(self.layout.grant_of(*zone));
-            (all - of.map(|(_, region)| u64::from(region.live_units())).sum::<u64>(), *zone)
+            (all - of.map(|(_, region)| u64::from(region.alive_units())).sum::<u64>(), *zone)
         });
         let mut garbage: Vec<(u64, u32)> = garbage.filter(|(units, _)| *units >= least).collect();
         garbage.sort_unstable_by_key(|(units, zone)| (Reverse(*units), *zone));

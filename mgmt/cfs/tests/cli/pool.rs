@@ -1,7 +1,7 @@
 //! A store of several devices: made, served, checked, moved, and refused where one is missing or of somewhere else.
 
 use crate::refusals::refused;
-use crate::stage::{CORES, Stage, said};
+use crate::stage::{CORES, Running, Stage, said};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -142,6 +142,16 @@ fn lists(stage: &Stage) {
     assert!(said(&shown).contains("two/store") && said(&shown).contains("healthy"), "{}", said(&shown));
 }
 
+/// Ends a mount and its server in order, and finds the store sound.
+fn stop_and_check(stage: &Stage, mount: Running, server: Running) {
+    for running in [mount, server] {
+        running.signal("TERM");
+        assert_eq!(running.wait().code(), Some(0));
+    }
+    let checked = stage.run(&["fsck", "one"]);
+    assert!(checked.status.success() && said(&checked).contains("no damage"), "{}", said(&checked));
+}
+
 #[test]
 fn a_device_that_is_added_while_the_store_is_served_takes_what_comes_and_is_scrubbed() {
     let stage = Stage::new();
@@ -160,12 +170,7 @@ fn a_device_that_is_added_while_the_store_is_served_takes_what_comes_and_is_scru
     assert_eq!(server.get("/health").0, 200, "{}", server.get("/health").1);
     let (_, metrics) = server.get("/metrics");
     assert!(metrics.contains("cfs_device_written_bytes_total{core=\"1\",device=\"1\"}"), "{metrics}");
-    mount.signal("TERM");
-    assert_eq!(mount.wait().code(), Some(0));
-    server.signal("TERM");
-    assert_eq!(server.wait().code(), Some(0));
-    let checked = stage.run(&["fsck", "one"]);
-    assert!(checked.status.success() && said(&checked).contains("no damage"), "{}", said(&checked));
+    stop_and_check(&stage, mount, server);
 
     let server = stage.start(&["server", "one"], CORES);
     let mount = stage.mount(&server.listen, "mnt");
@@ -220,12 +225,7 @@ fn a_device_that_is_retired_under_load_leaves_everything_with_the_others() {
     assert_eq!(server.get("/health").0, 200, "{}", server.get("/health").1);
     refused(&stage.run(&["server", "away"]), 1, &["away", "retired"]);
     refused(&stage.run(&["fsck", "one", "away"]), 1, &["is in use"]);
-    mount.signal("TERM");
-    assert_eq!(mount.wait().code(), Some(0));
-    server.signal("TERM");
-    assert_eq!(server.wait().code(), Some(0));
-    let checked = stage.run(&["fsck", "one"]);
-    assert!(checked.status.success() && said(&checked).contains("no damage"), "{}", said(&checked));
+    stop_and_check(&stage, mount, server);
     let server = stage.start(&["server", "one"], CORES);
     let _mount = stage.mount(&server.listen, "mnt");
     read(&stage.path("mnt/before"), 100);

@@ -26,7 +26,7 @@ impl Images {
             plain: empty(Setup::default()),
             tight: empty(Setup::tight()),
             short_log: empty(Setup::short_log()),
-            crowded: (Setup::small_device(), crowded(Setup::small_device())),
+            crowded: (Setup::small_device(), crowded(Setup::small_device(), BALLAST_FILES)),
         }
     }
 
@@ -42,12 +42,12 @@ impl Images {
     }
 }
 
-/// A device so full, half of it with what is no longer needed, that the cleaner has to work.
-fn crowded(setup: Setup) -> MemoryDisk {
+/// A device with so many files, of which every second one is gone: so full that the cleaner has to work.
+pub fn crowded(setup: Setup, files: u32) -> MemoryDisk {
     let stage = Stage::new(1, setup, &formatted(&setup));
     stage.start(1);
-    stage.client(|_, volume| async move {
-        fill(&volume, BALLAST_FILES).await;
+    stage.client(move |_, volume| async move {
+        fill(&volume, files).await;
         volume.shutdown().await.expect("a clean end");
     });
     stage.stop();

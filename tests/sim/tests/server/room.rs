@@ -101,11 +101,17 @@ fn space_that_is_free_here_and_there_on_one_core_is_had_by_the_other() {
 
 /// Fills most of the store and deletes here and there, so that the cleaner has work in every segment.
 async fn thin_out(_: World, volume: Rc<Volume>) {
-    let files = fill(&volume, InodeId::ROOT, "").await;
-    for file in (0..files).filter(|file| file % 4 == 1) {
+    fill_and_delete(&volume).await;
+    volume.shutdown().await.expect("a clean end");
+}
+
+/// Fills the store and deletes every fourth file; those that are left.
+async fn fill_and_delete(volume: &Volume) -> Vec<u32> {
+    let (gone, kept): (Vec<_>, Vec<_>) = (0..fill(volume, InodeId::ROOT, "").await).partition(|file| file % 4 == 1);
+    for file in gone {
         volume.unlink(&ME, InodeId::ROOT, &name(&format!("{file}"))).await.expect("deleting works");
     }
-    volume.shutdown().await.expect("a clean end");
+    kept
 }
 
 /// Flips a bit in one of each so many blocks of a file, wherever the device has one.
@@ -145,11 +151,7 @@ fn cells_that_cannot_be_read_do_not_keep_the_cleaner_busy() {
 
 /// Fills most of the store with files of 1 MiB and writes single blocks of them anew, more than there was free.
 async fn overwrite_blocks(_: World, volume: Rc<Volume>) {
-    let files = fill(&volume, InodeId::ROOT, "").await;
-    for file in (0..files).filter(|file| file % 4 == 1) {
-        volume.unlink(&ME, InodeId::ROOT, &name(&format!("{file}"))).await.expect("deleting works");
-    }
-    let kept: Vec<u32> = (0..files).filter(|file| file % 4 != 1).collect();
+    let kept = fill_and_delete(&volume).await;
     let flags = OpenFlags { write: true, direct: true, ..OpenFlags::default() };
     let how = Creation { mode: 0o644, exclusive: false, truncate: false, flags };
     // Every third block of each file, so that no chunk ever dies as a whole.
@@ -169,11 +171,14 @@ async fn overwrite_blocks(_: World, volume: Rc<Volume>) {
 
 #[test]
 fn what_is_dead_within_chunks_comes_back() {
-    let setup = Setup { device_bytes: 320 << 20, log_bytes: 32 << 20, cores_max: 1, ..Setup::tight() };
-    let stage = Stage::new(1, setup, &formatted(&setup));
-    stage.start(1);
-    stage.client(overwrite_blocks);
-    stage.stop();
-    let report = stage.check();
-    assert!(report.is_sound(), "{report}");
+    let plain = Setup { device_bytes: 320 << 20, log_bytes: 32 << 20, cores_max: 1, ..Setup::tight() };
+    let zoned = Setup { cores_max: 1, ..Setup::zoned(1, 40) };
+    for setup in [plain, zoned] {
+        let stage = Stage::new(1, setup, &formatted(&setup));
+        stage.start(1);
+        stage.client(overwrite_blocks);
+        stage.stop();
+        let report = stage.check();
+        assert!(report.is_sound(), "{report}");
+    }
 }

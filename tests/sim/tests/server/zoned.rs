@@ -1,10 +1,9 @@
 //! Histories on a device of zones (docs/decisions/0017-zones.md).
 
 use crate::history::run;
-use crate::images::fill;
+use crate::images::crowded;
 use crate::seeds::{plan, seeds, sum_up};
 use crate::stage::{Setup, Stage, formatted};
-use cfs_sim::MemoryDisk;
 
 /// Histories that CI runs.
 const SEEDS: u64 = 60;
@@ -12,25 +11,13 @@ const SEEDS: u64 = 60;
 /// Files that leave a small device of zones short of empty ones.
 const BALLAST_FILES: u32 = 2400;
 
-/// A device of which half is garbage, in zones that are not empty.
-fn crowded(setup: Setup) -> MemoryDisk {
-    let stage = Stage::new(1, setup, &formatted(&setup));
-    stage.start(1);
-    stage.client(|_, volume| async move {
-        fill(&volume, BALLAST_FILES).await;
-        volume.shutdown().await.expect("a clean end");
-    });
-    stage.stop();
-    stage.device()
-}
-
 #[test]
 fn every_history_agrees_with_the_reference_on_zones() {
     let prepare = || {
         let one = Setup::zoned(1, 108);
         let three = Setup { cores_max: 2, ..Setup::zoned(3, 48) };
         let small = Setup { cores_max: 1, ..Setup::zoned(1, 40) };
-        [(one, formatted(&one)), (three, formatted(&three)), (small, crowded(small))]
+        [(one, formatted(&one)), (three, formatted(&three)), (small, crowded(small, BALLAST_FILES))]
     };
     let total = sum_up(seeds(SEEDS), prepare, |seed, devices| {
         let (setup, device) = &devices[usize::try_from(seed % 3).expect("small")];

@@ -93,11 +93,10 @@ impl NvmeDisk {
         let index = disk.reactor.buffer_index(&buf);
         let began = disk.begin();
         let longest = disk.namespace().transfer_bytes_max.min(usize::try_from(BLOCKS_MAX * block).expect("small"));
-        let most = longest;
         let total = usize::try_from(bytes).expect("64-bit lengths");
         // A zone takes one write after the other.
         let in_turn = disk.namespace().zones().is_some() && direction != Direction::Read;
-        let most = if in_turn { total } else { most };
+        let most = if in_turn { total } else { longest };
         let (left, error) = (Cell::new(total.div_ceil(most)), Cell::new(None));
         let done = RefCell::new(Some((buf, promise)));
         let whole = Rc::new(Whole { disk: disk.clone(), direction, left, error, began, done });
